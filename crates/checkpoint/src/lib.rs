@@ -1,0 +1,1 @@
+//! Model files: HF directories, GGUF, the hub, and the durable writer.

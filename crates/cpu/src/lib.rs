@@ -1,0 +1,1 @@
+//! The CPU back ends: the scalar reference, the fast kernels, and one that runs nothing.

@@ -1,0 +1,1 @@
+//! The one place that names the back ends and opens them.

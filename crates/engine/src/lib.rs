@@ -1,0 +1,1 @@
+//! Runs a model: requests, scheduler, pages, sampler, and the handle everything goes through.

@@ -1,0 +1,1 @@
+//! Measures a model: perplexity, KL divergence, comparison.

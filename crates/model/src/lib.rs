@@ -1,0 +1,1 @@
+//! What a network is, and its one forward pass.

@@ -1,0 +1,1 @@
+//! Changes a model: calibration, SmoothQuant, GPTQ and round-to-nearest.

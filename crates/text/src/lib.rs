@@ -1,0 +1,1 @@
+//! Words: tokenizer, chat template, detokenizer, stop strings.

@@ -1,1 +1,4 @@
 //! The CPU back ends: the scalar reference, the fast kernels, and one that runs nothing.
+
+pub mod buffer;
+pub mod threads;

@@ -2,11 +2,19 @@
 //! Opens no file, starts no thread, names no device.
 #![forbid(unsafe_code)]
 
+pub mod backend;
+pub mod batch;
 pub mod dtype;
 pub mod error;
 pub mod float8;
 pub mod host;
+pub mod q8;
 
+pub use backend::{
+    Activation, AttentionShape, Backend, FloatMath, KvLayer, LinearPart, LinearShape, Memory, Q8Rows, RopeTable, Tensor,
+};
+pub use batch::Batch;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use host::{HostTensor, SharedBytes};
+pub use q8::Q8;

@@ -1,0 +1,169 @@
+//! Host memory of the CPU back ends: cache-line aligned and owned, or shared with a mapped file.
+use half::{bf16, f16};
+use planish_tensor::{DType, Error, HostTensor, Result, host::decode_f32};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// Alignment of owned buffers: a cache line, and a 512-bit vector.
+pub const ALIGN: usize = 64;
+
+/// Owned, zeroed, aligned bytes.
+pub struct Aligned {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: `Aligned` owns its bytes exclusively, like a `Vec<u8>`.
+unsafe impl Send for Aligned {}
+// SAFETY: shared references only read.
+unsafe impl Sync for Aligned {}
+
+impl Aligned {
+    /// `len` zero bytes.
+    pub fn zeroed(len: usize) -> Self {
+        let layout = Self::layout(len);
+        // SAFETY: the layout has a non-zero size.
+        let ptr = unsafe { alloc_zeroed(layout) };
+        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
+        Self { ptr, len }
+    }
+
+    fn layout(len: usize) -> Layout {
+        // One spare line lets vector tails be loaded whole.
+        Layout::from_size_align(len + ALIGN, ALIGN).expect("buffer size fits isize")
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `ptr` is valid for `len` initialised bytes for as long as `self` lives.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
+    }
+
+    /// The bytes, writable.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `zeroed` with the same layout.
+        unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) }
+    }
+}
+
+/// Memory of a CPU tensor.
+pub enum CpuBuf {
+    /// Writable memory.
+    Owned(Aligned),
+    /// Read-only bytes of the checkpoint, not copied.
+    Shared(HostTensor),
+}
+
+/// Element types that may be viewed in a buffer.
+///
+/// # Safety
+/// Every bit pattern must be a valid value, and there must be no padding.
+pub unsafe trait Element: Copy + Send + Sync + 'static {
+    /// Whether tensors of this type hold such elements.
+    fn holds(dtype: DType) -> bool;
+}
+
+macro_rules! element {
+    ($($ty:ty => $($dtype:pat_param)|+;)*) => {$(
+        // SAFETY: a plain number of fixed size.
+        unsafe impl Element for $ty {
+            fn holds(dtype: DType) -> bool {
+                matches!(dtype, $($dtype)|+)
+            }
+        }
+    )*};
+}
+element! {
+    f32 => DType::F32;
+    bf16 => DType::BF16;
+    f16 => DType::F16;
+    i32 => DType::I32;
+    i8 => DType::I8;
+    u8 => DType::U8 | DType::I8 | DType::F8E4M3 | DType::F8E5M2;
+}
+
+impl CpuBuf {
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            CpuBuf::Owned(a) => a.bytes(),
+            CpuBuf::Shared(h) => h.bytes(),
+        }
+    }
+
+    /// All bytes, writable; shared memory is an error.
+    pub fn bytes_mut(&mut self) -> Result<&mut [u8]> {
+        match self {
+            CpuBuf::Owned(a) => Ok(a.bytes_mut()),
+            CpuBuf::Shared(h) => Err(Error::unsupported(format!("{h:?} is a read-only view of a file"))),
+        }
+    }
+
+    /// The elements. The type must fit `dtype`, and the memory be aligned to it.
+    pub fn view<T: Element>(&self, dtype: DType) -> Result<&[T]> {
+        cast(self.bytes(), dtype)
+    }
+
+    /// The elements, writable.
+    pub fn view_mut<T: Element>(&mut self, dtype: DType) -> Result<&mut [T]> {
+        check::<T>(self.bytes(), dtype)?;
+        let bytes = self.bytes_mut()?;
+        // SAFETY: `check` proved alignment and length; `Element` allows every bit pattern; access is exclusive.
+        Ok(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / size_of::<T>()) })
+    }
+}
+
+/// Views bytes as elements, if the type fits and they are aligned.
+pub fn cast<T: Element>(bytes: &[u8], dtype: DType) -> Result<&[T]> {
+    check::<T>(bytes, dtype)?;
+    // SAFETY: `check` proved alignment and length; `Element` allows every bit pattern.
+    Ok(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) })
+}
+
+fn check<T: Element>(bytes: &[u8], dtype: DType) -> Result<()> {
+    if !T::holds(dtype) {
+        return Err(Error::dtype(format!("expected {}, found {dtype}", std::any::type_name::<T>())));
+    }
+    if bytes.as_ptr().align_offset(align_of::<T>()) != 0 || !bytes.len().is_multiple_of(size_of::<T>()) {
+        return Err(Error::dtype(format!("memory is not aligned for {dtype}")));
+    }
+    Ok(())
+}
+
+/// A host tensor as a CPU buffer: shared if its memory is aligned for its type, else copied.
+pub fn share(host: &HostTensor) -> CpuBuf {
+    if host.bytes().as_ptr().align_offset(host.dtype().size()) == 0 {
+        return CpuBuf::Shared(host.clone());
+    }
+    let mut owned = Aligned::zeroed(host.bytes().len());
+    owned.bytes_mut().copy_from_slice(host.bytes());
+    CpuBuf::Owned(owned)
+}
+
+/// Any float tensor's elements as f32.
+pub fn widen(buf: &CpuBuf, dtype: DType, elements: usize) -> Vec<f32> {
+    decode_f32(dtype, &buf.bytes()[..elements * dtype.size()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_check_type_and_sharing() {
+        let mut buf = CpuBuf::Owned(Aligned::zeroed(16));
+        buf.view_mut::<f32>(DType::F32).unwrap()[3] = 1.5;
+        assert_eq!(buf.view::<f32>(DType::F32).unwrap(), [0.0, 0.0, 0.0, 1.5]);
+        assert!(buf.view::<f32>(DType::BF16).is_err());
+        let mut shared = share(&HostTensor::from_f32(vec![2], &[1.0, 2.0]).unwrap());
+        assert!(shared.bytes_mut().is_err());
+        assert_eq!(widen(&shared, DType::F32, 2), [1.0, 2.0]);
+    }
+}

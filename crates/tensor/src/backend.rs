@@ -1,0 +1,279 @@
+//! `trait Backend`: the one waist between what a network is and the machine that runs it.
+//! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
+use crate::{Batch, DType, HostTensor, Q8, Result};
+
+/// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.
+pub struct Tensor<B: Backend + ?Sized> {
+    /// The device memory, `capacity * cols` elements.
+    pub buf: B::Buf,
+    /// Element type.
+    pub dtype: DType,
+    /// Rows in use.
+    pub rows: usize,
+    /// Columns.
+    pub cols: usize,
+    /// Rows that fit.
+    pub capacity: usize,
+}
+
+impl<B: Backend + ?Sized> Tensor<B> {
+    /// Changes the number of rows in use. Panics if they do not fit: workspaces are sized by their owner.
+    pub fn set_rows(&mut self, rows: usize) {
+        assert!(rows <= self.capacity, "{rows} rows asked of a tensor with room for {}", self.capacity);
+        self.rows = rows;
+    }
+}
+
+/// Tokens quantized to 8 bits.
+pub struct Q8Rows<B: Backend + ?Sized> {
+    /// `[t, k]` codes, element type [`Q8::dtype`].
+    pub codes: Tensor<B>,
+    /// `[t, 1]` f32 scales `xs`.
+    pub scales: Tensor<B>,
+}
+
+impl<B: Backend + ?Sized> Q8Rows<B> {
+    /// Changes the number of rows in use.
+    pub fn set_rows(&mut self, rows: usize) {
+        self.codes.set_rows(rows);
+        self.scales.set_rows(rows);
+    }
+}
+
+/// One layer's k and v: each `[pages, nkv * page_size * d]`, a page holding `[nkv, page_size, d]`.
+pub struct KvLayer<B: Backend + ?Sized> {
+    /// Keys, after rope.
+    pub k: Tensor<B>,
+    /// Values.
+    pub v: Tensor<B>,
+}
+
+/// How float products are computed. Weights are never rounded further than they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloatMath {
+    /// f32 activations, sequential fused multiply-adds over the input channels.
+    F32,
+    /// Activations (and f32 weights) rounded to bf16, products exact, sums in f32. A back end without such
+    /// instructions may compute as [`FloatMath::F32`] does, which is never less exact.
+    Bf16,
+}
+
+/// One weight `[n, k]`, as stored. A linear may be loaded from several, concatenated over `n` (q+k+v, gate+up).
+#[derive(Clone, Debug)]
+pub struct LinearPart {
+    /// `[n, k]` F32, F16 or BF16; or I8 / F8 codes, then `scales` must be present.
+    pub weight: HostTensor,
+    /// `[n]` channel scales `ws` of an 8-bit weight.
+    pub scales: Option<Vec<f32>>,
+    /// `[n]` bias.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// What a loaded linear is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinearShape {
+    /// Output channels.
+    pub n: usize,
+    /// Input channels.
+    pub k: usize,
+    /// The 8-bit type, or `None` for a float weight.
+    pub q8: Option<Q8>,
+    /// Bytes that one pass over the weight reads.
+    pub bytes: usize,
+}
+
+/// Sizes and rules of one attention layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub nq: usize,
+    /// Key and value heads; `nq` is a multiple.
+    pub nkv: usize,
+    /// Head width.
+    pub d: usize,
+    /// Factor on q·k before the softmax.
+    pub scale: f32,
+    /// A query at position p sees keys at positions > p - window.
+    pub window: Option<u32>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+impl AttentionShape {
+    /// Width of a packed q+k+v row.
+    pub fn qkv_width(&self) -> usize {
+        (self.nq + 2 * self.nkv) * self.d
+    }
+}
+
+/// Rotary angles. The first `2 * half` channels of a head rotate, in pairs `(i, i + half)`,
+/// or `(2i, 2i + 1)` when interleaved.
+pub struct RopeTable<B: Backend + ?Sized> {
+    /// `[positions, 2 * half]` f32: cosines, then sines (each already times the attention factor, if any).
+    pub cos_sin: Tensor<B>,
+    /// Pairs a head rotates.
+    pub half: usize,
+    /// Pairs are neighbours.
+    pub interleaved: bool,
+}
+
+/// The gate's nonlinearity in a gated MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x·sigmoid(x).
+    Silu,
+    /// GELU, tanh approximation.
+    GeluTanh,
+}
+
+/// Bytes on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes not in use.
+    pub free: u64,
+    /// All bytes.
+    pub total: u64,
+}
+
+/// A machine that can run the network's operations.
+///
+/// Shapes: `t` tokens, `h` hidden, `f` ffn, `nq`/`nkv` heads, `d` head width, `v` vocabulary.
+/// Activations are of [`Backend::activation_dtype`]; every sum is in f32. Operations are queued in call order;
+/// results may be read after [`Backend::download`], which waits. Outputs must not alias inputs unless said.
+/// The output's rows are set by the caller to the input's (`set_rows`) before the call.
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// Device memory. Freed when dropped.
+    type Buf: Send + Sync;
+    /// A weight in the back end's own order.
+    type Linear: Send + Sync;
+    /// A batch's arrays where the operations can read them.
+    type Batch: Send + Sync;
+
+    /// One line for people: device and kernels chosen.
+    fn describe(&self) -> String;
+    /// Element type of hidden states: F32 on CPUs, BF16 on GPUs.
+    fn activation_dtype(&self) -> DType;
+    /// Memory of the device.
+    fn memory(&self) -> Memory;
+
+    /// A zeroed matrix.
+    fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>>;
+    /// Puts a host matrix on the device (1-D becomes one row); may share the host's bytes.
+    fn load(&self, host: &HostTensor) -> Result<Tensor<Self>>;
+    /// Overwrites the rows in use with little-endian `bytes`.
+    fn upload(&self, bytes: &[u8], dst: &mut Tensor<Self>) -> Result<()>;
+    /// Reads the rows in use as little-endian bytes, after all queued work.
+    fn download(&self, src: &Tensor<Self>, bytes: &mut [u8]) -> Result<()>;
+    /// Waits for all queued work.
+    fn sync(&self) -> Result<()>;
+    /// Uploads a step's arrays. `pages` is the size of the pool that the batch refers to.
+    fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<Self::Batch>;
+    /// Packs a weight made of parts with equal `k`, all float or all of one 8-bit type.
+    fn load_linear(&self, parts: &[LinearPart]) -> Result<Self::Linear>;
+    /// What a loaded linear is.
+    fn linear_shape(&self, linear: &Self::Linear) -> LinearShape;
+
+    /// `out[t, h] = table[tokens[t]] * scale`; the table is `[v, h]` of a float type.
+    fn embed(&self, table: &Tensor<Self>, batch: &Self::Batch, scale: f32, out: &mut Tensor<Self>) -> Result<()>;
+    /// `out = x / sqrt(mean(x²) + eps) * weight`, by row; weight `[1, h]` f32.
+    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32, out: &mut Tensor<Self>) -> Result<()>;
+    /// Quantizes each token as [`crate::q8::quantize_activation_row`] does; the 8-bit type is that of `out.codes`.
+    fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()>;
+    /// `out[t, n] = x[t, k] · w[n, k]ᵀ + bias`, float weight; `out` may be F32 (logits) or the activation type.
+    fn gemm_float(&self, x: &Tensor<Self>, w: &Self::Linear, math: FloatMath, out: &mut Tensor<Self>) -> Result<()>;
+    /// `out[t, n] = (acc * xs[t]) * ws[n] + bias[n]`, see [`crate::q8`].
+    fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &Self::Linear, out: &mut Tensor<Self>) -> Result<()>;
+    /// Rotates q and k inside `qkv` `[t, (nq + 2 nkv) d]` and stores k and v at the batch's slots. No table: only stores.
+    fn rope_store_kv(
+        &self,
+        qkv: &mut Tensor<Self>,
+        rope: Option<&RopeTable<Self>>,
+        shape: &AttentionShape,
+        batch: &Self::Batch,
+        kv: &mut KvLayer<Self>,
+    ) -> Result<()>;
+    /// Causal softmax attention of the q part of `qkv` over the pages: `out[t, nq d]`.
+    /// A token's result depends on its own sequence alone, and not on how that was cut into steps.
+    fn paged_attention(
+        &self,
+        qkv: &Tensor<Self>,
+        shape: &AttentionShape,
+        batch: &Self::Batch,
+        kv: &KvLayer<Self>,
+        out: &mut Tensor<Self>,
+    ) -> Result<()>;
+    /// `out[t, f] = act(gate) * up` for `gate_up[t, 2f]` = gate then up.
+    fn gated(&self, gate_up: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()>;
+    /// `x += y`.
+    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
+    /// `out[i] = x[logit_rows[i]]`.
+    fn gather_rows(&self, x: &Tensor<Self>, batch: &Self::Batch, out: &mut Tensor<Self>) -> Result<()>;
+    /// Index of the largest of each row (the first of equals); `u32::MAX` for a row with NaN. `logits[r, v]` F32.
+    fn argmax(&self, logits: &Tensor<Self>) -> Result<Vec<u32>>;
+    /// `logits[r, v]` F32 become natural-log probabilities, by row.
+    fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()>;
+    /// `absmax[0, j] = max(absmax[0, j], |x[t, j]|)` over the rows; `absmax[1, k]` F32.
+    fn observe_columns(&self, x: &Tensor<Self>, absmax: &mut Tensor<Self>) -> Result<()>;
+    /// `gram[i, j] += Σ_t x[t, i] x[t, j]` for `j <= i` (the upper triangle is left alone); `gram[k, k]` F32.
+    fn accumulate_gram(&self, x: &Tensor<Self>, math: FloatMath, gram: &mut Tensor<Self>) -> Result<()>;
+
+    /// `x += delta` (if given), then the norm of `x`, into `out`.
+    fn add_rms_norm(
+        &self,
+        x: &mut Tensor<Self>,
+        delta: Option<&Tensor<Self>>,
+        weight: &Tensor<Self>,
+        eps: f32,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        if let Some(delta) = delta {
+            self.add(x, delta)?;
+        }
+        self.rms_norm(x, weight, eps, out)
+    }
+
+    /// As [`Backend::add_rms_norm`], quantized into `out`; `scratch[t, h]` may be used or not.
+    fn add_rms_norm_quantize(
+        &self,
+        x: &mut Tensor<Self>,
+        delta: Option<&Tensor<Self>>,
+        weight: &Tensor<Self>,
+        eps: f32,
+        scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        self.add_rms_norm(x, delta, weight, eps, scratch)?;
+        self.quantize_rows(scratch, out)
+    }
+
+    /// As [`Backend::gated`], quantized into `out`; `scratch[t, f]` may be used or not.
+    fn gated_quantize(
+        &self,
+        gate_up: &Tensor<Self>,
+        act: Activation,
+        scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        self.gated(gate_up, act, scratch)?;
+        self.quantize_rows(scratch, out)
+    }
+
+    /// As [`Backend::paged_attention`], quantized into `out`; `scratch[t, nq d]` may be used or not.
+    fn paged_attention_quantize(
+        &self,
+        qkv: &Tensor<Self>,
+        shape: &AttentionShape,
+        batch: &Self::Batch,
+        kv: &KvLayer<Self>,
+        scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        self.paged_attention(qkv, shape, batch, kv, scratch)?;
+        self.quantize_rows(scratch, out)
+    }
+
+    /// Allocates room for `rows` quantized tokens of width `k`.
+    fn alloc_q8(&self, kind: Q8, rows: usize, k: usize) -> Result<Q8Rows<Self>> {
+        Ok(Q8Rows { codes: self.alloc(kind.dtype(), rows, k)?, scales: self.alloc(DType::F32, rows, 1)? })
+    }
+}

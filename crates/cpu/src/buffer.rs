@@ -71,22 +71,22 @@ pub unsafe trait Element: Copy + Send + Sync + 'static {
 }
 
 macro_rules! element {
-    ($($ty:ty => $($dtype:pat_param)|+;)*) => {$(
+    ($($ty:ty => [$($dtype:pat),+],)*) => {$(
         // SAFETY: a plain number of fixed size.
         unsafe impl Element for $ty {
             fn holds(dtype: DType) -> bool {
-                matches!(dtype, $($dtype)|+)
+                $(matches!(dtype, $dtype))||+
             }
         }
     )*};
 }
 element! {
-    f32 => DType::F32;
-    bf16 => DType::BF16;
-    f16 => DType::F16;
-    i32 => DType::I32;
-    i8 => DType::I8;
-    u8 => DType::U8 | DType::I8 | DType::F8E4M3 | DType::F8E5M2;
+    f32 => [DType::F32],
+    bf16 => [DType::BF16],
+    f16 => [DType::F16],
+    i32 => [DType::I32],
+    i8 => [DType::I8],
+    u8 => [DType::U8 | DType::I8 | DType::F8E4M3 | DType::F8E5M2],
 }
 
 impl CpuBuf {

@@ -1,4 +1,5 @@
 //! The CPU back ends: the scalar reference, the fast kernels, and one that runs nothing.
 
 pub mod buffer;
+pub mod isa;
 pub mod threads;

@@ -3,7 +3,7 @@
 use crate::{Batch, DType, HostTensor, Q8, Result};
 
 /// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.
-pub struct Tensor<B: Backend + ?Sized> {
+pub struct Tensor<B: Backend> {
     /// The device memory, `capacity * cols` elements.
     pub buf: B::Buf,
     /// Element type.
@@ -16,7 +16,7 @@ pub struct Tensor<B: Backend + ?Sized> {
     pub capacity: usize,
 }
 
-impl<B: Backend + ?Sized> Tensor<B> {
+impl<B: Backend> Tensor<B> {
     /// Changes the number of rows in use. Panics if they do not fit: workspaces are sized by their owner.
     pub fn set_rows(&mut self, rows: usize) {
         assert!(rows <= self.capacity, "{rows} rows asked of a tensor with room for {}", self.capacity);
@@ -25,14 +25,14 @@ impl<B: Backend + ?Sized> Tensor<B> {
 }
 
 /// Tokens quantized to 8 bits.
-pub struct Q8Rows<B: Backend + ?Sized> {
+pub struct Q8Rows<B: Backend> {
     /// `[t, k]` codes, element type [`Q8::dtype`].
     pub codes: Tensor<B>,
     /// `[t, 1]` f32 scales `xs`.
     pub scales: Tensor<B>,
 }
 
-impl<B: Backend + ?Sized> Q8Rows<B> {
+impl<B: Backend> Q8Rows<B> {
     /// Changes the number of rows in use.
     pub fn set_rows(&mut self, rows: usize) {
         self.codes.set_rows(rows);
@@ -41,7 +41,7 @@ impl<B: Backend + ?Sized> Q8Rows<B> {
 }
 
 /// One layer's k and v: each `[pages, nkv * page_size * d]`, a page holding `[nkv, page_size, d]`.
-pub struct KvLayer<B: Backend + ?Sized> {
+pub struct KvLayer<B: Backend> {
     /// Keys, after rope.
     pub k: Tensor<B>,
     /// Values.
@@ -108,7 +108,7 @@ impl AttentionShape {
 
 /// Rotary angles. The first `2 * half` channels of a head rotate, in pairs `(i, i + half)`,
 /// or `(2i, 2i + 1)` when interleaved.
-pub struct RopeTable<B: Backend + ?Sized> {
+pub struct RopeTable<B: Backend> {
     /// `[positions, 2 * half]` f32: cosines, then sines (each already times the attention factor, if any).
     pub cos_sin: Tensor<B>,
     /// Pairs a head rotates.

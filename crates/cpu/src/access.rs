@@ -1,0 +1,119 @@
+//! Typed views of tensors, checked, for both CPU back ends.
+use crate::buffer::{CpuBuf, widen};
+use planish_tensor::{Backend, DType, Error, HostTensor, LinearPart, Q8, Result, Tensor};
+
+/// The rows in use of an f32 tensor.
+pub fn f32s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[f32]> {
+    Ok(&t.buf.view::<f32>(t.dtype)?[..t.rows * t.cols])
+}
+
+/// The rows in use of an f32 tensor, writable.
+pub fn f32s_mut<B: Backend<Buf = CpuBuf>>(t: &mut Tensor<B>) -> Result<&mut [f32]> {
+    let used = t.rows * t.cols;
+    Ok(&mut t.buf.view_mut::<f32>(t.dtype)?[..used])
+}
+
+/// The rows in use of a tensor of 8-bit codes.
+pub fn u8s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[u8]> {
+    Ok(&t.buf.view::<u8>(t.dtype)?[..t.rows * t.cols])
+}
+
+/// The rows in use of a tensor of 8-bit codes, writable.
+pub fn u8s_mut<B: Backend<Buf = CpuBuf>>(t: &mut Tensor<B>) -> Result<&mut [u8]> {
+    let used = t.rows * t.cols;
+    Ok(&mut t.buf.view_mut::<u8>(t.dtype)?[..used])
+}
+
+/// Fails with the operation's name unless its sizes fit.
+pub fn require(operation: &str, fits: bool) -> Result<()> {
+    if fits { Ok(()) } else { Err(Error::shape(format!("{operation}: the sizes of inputs and output do not fit"))) }
+}
+
+/// Rows and columns of a host tensor of one or two dimensions.
+pub fn rows_of(host: &HostTensor) -> Result<(usize, usize)> {
+    match *host.shape() {
+        [n] => Ok((1, n)),
+        [rows, cols] => Ok((rows, cols)),
+        ref other => Err(Error::shape(format!("expected one or two dimensions, found {other:?}"))),
+    }
+}
+
+/// Overwrites the rows in use.
+pub fn upload<B: Backend<Buf = CpuBuf>>(bytes: &[u8], dst: &mut Tensor<B>) -> Result<()> {
+    let used = dst.rows * dst.cols * dst.dtype.size();
+    require("upload", bytes.len() == used)?;
+    dst.buf.bytes_mut()?[..used].copy_from_slice(bytes);
+    Ok(())
+}
+
+/// Reads the rows in use.
+pub fn download<B: Backend<Buf = CpuBuf>>(src: &Tensor<B>, bytes: &mut [u8]) -> Result<()> {
+    let used = src.rows * src.cols * src.dtype.size();
+    require("download", bytes.len() == used)?;
+    bytes.copy_from_slice(&src.buf.bytes()[..used]);
+    Ok(())
+}
+
+/// `out[i] = table[rows[i]] * scale`, widened to f32.
+pub fn gather<B: Backend<Buf = CpuBuf>>(
+    table: &Tensor<B>,
+    rows: &[u32],
+    scale: f32,
+    out: &mut Tensor<B>,
+) -> Result<()> {
+    let h = table.cols;
+    require("gather", out.cols == h && out.rows == rows.len())?;
+    if let Some(bad) = rows.iter().find(|&&r| r as usize >= table.rows) {
+        return Err(Error::shape(format!("row {bad} of a table with {} rows", table.rows)));
+    }
+    let (size, dtype) = (table.dtype.size(), table.dtype);
+    let bytes = table.buf.bytes();
+    for (out, &row) in f32s_mut(out)?.chunks_exact_mut(h).zip(rows) {
+        let at = row as usize * h * size;
+        planish_tensor::host::decode_f32_into(dtype, &bytes[at..at + h * size], out);
+        if scale != 1.0 {
+            out.iter_mut().for_each(|o| *o *= scale);
+        }
+    }
+    Ok(())
+}
+
+/// Size and kind of a linear made of parts.
+pub struct LinearLayout {
+    /// Output channels of all parts.
+    pub n: usize,
+    /// Input channels.
+    pub k: usize,
+    /// The 8-bit type, or `None` for float weights.
+    pub q8: Option<Q8>,
+}
+
+/// Checks that parts can be one linear.
+pub fn linear_layout(parts: &[LinearPart]) -> Result<LinearLayout> {
+    let first = parts.first().ok_or_else(|| Error::shape("a linear needs at least one weight"))?;
+    let (_, k) = rows_of(&first.weight)?;
+    let q8 = Q8::from_dtype(first.weight.dtype());
+    let mut n = 0;
+    for part in parts {
+        let (rows, cols) = rows_of(&part.weight)?;
+        let dtype = part.weight.dtype();
+        let float = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+        if cols != k || Q8::from_dtype(dtype) != q8 || (q8.is_none() && !float) {
+            return Err(Error::shape(format!(
+                "weights of one linear differ: {:?} and {:?}",
+                first.weight, part.weight
+            )));
+        }
+        let lengths_fit = |v: &Option<Vec<f32>>| v.as_ref().is_none_or(|v| v.len() == rows);
+        if part.scales.is_some() != q8.is_some() || !lengths_fit(&part.scales) || !lengths_fit(&part.bias) {
+            return Err(Error::shape(format!("scales or bias do not fit {:?}", part.weight)));
+        }
+        n += rows;
+    }
+    Ok(LinearLayout { n, k, q8 })
+}
+
+/// All elements in use, widened to f32.
+pub fn widened<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Vec<f32> {
+    widen(&t.buf, t.dtype, t.rows * t.cols)
+}

@@ -1,0 +1,388 @@
+//! The scalar reference: every operation in plain loops. This file is the definition; fast paths are tested against it.
+use crate::access::{f32s, f32s_mut, gather, require, rows_of, u8s, u8s_mut};
+use crate::buffer::{Aligned, CpuBuf, share};
+use crate::host_memory;
+use half::bf16;
+use planish_tensor::{
+    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
+    Memory, Q8, Q8Rows, Result, RopeTable, Tensor, q8,
+};
+
+/// Keys are visited in blocks of this many, counted from the first of the sequence.
+pub const KEY_BLOCK: usize = 64;
+
+/// The reference back end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scalar;
+
+/// A weight as it is stored, rows concatenated.
+pub enum ScalarLinear {
+    /// `[n, k]` widened to f32.
+    Float {
+        /// Values.
+        w: Vec<f32>,
+        /// `[n]` bias.
+        bias: Vec<f32>,
+        /// Input channels.
+        k: usize,
+        /// Bytes as stored.
+        bytes: usize,
+    },
+    /// `[n, k]` codes.
+    W8A8 {
+        /// 8-bit type.
+        kind: Q8,
+        /// Codes.
+        codes: Vec<u8>,
+        /// `[n]` channel scales.
+        ws: Vec<f32>,
+        /// `[n]` bias.
+        bias: Vec<f32>,
+        /// Input channels.
+        k: usize,
+    },
+}
+
+impl Backend for Scalar {
+    type Buf = CpuBuf;
+    type Linear = ScalarLinear;
+    type Batch = Batch;
+
+    fn describe(&self) -> String {
+        "cpu (scalar reference)".into()
+    }
+
+    fn activation_dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn memory(&self) -> Memory {
+        host_memory()
+    }
+
+    fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
+        let buf = CpuBuf::Owned(Aligned::zeroed(rows * cols * dtype.size()));
+        Ok(Tensor { buf, dtype, rows, cols, capacity: rows })
+    }
+
+    fn load(&self, host: &HostTensor) -> Result<Tensor<Self>> {
+        let (rows, cols) = rows_of(host)?;
+        Ok(Tensor { buf: share(host), dtype: host.dtype(), rows, cols, capacity: rows })
+    }
+
+    fn upload(&self, bytes: &[u8], dst: &mut Tensor<Self>) -> Result<()> {
+        crate::access::upload(bytes, dst)
+    }
+
+    fn download(&self, src: &Tensor<Self>, bytes: &mut [u8]) -> Result<()> {
+        crate::access::download(src, bytes)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<Batch> {
+        batch.validate(pages)?;
+        Ok(batch.clone())
+    }
+
+    fn load_linear(&self, parts: &[LinearPart]) -> Result<ScalarLinear> {
+        let layout = crate::access::linear_layout(parts)?;
+        let mut bias = Vec::with_capacity(layout.n);
+        for part in parts {
+            let n = part.weight.shape()[0];
+            bias.extend(part.bias.clone().unwrap_or_else(|| vec![0.0; n]));
+        }
+        let Some(kind) = layout.q8 else {
+            let w = parts.iter().flat_map(|p| p.weight.to_f32()).collect();
+            let bytes = parts.iter().map(|p| p.weight.bytes().len()).sum();
+            return Ok(ScalarLinear::Float { w, bias, k: layout.k, bytes });
+        };
+        let codes = parts.iter().flat_map(|p| p.weight.bytes().to_vec()).collect();
+        let ws = parts.iter().flat_map(|p| p.scales.clone().unwrap_or_default()).collect();
+        Ok(ScalarLinear::W8A8 { kind, codes, ws, bias, k: layout.k })
+    }
+
+    fn linear_shape(&self, linear: &ScalarLinear) -> LinearShape {
+        match linear {
+            ScalarLinear::Float { bias, k, bytes, .. } => LinearShape { n: bias.len(), k: *k, q8: None, bytes: *bytes },
+            ScalarLinear::W8A8 { kind, codes, ws, k, .. } => {
+                LinearShape { n: ws.len(), k: *k, q8: Some(*kind), bytes: codes.len() + 4 * ws.len() }
+            }
+        }
+    }
+
+    fn embed(&self, table: &Tensor<Self>, batch: &Batch, scale: f32, out: &mut Tensor<Self>) -> Result<()> {
+        gather(table, &batch.tokens, scale, out)
+    }
+
+    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32, out: &mut Tensor<Self>) -> Result<()> {
+        let h = x.cols;
+        let (x, weight, out) = (f32s(x)?, f32s(weight)?, f32s_mut(out)?);
+        for (x, out) in x.chunks_exact(h).zip(out.chunks_exact_mut(h)) {
+            let mean = x.iter().map(|v| v * v).sum::<f32>() / h as f32;
+            let factor = 1.0 / (mean + eps).sqrt();
+            for i in 0..h {
+                out[i] = x[i] * factor * weight[i];
+            }
+        }
+        Ok(())
+    }
+
+    fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {
+        let k = x.cols;
+        let kind = Q8::from_dtype(out.codes.dtype).ok_or_else(|| Error::dtype("quantize_rows: 8-bit codes"))?;
+        let (x, codes, xs) = (f32s(x)?, u8s_mut(&mut out.codes)?, f32s_mut(&mut out.scales)?);
+        for ((x, codes), xs) in x.chunks_exact(k).zip(codes.chunks_exact_mut(k)).zip(xs) {
+            *xs = q8::quantize_activation_row(kind, x, codes);
+        }
+        Ok(())
+    }
+
+    fn gemm_float(&self, x: &Tensor<Self>, w: &ScalarLinear, math: FloatMath, out: &mut Tensor<Self>) -> Result<()> {
+        let ScalarLinear::Float { w, bias, k, .. } = w else {
+            return Err(Error::dtype("gemm_float: the weight is 8-bit"));
+        };
+        require("gemm_float", x.cols == *k && out.cols == bias.len() && out.rows == x.rows)?;
+        let rounded = |v: f32| if math == FloatMath::Bf16 { bf16::from_f32(v).to_f32() } else { v };
+        let n = bias.len();
+        let (x, out) = (f32s(x)?, f32s_mut(out)?);
+        for (x, out) in x.chunks_exact(*k).zip(out.chunks_exact_mut(n)) {
+            for (j, w) in w.chunks_exact(*k).enumerate() {
+                out[j] = x.iter().zip(w).fold(0.0f32, |acc, (&a, &b)| rounded(a).mul_add(rounded(b), acc)) + bias[j];
+            }
+        }
+        Ok(())
+    }
+
+    fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &ScalarLinear, out: &mut Tensor<Self>) -> Result<()> {
+        let ScalarLinear::W8A8 { kind, codes: w, ws, bias, k } = w else {
+            return Err(Error::dtype("gemm_w8a8: the weight is float"));
+        };
+        require("gemm_w8a8", x.codes.cols == *k && out.cols == ws.len() && out.rows == x.codes.rows)?;
+        let n = ws.len();
+        let (x, xs, out) = (u8s(&x.codes)?, f32s(&x.scales)?, f32s_mut(out)?);
+        for ((x, xs), out) in x.chunks_exact(*k).zip(xs).zip(out.chunks_exact_mut(n)) {
+            for (j, w) in w.chunks_exact(*k).enumerate() {
+                out[j] = q8::rescale(q8::dot(*kind, x, w), *xs, ws[j], bias[j]);
+            }
+        }
+        Ok(())
+    }
+
+    fn rope_store_kv(
+        &self,
+        qkv: &mut Tensor<Self>,
+        rope: Option<&RopeTable<Self>>,
+        shape: &AttentionShape,
+        batch: &Batch,
+        kv: &mut KvLayer<Self>,
+    ) -> Result<()> {
+        let width = shape.qkv_width();
+        require("rope_store_kv", qkv.cols == width)?;
+        let rows = f32s_mut(qkv)?;
+        for (t, row) in rows.chunks_exact_mut(width).enumerate() {
+            if let Some(rope) = rope {
+                let angles = &f32s(&rope.cos_sin)?[batch.positions[t] as usize * 2 * rope.half..][..2 * rope.half];
+                for head in row[..(shape.nq + shape.nkv) * shape.d].chunks_exact_mut(shape.d) {
+                    rotate(head, angles, rope.interleaved);
+                }
+            }
+            let (k, v) = row[shape.nq * shape.d..].split_at(shape.nkv * shape.d);
+            for head in 0..shape.nkv {
+                let at = element(shape, batch, batch.slots[t] as usize, head);
+                let range = head * shape.d..(head + 1) * shape.d;
+                store(&mut kv.k, at, &k[range.clone()])?;
+                store(&mut kv.v, at, &v[range])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn paged_attention(
+        &self,
+        qkv: &Tensor<Self>,
+        shape: &AttentionShape,
+        batch: &Batch,
+        kv: &KvLayer<Self>,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        let (width, d) = (shape.qkv_width(), shape.d);
+        let (rows, out) = (f32s(qkv)?, f32s_mut(out)?);
+        for s in 0..batch.sequences() {
+            let slots = sequence_slots(batch, s);
+            for t in batch.query_starts[s] as usize..batch.query_starts[s + 1] as usize {
+                for head in 0..shape.nq {
+                    let q = &rows[t * width + head * d..][..d];
+                    let position = batch.positions[t] as usize;
+                    let result = attend(q, shape, batch, &slots[..=position], head, kv)?;
+                    out[(t * shape.nq + head) * d..][..d].copy_from_slice(&result);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn gated(&self, gate_up: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()> {
+        let f = out.cols;
+        require("gated", gate_up.cols == 2 * f)?;
+        let (x, out) = (f32s(gate_up)?, f32s_mut(out)?);
+        for (x, out) in x.chunks_exact(2 * f).zip(out.chunks_exact_mut(f)) {
+            for i in 0..f {
+                out[i] = activate(act, x[i]) * x[f + i];
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
+        require("add", x.cols == y.cols && x.rows == y.rows)?;
+        for (x, y) in f32s_mut(x)?.iter_mut().zip(f32s(y)?) {
+            *x += y;
+        }
+        Ok(())
+    }
+
+    fn gather_rows(&self, x: &Tensor<Self>, batch: &Batch, out: &mut Tensor<Self>) -> Result<()> {
+        gather(x, &batch.logit_rows, 1.0, out)
+    }
+
+    fn argmax(&self, logits: &Tensor<Self>) -> Result<Vec<u32>> {
+        let best = |row: &[f32]| {
+            if row.iter().any(|v| v.is_nan()) {
+                return u32::MAX;
+            }
+            (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as u32
+        };
+        Ok(f32s(logits)?.chunks_exact(logits.cols).map(best).collect())
+    }
+
+    fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {
+        let v = logits.cols;
+        for row in f32s_mut(logits)?.chunks_exact_mut(v) {
+            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|&x| ((x - max) as f64).exp()).sum();
+            let log_sum = sum.ln() as f32;
+            row.iter_mut().for_each(|x| *x = (*x - max) - log_sum);
+        }
+        Ok(())
+    }
+
+    fn observe_columns(&self, x: &Tensor<Self>, absmax: &mut Tensor<Self>) -> Result<()> {
+        require("observe_columns", absmax.cols == x.cols)?;
+        let (k, absmax) = (x.cols, f32s_mut(absmax)?);
+        for row in f32s(x)?.chunks_exact(k) {
+            for (m, v) in absmax.iter_mut().zip(row) {
+                *m = if v.is_nan() || m.is_nan() { f32::NAN } else { m.max(v.abs()) };
+            }
+        }
+        Ok(())
+    }
+
+    fn accumulate_gram(&self, x: &Tensor<Self>, math: FloatMath, gram: &mut Tensor<Self>) -> Result<()> {
+        require("accumulate_gram", gram.cols == x.cols && gram.rows == x.cols)?;
+        let rounded = |v: f32| if math == FloatMath::Bf16 { bf16::from_f32(v).to_f32() } else { v };
+        let (k, gram) = (x.cols, f32s_mut(gram)?);
+        for row in f32s(x)?.chunks_exact(k) {
+            for i in 0..k {
+                for j in 0..=i {
+                    gram[i * k + j] = rounded(row[i]).mul_add(rounded(row[j]), gram[i * k + j]);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Value of the gate's nonlinearity.
+pub fn activate(act: Activation, x: f32) -> f32 {
+    match act {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    }
+}
+
+/// Rotates one head in place; `angles` holds `half` cosines, then `half` sines.
+fn rotate(head: &mut [f32], angles: &[f32], interleaved: bool) {
+    let half = angles.len() / 2;
+    for i in 0..half {
+        let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+        let (x, y, cos, sin) = (head[a], head[b], angles[i], angles[half + i]);
+        head[a] = x * cos - y * sin;
+        head[b] = y * cos + x * sin;
+    }
+}
+
+/// First element of a head's vector in a KV buffer of `[pages, nkv, page_size, d]`.
+fn element(shape: &AttentionShape, batch: &Batch, slot: usize, head: usize) -> usize {
+    let (page, offset) = (slot / batch.page_size, slot % batch.page_size);
+    ((page * shape.nkv + head) * batch.page_size + offset) * shape.d
+}
+
+fn sequence_slots(batch: &Batch, s: usize) -> Vec<usize> {
+    let table = &batch.page_tables[s * batch.pages_per_seq..];
+    (0..batch.kv_lens[s] as usize)
+        .map(|i| table[i / batch.page_size] as usize * batch.page_size + i % batch.page_size)
+        .collect()
+}
+
+fn store(dst: &mut Tensor<Scalar>, at: usize, values: &[f32]) -> Result<()> {
+    match dst.dtype {
+        DType::F32 => dst.buf.view_mut::<f32>(DType::F32)?[at..at + values.len()].copy_from_slice(values),
+        DType::BF16 => {
+            for (o, &v) in dst.buf.view_mut::<bf16>(DType::BF16)?[at..].iter_mut().zip(values) {
+                *o = bf16::from_f32(v);
+            }
+        }
+        other => return Err(Error::dtype(format!("KV cache of {other}"))),
+    }
+    Ok(())
+}
+
+fn load(src: &Tensor<Scalar>, at: usize, d: usize) -> Result<Vec<f32>> {
+    let size = src.dtype.size();
+    Ok(planish_tensor::host::decode_f32(src.dtype, &src.buf.bytes()[at * size..(at + d) * size]))
+}
+
+/// One query head over the visible slots: scores, softmax and the weighted sum of values, block by block.
+fn attend(
+    q: &[f32],
+    shape: &AttentionShape,
+    batch: &Batch,
+    visible: &[usize],
+    head: usize,
+    kv: &KvLayer<Scalar>,
+) -> Result<Vec<f32>> {
+    let kv_head = head / (shape.nq / shape.nkv);
+    let first = shape.window.map_or(0, |w| visible.len().saturating_sub(w as usize));
+    let (mut max, mut sum, mut out) = (f32::NEG_INFINITY, 0.0f32, vec![0.0f32; shape.d]);
+    for block in (0..visible.len()).step_by(KEY_BLOCK) {
+        let keys = block.max(first)..(block + KEY_BLOCK).min(visible.len());
+        if keys.is_empty() {
+            continue;
+        }
+        let mut scores = Vec::with_capacity(KEY_BLOCK);
+        for i in keys.clone() {
+            let k = load(&kv.k, element(shape, batch, visible[i], kv_head), shape.d)?;
+            let score = q.iter().zip(&k).fold(0.0f32, |acc, (&a, &b)| a.mul_add(b, acc)) * shape.scale;
+            scores.push(shape.softcap.map_or(score, |cap| cap * (score / cap).tanh()));
+        }
+        let new_max = scores.iter().copied().fold(max, |m, s| if s.is_nan() { s } else { m.max(s) });
+        let shrink = (max - new_max).exp();
+        sum *= shrink;
+        out.iter_mut().for_each(|o| *o *= shrink);
+        for (i, score) in keys.zip(scores) {
+            let p = (score - new_max).exp();
+            sum += p;
+            let v = load(&kv.v, element(shape, batch, visible[i], kv_head), shape.d)?;
+            out.iter_mut().zip(v).for_each(|(o, v)| *o = p.mul_add(v, *o));
+        }
+        max = new_max;
+    }
+    out.iter_mut().for_each(|o| *o /= sum);
+    Ok(out)
+}

@@ -1,1 +1,23 @@
 //! What a network is, and its one forward pass.
+//! Names no device; knows W8A8 weights, but not how they were made.
+#![forbid(unsafe_code)]
+
+pub mod arch;
+pub mod archs;
+pub mod block;
+pub mod decoder;
+pub mod error;
+pub mod kv;
+pub mod linear;
+pub mod plan;
+pub mod rope;
+pub mod tap;
+pub mod weights;
+pub mod workspace;
+
+pub use arch::{Absorber, Arch, Input, Role};
+pub use decoder::{Decoder, Ends};
+pub use error::{Error, Result};
+pub use kv::KvPool;
+pub use plan::Plan;
+pub use workspace::Workspace;

@@ -1,0 +1,135 @@
+//! The one forward pass: embedding, blocks, final norm, output projection.
+use crate::block::{Block, Step};
+use crate::error::Result;
+use crate::kv::KvPool;
+use crate::linear::Linear;
+use crate::plan::Plan;
+use crate::rope;
+use crate::weights::{HostBlock, read, read_norm, read_weight};
+use crate::workspace::Workspace;
+use planish_checkpoint::source::TensorSource;
+use planish_tensor::{Backend, Batch, FloatMath, HostTensor, RopeTable, Tensor};
+
+/// The parts of a model outside its blocks.
+pub struct Ends<B: Backend> {
+    embed: Tensor<B>,
+    norm: Tensor<B>,
+    head: Linear<B>,
+    eps: f32,
+}
+
+impl<B: Backend> Ends<B> {
+    /// Reads embedding, final norm and output projection.
+    pub fn load(backend: &B, plan: &Plan, source: &dyn TensorSource) -> Result<Ends<B>> {
+        let names = plan.arch.names;
+        let embed = read(source, names.embed, &[plan.vocab, plan.hidden])?;
+        let norm = read_norm(plan, source, names.norm)?;
+        let head = match plan.tied && !source.contains(&format!("{}.weight", names.head)) {
+            true => planish_tensor::LinearPart { weight: embed.clone(), scales: None, bias: None },
+            false => read_weight(source, names.head, plan.vocab, plan.hidden, None)?,
+        };
+        Ok(Ends {
+            embed: backend.load(&embed)?,
+            norm: backend.load(&HostTensor::from_f32(vec![plan.hidden], &norm)?)?,
+            head: Linear::new(backend, &[head])?,
+            eps: plan.eps,
+        })
+    }
+
+    /// Fills `ws.x` with the batch's embeddings.
+    pub fn embed(&self, backend: &B, batch: &B::Batch, ws: &mut Workspace<B>) -> Result<()> {
+        Ok(backend.embed(&self.embed, batch, 1.0, &mut ws.x)?)
+    }
+
+    /// Logits of the batch's logit rows, into `ws.logits[rows, v]`.
+    pub fn logits(
+        &self,
+        backend: &B,
+        math: FloatMath,
+        batch: &B::Batch,
+        rows: usize,
+        ws: &mut Workspace<B>,
+    ) -> Result<()> {
+        if ws.pending {
+            backend.add(&mut ws.x, &ws.delta)?;
+            ws.pending = false;
+        }
+        ws.selected.set_rows(rows);
+        ws.selected_normed.set_rows(rows);
+        ws.logits.set_rows(rows);
+        backend.gather_rows(&ws.x, batch, &mut ws.selected)?;
+        backend.rms_norm(&ws.selected, &self.norm, self.eps, &mut ws.selected_normed)?;
+        if let Some(kind) = self.head.q8() {
+            let mut q = backend.alloc_q8(kind, rows, self.head.shape().k)?;
+            backend.quantize_rows(&ws.selected_normed, &mut q)?;
+            return self.head.apply(backend, math, &ws.selected_normed, &q, &mut ws.logits);
+        }
+        ws.normed_q8.set_rows(0);
+        self.head.apply(backend, math, &ws.selected_normed, &ws.normed_q8, &mut ws.logits)
+    }
+
+    /// Bytes that one pass over the output projection reads.
+    pub fn head_bytes(&self) -> usize {
+        self.head.shape().bytes
+    }
+}
+
+/// A whole model on a device.
+pub struct Decoder<B: Backend> {
+    /// Its sizes.
+    pub plan: Plan,
+    /// How float products are computed.
+    pub math: FloatMath,
+    ends: Ends<B>,
+    blocks: Vec<Block<B>>,
+    rope: RopeTable<B>,
+}
+
+impl<B: Backend> Decoder<B> {
+    /// Reads and packs everything; `positions` bounds the sequences it will see.
+    pub fn load(
+        backend: &B,
+        plan: Plan,
+        source: &dyn TensorSource,
+        math: FloatMath,
+        positions: usize,
+    ) -> Result<Decoder<B>> {
+        let mut blocks = Vec::with_capacity(plan.layers);
+        for layer in 0..plan.layers {
+            let host = HostBlock::read(&plan, source, layer)?;
+            blocks.push(Block::load(backend, &plan, layer, &host)?);
+            drop(host);
+            release_block(&plan, source, layer);
+        }
+        let ends = Ends::load(backend, &plan, source)?;
+        let rope = rope::table(backend, &plan, positions)?;
+        Ok(Decoder { plan, math, ends, blocks, rope })
+    }
+
+    /// Runs one step; afterwards `ws.logits` holds the rows that `batch.logit_rows` names.
+    pub fn forward(&self, backend: &B, batch: &Batch, kv: &mut KvPool<B>, ws: &mut Workspace<B>) -> Result<()> {
+        let on_device = backend.upload_batch(batch, kv.pages)?;
+        ws.set_tokens(batch.t());
+        self.ends.embed(backend, &on_device, ws)?;
+        let step = Step { backend, math: self.math, batch: &on_device, rope: &self.rope };
+        for (block, kv) in self.blocks.iter().zip(&mut kv.layers) {
+            block.run(&step, kv, ws, None)?;
+        }
+        match batch.logit_rows.len() {
+            0 => Ok(()),
+            rows => self.ends.logits(backend, self.math, &on_device, rows, ws),
+        }
+    }
+
+    /// Bytes of weights that one decode step reads.
+    pub fn step_bytes(&self) -> usize {
+        self.blocks.iter().map(Block::weight_bytes).sum::<usize>() + self.ends.head_bytes()
+    }
+}
+
+/// Tells the source that a block's pages are not needed soon.
+pub fn release_block(plan: &Plan, source: &dyn TensorSource, layer: usize) {
+    for role in crate::arch::Role::ALL {
+        source.release(&format!("{}.weight", plan.linear_name(layer, role)));
+    }
+}

@@ -21,32 +21,18 @@ pub fn run() -> Result<(), String> {
     }
     let folders = gather(&sized);
     for (name, folder) in &folders {
-        let page = if folder.has_provenance {
-            "README.md"
-        } else {
-            "NO README.md"
-        };
+        let page = if folder.has_provenance { "README.md" } else { "NO README.md" };
         println!("{name}  ({page})");
         for (part, (files, bytes)) in &folder.parts {
             println!("  {:>9.1} KB {files:>4} files  {part}", *bytes as f64 / 1e3);
         }
     }
-    let silent: Vec<_> = folders
-        .iter()
-        .filter(|(_, f)| !f.has_provenance)
-        .map(|(n, _)| *n)
-        .collect();
+    let silent: Vec<_> = folders.iter().filter(|(_, f)| !f.has_provenance).map(|(n, _)| *n).collect();
     if silent.is_empty() {
-        println!(
-            "golden: {} fixture folders, all with provenance",
-            folders.len()
-        );
+        println!("golden: {} fixture folders, all with provenance", folders.len());
         return Ok(());
     }
-    Err(format!(
-        "{}: expected a README.md that says where the data came from",
-        silent.join(", ")
-    ))
+    Err(format!("{}: expected a README.md that says where the data came from", silent.join(", ")))
 }
 
 /// `(…/tests/data, the rest)` of a fixture's path.
@@ -86,9 +72,6 @@ mod tests {
         assert!(folders["crates/text/tests/data"].has_provenance);
         assert_eq!(folders["crates/text/tests/data"].parts["smollm"], (2, 12));
         assert!(!folders["crates/model/tests/data"].has_provenance);
-        assert!(
-            !folders["crates/quant/tests/data"].has_provenance,
-            "an empty page says nothing"
-        );
+        assert!(!folders["crates/quant/tests/data"].has_provenance, "an empty page says nothing");
     }
 }

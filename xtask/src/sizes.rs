@@ -32,10 +32,7 @@ pub fn run() -> Result<(), String> {
 }
 
 fn is_source(path: &str) -> bool {
-    !path.contains("tests/data/")
-        && [".rs", ".cu", ".cuh", ".py"]
-            .iter()
-            .any(|end| path.ends_with(end))
+    !path.contains("tests/data/") && [".rs", ".cu", ".cuh", ".py"].iter().any(|end| path.ends_with(end))
 }
 
 /// Lines and files of each folder.
@@ -65,11 +62,7 @@ mod tests {
 
     #[test]
     fn lines_and_files_add_up_per_crate() {
-        let files = [
-            (10, "crates/cpu/src/lib.rs"),
-            (5, "crates/cpu/src/null.rs"),
-            (3, "xtask/src/main.rs"),
-        ];
+        let files = [(10, "crates/cpu/src/lib.rs"), (5, "crates/cpu/src/null.rs"), (3, "xtask/src/main.rs")];
         let sums = per_folder(&files);
         assert_eq!(sums["crates/cpu"], (15, 2));
         assert_eq!(sums["xtask"], (3, 1));

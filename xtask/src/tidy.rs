@@ -31,29 +31,17 @@ pub struct Finding {
 
 impl Finding {
     fn error(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            level: Level::Error,
-            path: path.to_owned(),
-            line,
-            message: message.into(),
-        }
+        Self { level: Level::Error, path: path.to_owned(), line, message: message.into() }
     }
 
     fn warning(path: &str, line: usize, message: impl Into<String>) -> Self {
-        Self {
-            level: Level::Warning,
-            ..Self::error(path, line, message)
-        }
+        Self { level: Level::Warning, ..Self::error(path, line, message) }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = if self.level == Level::Warning {
-            "warning: "
-        } else {
-            ""
-        };
+        let mark = if self.level == Level::Warning { "warning: " } else { "" };
         write!(f, "{}:{}: {mark}{}", self.path, self.line, self.message)
     }
 }
@@ -76,11 +64,7 @@ pub fn run() -> Result<(), String> {
     let errors = findings.iter().filter(|f| f.level == Level::Error).count();
     let warnings = findings.len() - errors;
     println!("tidy: {read} text files, {errors} errors, {warnings} warnings");
-    if errors > 0 {
-        Err(format!("{errors} house rules broken"))
-    } else {
-        Ok(())
-    }
+    if errors > 0 { Err(format!("{errors} house rules broken")) } else { Ok(()) }
 }
 
 fn check(path: &str, text: &str) -> Vec<Finding> {
@@ -115,9 +99,6 @@ mod tests {
         assert_eq!(check("notes.md", "fn f() {} \n").len(), 1);
         let upward = "[dependencies]\nplanish-engine.workspace = true\n";
         assert_eq!(check("crates/tensor/Cargo.toml", upward).len(), 1);
-        assert_eq!(
-            check("Cargo.toml", "[workspace.dependencies]\nx = \"1\"\n").len(),
-            1
-        );
+        assert_eq!(check("Cargo.toml", "[workspace.dependencies]\nx = \"1\"\n").len(), 1);
     }
 }

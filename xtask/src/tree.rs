@@ -15,23 +15,13 @@ impl Tree {
     pub fn open() -> Result<Self, String> {
         let root = workspace_root();
         let listed = Command::new("git")
-            .args([
-                "ls-files",
-                "-z",
-                "--cached",
-                "--others",
-                "--exclude-standard",
-            ])
+            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
             .current_dir(&root)
             .output()
             .map_err(|e| format!("git ls-files in {}: {e}", root.display()))?;
         if !listed.status.success() {
             let said = String::from_utf8_lossy(&listed.stderr);
-            return Err(format!(
-                "git ls-files in {}: {}",
-                root.display(),
-                said.trim()
-            ));
+            return Err(format!("git ls-files in {}: {}", root.display(), said.trim()));
         }
         let mut paths: Vec<String> = listed
             .stdout
@@ -71,11 +61,7 @@ pub fn workspace_root() -> PathBuf {
 pub fn folder_of(path: &str) -> &str {
     let mut slashes = path.match_indices('/').map(|(at, _)| at);
     let first = slashes.next();
-    let end = if path.starts_with("crates/") {
-        slashes.next()
-    } else {
-        first
-    };
+    let end = if path.starts_with("crates/") { slashes.next() } else { first };
     match end.or(first) {
         Some(end) => &path[..end],
         None => ".",

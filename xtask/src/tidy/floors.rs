@@ -9,31 +9,12 @@ struct Floor {
     tests_use: &'static [&'static str],
 }
 
-const fn floor(
-    krate: &'static str,
-    uses: &'static [&'static str],
-    tests_use: &'static [&'static str],
-) -> Floor {
-    Floor {
-        krate,
-        uses,
-        tests_use,
-    }
+const fn floor(krate: &'static str, uses: &'static [&'static str], tests_use: &'static [&'static str]) -> Floor {
+    Floor { krate, uses, tests_use }
 }
 
-const BELOW_ROOF: &[&str] = &[
-    "tensor",
-    "cpu",
-    "cuda",
-    "devices",
-    "checkpoint",
-    "text",
-    "model",
-    "quant",
-    "engine",
-    "serve",
-    "eval",
-];
+const BELOW_ROOF: &[&str] =
+    &["tensor", "cpu", "cuda", "devices", "checkpoint", "text", "model", "quant", "engine", "serve", "eval"];
 const THIRD_USES: &[&str] = &["model", "text", "checkpoint", "tensor"];
 const FOURTH_USES: &[&str] = &["engine", "text", "checkpoint"];
 
@@ -60,24 +41,13 @@ const ROOF: &[&str] = &["cli", "python"];
 
 /// Checks the manifest of one member of the workspace.
 pub fn check(path: &str, text: &str) -> Vec<Finding> {
-    let folder = path
-        .trim_end_matches("/Cargo.toml")
-        .rsplit('/')
-        .next()
-        .unwrap_or_default();
+    let folder = path.trim_end_matches("/Cargo.toml").rsplit('/').next().unwrap_or_default();
     let uses = dependencies(text);
     if !path.starts_with("crates/") {
-        return uses
-            .iter()
-            .filter_map(|used| unpinned(path, used))
-            .collect();
+        return uses.iter().filter_map(|used| unpinned(path, used)).collect();
     }
     let Some(floor) = FLOORS.iter().find(|floor| floor.krate == folder) else {
-        return vec![Finding::error(
-            path,
-            1,
-            format!("crate `{folder}` stands on no floor: add it to the table"),
-        )];
+        return vec![Finding::error(path, 1, format!("crate `{folder}` stands on no floor: add it to the table"))];
     };
     let broken = |used: &Dependency| forbidden(path, floor, used).or_else(|| unpinned(path, used));
     uses.iter().filter_map(broken).collect()
@@ -85,40 +55,22 @@ pub fn check(path: &str, text: &str) -> Vec<Finding> {
 
 /// Every outside version in the root manifest is exact: an upgrade is a decision.
 pub fn pins(path: &str, text: &str) -> Vec<Finding> {
-    let outside = dependencies(text)
-        .into_iter()
-        .filter(|used| !used.value.contains("path ="));
+    let outside = dependencies(text).into_iter().filter(|used| !used.value.contains("path ="));
     outside
         .filter(|used| !used.value.contains("\"="))
-        .map(|used| {
-            Finding::error(
-                path,
-                used.line,
-                format!("`{}` is not pinned as \"=x.y.z\"", used.name),
-            )
-        })
+        .map(|used| Finding::error(path, used.line, format!("`{}` is not pinned as \"=x.y.z\"", used.name)))
         .collect()
 }
 
 fn forbidden(path: &str, floor: &Floor, used: &Dependency) -> Option<Finding> {
     if ROOF_ONLY.contains(&used.name.as_str()) && !ROOF.contains(&floor.krate) && !used.for_tests {
-        let message = format!(
-            "`{}` uses `{}`, which belongs to the roof only",
-            floor.krate, used.name
-        );
+        let message = format!("`{}` uses `{}`, which belongs to the roof only", floor.krate, used.name);
         return Some(Finding::error(path, used.line, message));
     }
     let ours = used.name.strip_prefix("planish-")?;
     let allowed = floor.uses.contains(&ours) || (used.for_tests && floor.tests_use.contains(&ours));
-    let kind = if used.for_tests {
-        "dev-depend"
-    } else {
-        "depend"
-    };
-    let message = format!(
-        "`{}` may not {kind} on `{ours}`: arrows point down only",
-        floor.krate
-    );
+    let kind = if used.for_tests { "dev-depend" } else { "depend" };
+    let message = format!("`{}` may not {kind} on `{ours}`: arrows point down only", floor.krate);
     (!allowed).then(|| Finding::error(path, used.line, message))
 }
 
@@ -147,12 +99,7 @@ fn dependencies(text: &str) -> Vec<Dependency> {
             section = Section::parse(header.trim_end_matches(']'));
             if let Section::Single { name, for_tests } = &section {
                 let (name, for_tests) = (name.clone(), *for_tests);
-                found.push(Dependency {
-                    name,
-                    value: String::new(),
-                    for_tests,
-                    line: at + 1,
-                });
+                found.push(Dependency { name, value: String::new(), for_tests, line: at + 1 });
             }
             continue;
         }
@@ -160,12 +107,7 @@ fn dependencies(text: &str) -> Vec<Dependency> {
             (Section::List { for_tests }, Some((key, _))) => {
                 let name = package(line).unwrap_or(key.split('.').next().unwrap_or(key).trim());
                 let (name, value) = (name.to_owned(), line.to_owned());
-                found.push(Dependency {
-                    name,
-                    value,
-                    for_tests: *for_tests,
-                    line: at + 1,
-                });
+                found.push(Dependency { name, value, for_tests: *for_tests, line: at + 1 });
             }
             (Section::Single { .. }, Some(_)) => {
                 if let Some(last) = found.last_mut() {
@@ -199,10 +141,7 @@ impl Section {
         if is_list(last) {
             Self::List { for_tests }
         } else if is_list(before) {
-            Self::Single {
-                name: last.trim_matches('"').to_owned(),
-                for_tests,
-            }
+            Self::Single { name: last.trim_matches('"').to_owned(), for_tests }
         } else {
             Self::Other
         }
@@ -252,11 +191,7 @@ mod tests {
         };
         for floor in FLOORS {
             for used in floor.uses.iter().chain(floor.tests_use) {
-                assert!(
-                    floor_of(used) < floor_of(floor.krate),
-                    "{} uses {used}",
-                    floor.krate
-                );
+                assert!(floor_of(used) < floor_of(floor.krate), "{} uses {used}", floor.krate);
             }
         }
     }
@@ -272,13 +207,7 @@ mod tests {
         assert_eq!(lines("crates/text/Cargo.toml", own), vec![2]);
         assert_eq!(lines("xtask/Cargo.toml", own), vec![2]);
         let root = "[workspace.dependencies]\nplanish-cpu = { path = \"crates/cpu\" }\na = \"=1.0.0\" # why\nb = \"1.0\"\nc = { version = \"1\", features = [] }\n";
-        assert_eq!(
-            pins("Cargo.toml", root)
-                .iter()
-                .map(|f| f.line)
-                .collect::<Vec<_>>(),
-            vec![4, 5]
-        );
+        assert_eq!(pins("Cargo.toml", root).iter().map(|f| f.line).collect::<Vec<_>>(), vec![4, 5]);
     }
 
     #[test]

@@ -9,10 +9,7 @@ pub fn mask(source: &str) -> String {
     while at < bytes.len() {
         match prose_end(bytes, at) {
             Some(end) => {
-                out[at..end]
-                    .iter_mut()
-                    .filter(|b| **b != b'\n')
-                    .for_each(|b| *b = b' ');
+                out[at..end].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
                 at = end;
             }
             None => at += 1,
@@ -24,9 +21,7 @@ pub fn mask(source: &str) -> String {
 /// The end of the comment or literal that starts at `at`, if one does.
 fn prose_end(bytes: &[u8], at: usize) -> Option<usize> {
     match bytes[at] {
-        b'/' if bytes.get(at + 1) == Some(&b'/') => {
-            Some(find(bytes, at, |b| b == b'\n').unwrap_or(bytes.len()))
-        }
+        b'/' if bytes.get(at + 1) == Some(&b'/') => Some(find(bytes, at, |b| b == b'\n').unwrap_or(bytes.len())),
         b'/' if bytes.get(at + 1) == Some(&b'*') => Some(block_comment_end(bytes, at)),
         b'"' => Some(quoted_end(bytes, at, b'"')),
         b'\'' => character_end(bytes, at),
@@ -79,11 +74,7 @@ fn character_end(bytes: &[u8], start: usize) -> Option<usize> {
 
 /// `r"…"`, `r#"…"#`, and the same after `b` or `c`. A raw identifier (`r#type`) is no string.
 fn raw_string_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let r = if bytes[start] == b'r' {
-        start
-    } else {
-        start + 1
-    };
+    let r = if bytes[start] == b'r' { start } else { start + 1 };
     if bytes.get(r) != Some(&b'r') {
         return None;
     }
@@ -101,11 +92,7 @@ fn raw_string_end(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 fn find(bytes: &[u8], from: usize, wanted: impl Fn(u8) -> bool) -> Option<usize> {
-    bytes
-        .get(from..)?
-        .iter()
-        .position(|b| wanted(*b))
-        .map(|at| from + at)
+    bytes.get(from..)?.iter().position(|b| wanted(*b)).map(|at| from + at)
 }
 
 fn is_word(byte: u8) -> bool {
@@ -115,22 +102,16 @@ fn is_word(byte: u8) -> bool {
 /// Byte offsets at which `word` stands alone in masked source.
 pub fn find_word<'a>(masked: &'a str, word: &'a str) -> impl Iterator<Item = usize> + 'a {
     let bytes = masked.as_bytes();
-    masked
-        .match_indices(word)
-        .map(|(at, _)| at)
-        .filter(move |at| {
-            let end = at + word.len();
-            let before = *at == 0 || !is_word(bytes[at - 1]);
-            before && (end == bytes.len() || !is_word(bytes[end]))
-        })
+    masked.match_indices(word).map(|(at, _)| at).filter(move |at| {
+        let end = at + word.len();
+        let before = *at == 0 || !is_word(bytes[at - 1]);
+        before && (end == bytes.len() || !is_word(bytes[end]))
+    })
 }
 
 /// The line of a byte offset, counted from 1.
 pub fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset]
-        .iter()
-        .filter(|b| **b == b'\n')
-        .count()
+    1 + text.as_bytes()[..offset].iter().filter(|b| **b == b'\n').count()
 }
 
 #[cfg(test)]

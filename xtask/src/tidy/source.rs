@@ -11,9 +11,7 @@ const LONG: usize = 400;
 const ALLOWED_LONG: &[(&str, &str)] = &[];
 
 /// A name that says nothing about what is inside.
-const EMPTY_NAMES: [&str; 9] = [
-    "utils", "util", "helpers", "helper", "common", "misc", "manager", "managers", "base",
-];
+const EMPTY_NAMES: [&str; 9] = ["utils", "util", "helpers", "helper", "common", "misc", "manager", "managers", "base"];
 
 /// The only crates with `unsafe`: device code, and one memory map.
 const UNSAFE_CRATES: [&str; 3] = ["cpu", "cuda", "checkpoint"];
@@ -43,20 +41,14 @@ pub fn name(path: &str) -> Option<Finding> {
         return None;
     }
     let part = stem.split('/').find(|part| EMPTY_NAMES.contains(part))?;
-    Some(Finding::error(
-        path,
-        1,
-        format!("`{part}` names nothing: say what is inside"),
-    ))
+    Some(Finding::error(path, 1, format!("`{part}` names nothing: say what is inside")))
 }
 
 /// An allowance for a file that is gone must go too.
 pub fn stale_allowances(paths: &[String]) -> Vec<Finding> {
     let gone = |(path, _): &&(&str, &str)| !paths.iter().any(|known| known == path);
     let stale = ALLOWED_LONG.iter().filter(gone);
-    stale
-        .map(|(path, _)| Finding::error(path, 1, "allowed to be long, but does not exist"))
-        .collect()
+    stale.map(|(path, _)| Finding::error(path, 1, "allowed to be long, but does not exist")).collect()
 }
 
 fn opening(path: &str, text: &str) -> Option<Finding> {
@@ -70,32 +62,17 @@ fn length(path: &str, text: &str, allowed: &[(&str, &str)]) -> Option<Finding> {
         return None;
     }
     if lines > LONGEST {
-        return Some(Finding::error(
-            path,
-            lines,
-            format!("{lines} lines, more than {LONGEST}: split it by topic"),
-        ));
+        return Some(Finding::error(path, lines, format!("{lines} lines, more than {LONGEST}: split it by topic")));
     }
-    Some(Finding::warning(
-        path,
-        lines,
-        format!("{lines} lines, more than {LONG}: time to split it"),
-    ))
+    Some(Finding::warning(path, lines, format!("{lines} lines, more than {LONG}: time to split it")))
 }
 
 fn modules(path: &str, code: &str) -> Vec<Finding> {
     let named = find_word(code, "mod").filter_map(|at| {
         let rest = code[at + 3..].trim_start();
-        let end = rest
-            .find(|c: char| c != '_' && !c.is_alphanumeric())
-            .unwrap_or(rest.len());
-        let message = format!(
-            "module `{}` names nothing: say what is inside",
-            &rest[..end]
-        );
-        EMPTY_NAMES
-            .contains(&&rest[..end])
-            .then(|| Finding::error(path, line_of(code, at), message))
+        let end = rest.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(rest.len());
+        let message = format!("module `{}` names nothing: say what is inside", &rest[..end]);
+        EMPTY_NAMES.contains(&&rest[..end]).then(|| Finding::error(path, line_of(code, at), message))
     });
     named.collect()
 }
@@ -112,18 +89,11 @@ fn features(path: &str, text: &str, code: &str) -> Vec<Finding> {
         };
         let between = rest[..open].trim_start_matches(|c: char| c == '_' || c.is_alphanumeric());
         between.trim_start_matches('!').trim().is_empty()
-            && find_word(&rest[..group_end(rest, open)], "feature")
-                .next()
-                .is_some()
+            && find_word(&rest[..group_end(rest, open)], "feature").next().is_some()
     };
-    let found = ["cfg", "cfg_attr"]
-        .into_iter()
-        .flat_map(|word| find_word(code, word))
-        .filter(asks);
+    let found = ["cfg", "cfg_attr"].into_iter().flat_map(|word| find_word(code, word)).filter(asks);
     let message = "cfg(feature) outside crates/devices: there is one place that names back ends";
-    found
-        .map(|at| Finding::error(path, line_of(text, at), message))
-        .collect()
+    found.map(|at| Finding::error(path, line_of(text, at), message)).collect()
 }
 
 /// The end of the parenthesised group that opens at `open`.
@@ -155,14 +125,8 @@ fn unsafety(path: &str, text: &str, code: &str) -> Vec<Finding> {
         if !may_be_unsafe(path) {
             let message = format!("`unsafe` outside {}", UNSAFE_CRATES.join(", "));
             findings.push(Finding::error(path, line, message));
-        } else if (rest.starts_with('{') || rest.starts_with("impl"))
-            && !is_argued(&lines, line - 1)
-        {
-            findings.push(Finding::error(
-                path,
-                line,
-                "no `// SAFETY:` on or right above this `unsafe`",
-            ));
+        } else if (rest.starts_with('{') || rest.starts_with("impl")) && !is_argued(&lines, line - 1) {
+            findings.push(Finding::error(path, line, "no `// SAFETY:` on or right above this `unsafe`"));
         }
     }
     findings
@@ -188,10 +152,7 @@ fn is_argued(lines: &[&str], at: usize) -> bool {
 fn unfinished(path: &str, code: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (sign, message) in [
-        (
-            "#[ignore",
-            "an ignored test proves nothing: mend or remove it",
-        ),
+        ("#[ignore", "an ignored test proves nothing: mend or remove it"),
         ("todo!(", "unfinished code"),
         ("unimplemented!(", "unfinished code"),
     ] {

@@ -3,11 +3,7 @@
 use super::Finding;
 
 // Spelled in pieces, so that this file passes its own rules.
-const MACHINE_PATHS: [&str; 3] = [
-    concat!("/ro", "ot/"),
-    concat!("/wo", "rk/"),
-    concat!("../sha", "red"),
-];
+const MACHINE_PATHS: [&str; 3] = [concat!("/ro", "ot/"), concat!("/wo", "rk/"), concat!("../sha", "red")];
 const REGISTRY_HOSTS: [&str; 6] = [
     concat!("crates", ".io"),
     concat!("pypi", ".org"),
@@ -64,15 +60,9 @@ mod tests {
             let found = check("docs/a.md", &format!("fine\nsee {place}x\n"));
             assert_eq!(found.len(), 1, "{place}");
             assert_eq!(found[0].line, 2);
-            assert_eq!(
-                check("crates/cpu/tests/data/a.json", &format!("\"{place}x\"")).len(),
-                1
-            );
+            assert_eq!(check("crates/cpu/tests/data/a.json", &format!("\"{place}x\"")).len(), 1);
         }
-        assert_eq!(
-            check("docs/a.md", &format!("demo{}x\n", MACHINE_PATHS[1])),
-            vec![]
-        );
+        assert_eq!(check("docs/a.md", &format!("demo{}x\n", MACHINE_PATHS[1])), vec![]);
     }
 
     #[test]

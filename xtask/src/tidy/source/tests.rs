@@ -8,10 +8,7 @@ const MODEL: &str = "crates/model/src/rope.rs";
 
 /// Lines with a finding, in order, in a file that opens as it should.
 fn lines(path: &str, body: &str) -> Vec<usize> {
-    let mut lines: Vec<_> = check(path, &format!("//! x\n{body}"))
-        .iter()
-        .map(|f| f.line)
-        .collect();
+    let mut lines: Vec<_> = check(path, &format!("//! x\n{body}")).iter().map(|f| f.line).collect();
     lines.sort_unstable();
     lines
 }
@@ -30,10 +27,7 @@ fn long_files_are_warned_about_and_then_refused() {
     assert_eq!(level(401), Some(Level::Warning));
     assert_eq!(level(500), Some(Level::Warning));
     assert_eq!(level(501), Some(Level::Error));
-    assert_eq!(
-        length(MODEL, &"x\n".repeat(501), &[(MODEL, "a table")]),
-        None
-    );
+    assert_eq!(length(MODEL, &"x\n".repeat(501), &[(MODEL, "a table")]), None);
 }
 
 #[test]
@@ -44,10 +38,7 @@ fn names_that_say_nothing_are_refused() {
     assert_eq!(name("crates/cpu/src/scalar.rs"), None);
     assert_eq!(name("crates/checkpoint/tests/data/base/make.py"), None);
     assert_eq!(lines(MODEL, "mod rope;\nmod helpers;\n"), vec![3]);
-    assert_eq!(
-        lines(MODEL, "// mod helpers;\nmod helpers_of_none {}\n"),
-        vec![]
-    );
+    assert_eq!(lines(MODEL, "// mod helpers;\nmod helpers_of_none {}\n"), vec![]);
 }
 
 #[test]
@@ -63,14 +54,8 @@ fn features_are_asked_for_in_one_crate_only() {
 #[test]
 fn crates_forbid_unsafe_but_three() {
     assert_eq!(lines("crates/model/src/lib.rs", "pub mod x;\n"), vec![1]);
-    assert_eq!(
-        lines("crates/model/src/lib.rs", "#![forbid(unsafe_code)]\n"),
-        vec![]
-    );
-    assert_eq!(
-        lines("crates/model/src/lib.rs", "// #![forbid(unsafe_code)]\n"),
-        vec![1]
-    );
+    assert_eq!(lines("crates/model/src/lib.rs", "#![forbid(unsafe_code)]\n"), vec![]);
+    assert_eq!(lines("crates/model/src/lib.rs", "// #![forbid(unsafe_code)]\n"), vec![1]);
     assert_eq!(lines("xtask/src/main.rs", "fn main() {}\n"), vec![1]);
     assert_eq!(lines("crates/cpu/src/lib.rs", "pub mod x;\n"), vec![]);
 }
@@ -81,42 +66,24 @@ fn unsafe_stays_in_its_crates() {
     assert_eq!(lines(MODEL, body), vec![4]);
     assert_eq!(lines("crates/model/tests/rope.rs", body), vec![4]);
     assert_eq!(lines(CPU, body), vec![]);
-    assert_eq!(
-        lines(MODEL, "/// unsafe { }\nconst S: &str = \"unsafe { }\";\n"),
-        vec![]
-    );
+    assert_eq!(lines(MODEL, "/// unsafe { }\nconst S: &str = \"unsafe { }\";\n"), vec![]);
 }
 
 #[test]
 fn each_unsafe_block_is_argued_for() {
     assert_eq!(lines(CPU, "fn f() {\n    unsafe { g() }\n}\n"), vec![3]);
     assert_eq!(lines(CPU, "unsafe impl Send for A {}\n"), vec![2]);
-    assert_eq!(
-        lines(CPU, "/// # Safety\n/// `p` is valid.\nunsafe fn f() {}\n"),
-        vec![]
-    );
-    let apart =
-        "fn f() {\n    // SAFETY: a\n    let a = unsafe { g() };\n    let b = unsafe { g() };\n}\n";
+    assert_eq!(lines(CPU, "/// # Safety\n/// `p` is valid.\nunsafe fn f() {}\n"), vec![]);
+    let apart = "fn f() {\n    // SAFETY: a\n    let a = unsafe { g() };\n    let b = unsafe { g() };\n}\n";
     assert_eq!(lines(CPU, apart), vec![5]);
-    let wrapped = "fn f() {\n    // SAFETY: a,\n    // and b.\n    #[allow(x)]\n    let a =\n        unsafe { g() };\n}\n";
+    let wrapped =
+        "fn f() {\n    // SAFETY: a,\n    // and b.\n    #[allow(x)]\n    let a =\n        unsafe { g() };\n}\n";
     assert_eq!(lines(CPU, wrapped), vec![]);
 }
 
 #[test]
 fn unfinished_code_is_refused() {
-    assert_eq!(
-        lines(MODEL, "#[test]\n#[ignore = \"slow\"]\nfn f() {}\n"),
-        vec![3]
-    );
-    assert_eq!(
-        lines(
-            MODEL,
-            "fn f() { todo!() }\nfn g() { unimplemented!(\"x\") }\n"
-        ),
-        vec![2, 3]
-    );
-    assert_eq!(
-        lines(MODEL, "/// todo!(later)\nconst S: &str = \"#[ignore]\";\n"),
-        vec![]
-    );
+    assert_eq!(lines(MODEL, "#[test]\n#[ignore = \"slow\"]\nfn f() {}\n"), vec![3]);
+    assert_eq!(lines(MODEL, "fn f() { todo!() }\nfn g() { unimplemented!(\"x\") }\n"), vec![2, 3]);
+    assert_eq!(lines(MODEL, "/// todo!(later)\nconst S: &str = \"#[ignore]\";\n"), vec![]);
 }

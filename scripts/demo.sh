@@ -11,21 +11,24 @@ model=${MODEL:-}
 if [ -z "$model" ]; then
   model=$(scripts/fetch_model.sh models)
 fi
-model=${model%/}
-name=$(basename "$model")
-name=${name%.gguf}
+if [ -d "$model" ]; then name=$(basename "$(cd "$model" && pwd)"); else name=$(basename "$model"); fi
+# SmolLM2-135M-Instruct.Q4_1.gguf -> SmolLM2-135M-Instruct
+name=$(printf '%s' "$name" | sed -E 's/\.gguf$//; s/[.-](Q[0-9][A-Z0-9_]*|B?F16|F32|GGUF)$//')
 int8=demo/$name-INT8
 
 started=$SECONDS
 step() {
   printf '\n$ planish'
-  printf ' %q' "$@"
+  local word
+  for word in "$@"; do
+    case "$word" in *" "*) printf ' "%s"' "$word" ;; *) printf ' %s' "$word" ;; esac
+  done
   printf '\n'
   "$planish" "$@"
 }
 
 step quantize "$model" --work-dir "$int8" --overwrite
-step compare "$model" "$int8" --windows "${DEMO_WINDOWS:-4}" --window-len "${DEMO_WINDOW_LEN:-512}"
+step compare "$model" "$int8" --windows 8 --window-len 512
 step generate "$int8" --chat --max-new-tokens 64 \
   -p "Hi, pls intro yourself" \
   -p "What is the capital of France?"

@@ -15,6 +15,8 @@ impl Tree {
     pub fn open() -> Result<Self, String> {
         let root = workspace_root();
         let listed = Command::new("git")
+            // A checkout that belongs to another user (as in many containers) may be listed too.
+            .args(["-c", "safe.directory=*"])
             .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
             .current_dir(&root)
             .output()

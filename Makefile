@@ -1,0 +1,29 @@
+# Planish: `make help` lists what there is.
+# MODEL=PATH|HUB_ID picks another model than the small one that is fetched.
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+PLANISH := $(TARGET)/release/planish
+export MODEL
+
+.PHONY: help build demo test bench lint
+
+help:  ## what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build:  ## the release binary
+	$(CARGO) build --release --package planish-cli
+
+demo: build  ## quantize a real model to INT8, compare it with the original, talk to it
+	@PLANISH="$(PLANISH)" scripts/demo.sh
+
+test:  ## everything that CI runs
+	@scripts/test.sh
+
+bench: build  ## tokens per second of the demo's model and of INT8 twins in demo/
+	@python3 scripts/bench.py "$(PLANISH)" "$${MODEL:-$$(scripts/fetch_model.sh models)}" $(wildcard demo/*-INT8)
+
+lint:  ## format, clippy and the house rules, without tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) xtask tidy

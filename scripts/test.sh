@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Everything that CI runs, in one go: format, lints, house rules, fixtures, tests, end-to-end tests with a real model.
+# Every step runs even when one before it failed. The last line is `N passed, N failed, N skipped`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+failed_steps=()
+step() {
+  local name=$1
+  shift
+  printf '\n== %s: %s\n' "$name" "$*"
+  "$@" || failed_steps+=("$name")
+}
+
+step format cargo fmt --all --check
+step lint cargo clippy --workspace --all-targets -- -D warnings
+step tidy cargo xtask tidy
+step golden cargo xtask golden
+
+# The end-to-end tests read PLANISH_TEST_MODEL and print `skipped: no model` without it.
+if [ -z "${PLANISH_TEST_MODEL:-}" ]; then
+  if model=$(scripts/fetch_model.sh); then
+    export PLANISH_TEST_MODEL=$model
+  else
+    echo "warning: no model; the end-to-end tests are skipped" >&2
+  fi
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# --show-output prints what passing tests said, which is where `skipped: …` lines come from.
+run_tests() { cargo test --workspace --no-fail-fast -- --show-output 2>&1 | tee "$log"; }
+step tests run_tests
+
+# `test result: ok. 3 passed; 0 failed; 0 ignored; …`, one line per test binary.
+read -r passed failed ignored < <(awk '
+  /^test result: / { for (i = 2; i <= NF; i++) {
+    if ($i ~ /^passed/) passed += $(i - 1)
+    if ($i ~ /^failed/) failed += $(i - 1)
+    if ($i ~ /^ignored/) ignored += $(i - 1) } }
+  END { print passed + 0, failed + 0, ignored + 0 }' "$log")
+said_skipped=$(grep -c '^skipped:' "$log" || true)
+passed=$((passed - said_skipped))
+skipped=$((ignored + said_skipped))
+
+status=0
+echo
+if [ ${#failed_steps[@]} -gt 0 ]; then
+  echo "failed steps: ${failed_steps[*]}"
+  status=1
+fi
+if [ "$failed" -gt 0 ]; then status=1; fi
+if [ "$((passed + failed))" -le 0 ]; then
+  echo "no test ran"
+  status=1
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+exit "$status"

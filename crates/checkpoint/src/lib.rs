@@ -1,1 +1,21 @@
 //! Model files: HF directories, GGUF, the hub, and the durable writer.
+//! The only crate that knows HF field names, safetensors and GGUF.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod error;
+pub mod generation;
+pub mod rope;
+pub mod shards;
+pub mod source;
+
+mod entry;
+mod header;
+mod json;
+mod mapping;
+
+pub use entry::read_model_file;
+pub use error::{Error, Result};
+
+/// Folder inside an output directory that holds unfinished work. Nothing in it can be loaded.
+pub const STAGING: &str = ".planish-partial";

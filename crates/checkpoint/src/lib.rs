@@ -1,1 +1,2 @@
 //! Model files: HF directories, GGUF, the hub, and the durable writer.
+pub mod gguf;

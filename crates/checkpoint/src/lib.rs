@@ -5,6 +5,7 @@
 pub mod config;
 pub mod error;
 pub mod generation;
+pub mod gguf;
 pub mod rope;
 pub mod shards;
 pub mod source;

@@ -1,2 +1,3 @@
 //! The `planish` command.
+#![forbid(unsafe_code)]
 fn main() {}

@@ -1,1 +1,2 @@
 //! The one place that names the back ends and opens them.
+#![forbid(unsafe_code)]

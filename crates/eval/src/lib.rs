@@ -1,1 +1,2 @@
 //! Measures a model: perplexity, KL divergence, comparison.
+#![forbid(unsafe_code)]

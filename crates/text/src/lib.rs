@@ -1,1 +1,2 @@
 //! Words: tokenizer, chat template, detokenizer, stop strings.
+#![forbid(unsafe_code)]

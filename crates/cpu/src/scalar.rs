@@ -121,7 +121,7 @@ impl Backend for Scalar {
         let h = x.cols;
         let (x, weight, out) = (f32s(x)?, f32s(weight)?, f32s_mut(out)?);
         for (x, out) in x.chunks_exact(h).zip(out.chunks_exact_mut(h)) {
-            let mean = x.iter().map(|v| v * v).sum::<f32>() / h as f32;
+            let mean = (x.iter().map(|&v| v as f64 * v as f64).sum::<f64>() / h as f64) as f32;
             let factor = 1.0 / (mean + eps).sqrt();
             for i in 0..h {
                 out[i] = x[i] * factor * weight[i];

@@ -1,0 +1,135 @@
+//! What a caller asks for, and what comes back over its channel.
+use crate::error::{Error, Result};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
+
+/// How the next token is chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divisor of the logits; 0 takes the likeliest token always.
+    pub temperature: f32,
+    /// Keep this many of the likeliest tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keep the likeliest tokens up to this probability mass.
+    pub top_p: f32,
+    /// Keep tokens at least this probable relative to the likeliest.
+    pub min_p: f32,
+    /// Logits of tokens already seen are divided (or, if negative, multiplied) by this.
+    pub repetition_penalty: f32,
+    /// Seed of the request's own random sequence.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+impl Sampling {
+    /// Names the first value out of range.
+    pub fn validate(&self) -> Result<()> {
+        let fail = |name: &str, expected: &str, found: f32| {
+            Err(Error::Request(format!("{name}: expected {expected}, found {found}")))
+        };
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return fail("temperature", "a number from 0 up", self.temperature);
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return fail("top_p", "a number above 0 and at most 1", self.top_p);
+        }
+        if !(self.min_p >= 0.0 && self.min_p <= 1.0) {
+            return fail("min_p", "a number from 0 to 1", self.min_p);
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return fail("repetition_penalty", "a number above 0", self.repetition_penalty);
+        }
+        Ok(())
+    }
+}
+
+/// One sequence to continue.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Token ids; at least one.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Tokens that end the text (they are not part of it).
+    pub stop_ids: Vec<u32>,
+    /// Report the log-probabilities of this many of the likeliest tokens beside the chosen one.
+    pub logprobs: Option<usize>,
+}
+
+/// Log-probabilities of one generated token, natural logarithm, of the model's own distribution (temperature 1).
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// Of the chosen token.
+    pub chosen: f32,
+    /// Of the likeliest, falling; as many as asked.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// A stop id, or a stop string.
+    Stop,
+    /// `max_new_tokens`, or the context's end.
+    Length,
+}
+
+impl FinishReason {
+    /// OpenAI's word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        }
+    }
+}
+
+/// One message of a running request. A channel that closes without `Done` means that the engine stopped.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A generated token.
+    Token {
+        /// Its id.
+        id: u32,
+        /// If asked for.
+        logprobs: Option<TokenLogprobs>,
+    },
+    /// The end.
+    Done(FinishReason),
+    /// The request failed; nothing more comes.
+    Failed(Error),
+}
+
+/// Log-probabilities of a stretch of a scored text.
+#[derive(Debug)]
+pub struct ScoreChunk {
+    /// Position of the first row.
+    pub first: usize,
+    /// `[rows, v]` natural-log probabilities of the token after each position.
+    pub log_probs: Vec<f32>,
+}
+
+/// What the service thread receives.
+pub(crate) enum Command {
+    Generate(Request, Sender<Event>),
+    Score(Vec<u32>, SyncSender<Result<ScoreChunk>>),
+}
+
+/// A running request: iterate over its events; dropping it cancels the request.
+pub struct Stream {
+    pub(crate) events: Receiver<Event>,
+}
+
+impl Iterator for Stream {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.events.recv().ok()
+    }
+}

@@ -6,6 +6,7 @@ pub mod config;
 pub mod error;
 pub mod generation;
 pub mod rope;
+pub mod scheme;
 pub mod shards;
 pub mod source;
 

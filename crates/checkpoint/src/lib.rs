@@ -3,13 +3,18 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod digests;
 pub mod error;
 pub mod generation;
 pub mod gguf;
+pub mod journal;
 pub mod rope;
+pub mod scheme;
 pub mod shards;
 pub mod source;
+pub mod writer;
 
+mod durable;
 mod entry;
 mod header;
 mod json;

@@ -5,6 +5,7 @@ use super::http::{FileInfo, Http};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 use ureq::Body;
 use ureq::http::{Response, header};
@@ -78,6 +79,19 @@ fn receive(
         }
         other => return Err(HubError::status(url, other)),
     }
+    append(url, response, partial, out, have..size, progress)
+}
+
+/// Appends a body that must be bytes `span` of the file.
+fn append(
+    url: &str,
+    response: Response<Body>,
+    partial: &Path,
+    out: &mut File,
+    span: Range<u64>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let (mut have, size) = (span.start, span.end);
     let mut body = response.into_body().into_reader();
     let mut chunk = vec![0; CHUNK];
     while have < size {

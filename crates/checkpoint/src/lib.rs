@@ -7,6 +7,7 @@ pub mod digests;
 pub mod error;
 pub mod generation;
 pub mod gguf;
+pub mod hub;
 pub mod journal;
 pub mod rope;
 pub mod scheme;

@@ -7,6 +7,8 @@ use super::names::Dims;
 use super::tokenizer::GgufTokenizer;
 use serde_json::{Map, Value, json};
 
+const EPSILON: &str = "attention.layer_norm_rms_epsilon";
+const FFN: &str = "feed_forward_length";
 const MAX_EXPERTS: u64 = 4096;
 
 /// Numbers that both the names and the config need.
@@ -45,10 +47,8 @@ pub(super) fn config(
     let hidden = meta.required_integer(&key("embedding_length"))?;
     let d = head_dim(meta, arch, hidden, dims)?;
     let theta = meta.real(&key("rope.freq_base"))?.unwrap_or(10_000.0);
-    let eps_key = key("attention.layer_norm_rms_epsilon");
-    let eps = meta.real(&eps_key)?.ok_or(GgufError::MissingKey { key: eps_key, expected: "a real number" })?;
-    let ffn = meta.integer_of_all_layers(&key("feed_forward_length"))?;
-    let ffn = ffn.ok_or(GgufError::MissingKey { key: key("feed_forward_length"), expected: "an integer" })?;
+    let eps = present(meta.real(&key(EPSILON))?, &key(EPSILON))?;
+    let ffn = present(meta.integer_of_all_layers(&key(FFN))?, &key(FFN))?;
     let embedding = file.tensor("token_embd.weight").filter(|t| t.shape.len() == 2);
     let embedding = embedding.ok_or_else(|| GgufError::MissingTensor { name: "token_embd.weight".into() })?;
 
@@ -66,8 +66,8 @@ pub(super) fn config(
         "torch_dtype": torch_dtype, "use_cache": true,
         "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id,
     });
-    let rotary = meta.integer(&key("rope.dimension_count"))?.unwrap_or(d);
-    if rotary != d {
+    let rotary = meta.integer(&key("rope.dimension_count"))?.filter(|&rotary| rotary != d);
+    if let Some(rotary) = rotary {
         out["partial_rotary_factor"] = (rotary as f64 / d as f64).into();
     }
     let (class, model_type, extra) = family(file, arch, dims)?;
@@ -114,8 +114,7 @@ fn family(file: &GgufFile, arch: &str, dims: &Dims) -> Result<(&'static str, &'s
         }
         "granite" => {
             for (from, to) in GRANITE {
-                let found = meta.real(&key(from))?;
-                let found = found.ok_or_else(|| GgufError::MissingKey { key: key(from), expected: "a real number" })?;
+                let found = present(meta.real(&key(from))?, &key(from))?;
                 set(to, six_digits(found).into());
             }
             set("mlp_bias", file.tensor("blk.0.ffn_gate.bias").is_some().into());
@@ -176,6 +175,10 @@ fn head_dim(meta: &Metadata, arch: &str, hidden: u64, dims: &Dims) -> Result<u64
         _ if d == 0 => Err(GgufError::malformed(key, "at least 1", 0)),
         _ => Ok(d),
     }
+}
+
+fn present<T>(found: Option<T>, key: &str) -> Result<T> {
+    found.ok_or_else(|| GgufError::MissingKey { key: key.to_owned(), expected: "a number" })
 }
 
 fn positive(key: &str, found: Option<u64>) -> Result<usize> {

@@ -49,14 +49,11 @@ pub(super) fn config(
     let theta = meta.real(&key("rope.freq_base"))?.unwrap_or(10_000.0);
     let eps = present(meta.real(&key(EPSILON))?, &key(EPSILON))?;
     let ffn = present(meta.integer_of_all_layers(&key(FFN))?, &key(FFN))?;
-    let embedding = file.tensor("token_embd.weight").filter(|t| t.shape.len() == 2);
-    let embedding = embedding.ok_or_else(|| GgufError::MissingTensor { name: "token_embd.weight".into() })?;
-
     let mut out = json!({
         "architectures": [], "model_type": "", "hidden_act": "silu",
         "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": dims.layers,
         "num_attention_heads": dims.heads, "num_key_value_heads": dims.kv_heads, "head_dim": d,
-        "vocab_size": embedding.shape[0],
+        "vocab_size": vocabulary(file)?,
         "max_position_embeddings": meta.required_integer(&key("context_length"))?,
         "rms_norm_eps": six_digits(eps), "rope_theta": theta,
         "rope_scaling": rope_scaling(meta, arch, theta, divisors)?,
@@ -66,8 +63,7 @@ pub(super) fn config(
         "torch_dtype": torch_dtype, "use_cache": true,
         "bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id,
     });
-    let rotary = meta.integer(&key("rope.dimension_count"))?.filter(|&rotary| rotary != d);
-    if let Some(rotary) = rotary {
+    if let Some(rotary) = meta.integer(&key("rope.dimension_count"))?.filter(|&rotary| rotary != d) {
         out["partial_rotary_factor"] = (rotary as f64 / d as f64).into();
     }
     let (class, model_type, extra) = family(file, arch, dims)?;
@@ -175,6 +171,12 @@ fn head_dim(meta: &Metadata, arch: &str, hidden: u64, dims: &Dims) -> Result<u64
         _ if d == 0 => Err(GgufError::malformed(key, "at least 1", 0)),
         _ => Ok(d),
     }
+}
+
+/// Rows of the embedding, which may be more than the tokenizer has tokens.
+fn vocabulary(file: &GgufFile) -> Result<usize> {
+    let embedding = file.tensor("token_embd.weight").filter(|t| t.shape.len() == 2);
+    Ok(embedding.ok_or_else(|| GgufError::MissingTensor { name: "token_embd.weight".into() })?.shape[0])
 }
 
 fn present<T>(found: Option<T>, key: &str) -> Result<T> {

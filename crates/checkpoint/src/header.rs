@@ -120,7 +120,7 @@ struct Raw {
 
 /// Checks types, shapes and offsets, and turns offsets into ranges of the file.
 fn place(mut raw: Vec<Raw>, start: usize, end: usize, path: &Path) -> Result<Vec<Entry>> {
-    raw.sort_by(|a, b| a.offsets.cmp(&b.offsets));
+    raw.sort_by_key(|t| t.offsets);
     let mut next = start;
     let mut out = Vec::with_capacity(raw.len());
     for t in raw {

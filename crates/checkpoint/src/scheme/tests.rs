@@ -188,7 +188,7 @@ fn what_we_cannot_run_is_named() {
         ("/config_groups/group_0/targets".into(), json!([]), "group_0.targets", "found []"),
         ("/config_groups/group_0/output_activations".into(), json!({}), "output_activations", "null"),
         ("/config_groups/group_0/format".into(), json!("pack-quantized"), "format", "found pack-quantized"),
-        (format!("{w}"), Value::Null, "group_0.weights", "8 bits"),
+        (w.to_string(), Value::Null, "group_0.weights", "8 bits"),
         (format!("{w}/num_bits"), json!(4), "group_0.weights.num_bits", "expected 8, found 4"),
         (format!("{w}/type"), json!("posit"), "group_0.weights.type", "int or float"),
         (format!("{w}/type"), json!("float"), "format", "float-quantized"),

@@ -58,13 +58,23 @@ impl<B: Backend> Block<B> {
     }
 
     /// Runs the block on `ws.x` (and a pending `ws.delta`); leaves the MLP's output pending.
-    pub fn run(
+    pub fn run(&self, step: &Step<'_, B>, kv: &mut KvLayer<B>, ws: &mut Workspace<B>) -> Result<()> {
+        self.attend(step, kv, ws, &mut None)?;
+        self.mlp(step, ws, &mut None)?;
+        self.down.apply(step.backend, step.math, &ws.inner, &ws.inner_q8, &mut ws.delta)?;
+        ws.pending = true;
+        Ok(())
+    }
+
+    /// Runs the block up to the input of its last linear, and shows every input to the tap.
+    pub fn observe(
         &self,
         step: &Step<'_, B>,
         kv: &mut KvLayer<B>,
         ws: &mut Workspace<B>,
-        mut tap: Option<&mut dyn Tap<B>>,
+        tap: &mut dyn Tap<B>,
     ) -> Result<()> {
+        let mut tap = Some(tap);
         self.attend(step, kv, ws, &mut tap)?;
         self.mlp(step, ws, &mut tap)
     }
@@ -110,8 +120,6 @@ impl<B: Backend> Block<B> {
                 observe(b, Input::MlpInner, &ws.inner, kind, &mut ws.inner_q8, tap)?;
             }
         }
-        self.down.apply(b, step.math, &ws.inner, &ws.inner_q8, &mut ws.delta)?;
-        ws.pending = true;
         Ok(())
     }
 }

@@ -41,6 +41,15 @@ impl<B: Backend> Ends<B> {
         Ok(backend.embed(&self.embed, batch, 1.0, &mut ws.x)?)
     }
 
+    /// Log-probabilities of hidden states `[rows, h]` given as f32, into `ws.logits[rows, v]`.
+    pub fn log_probs_of(&self, backend: &B, math: FloatMath, hidden: &[f32], ws: &mut Workspace<B>) -> Result<()> {
+        let rows = hidden.len() / ws.selected.cols;
+        ws.selected.set_rows(rows);
+        backend.upload(&planish_tensor::host::encode_f32(ws.selected.dtype, hidden)?, &mut ws.selected)?;
+        self.project(backend, math, rows, ws)?;
+        Ok(backend.log_softmax(&mut ws.logits)?)
+    }
+
     /// Logits of the batch's logit rows, into `ws.logits[rows, v]`.
     pub fn logits(
         &self,
@@ -55,9 +64,13 @@ impl<B: Backend> Ends<B> {
             ws.pending = false;
         }
         ws.selected.set_rows(rows);
+        backend.gather_rows(&ws.x, batch, &mut ws.selected)?;
+        self.project(backend, math, rows, ws)
+    }
+
+    fn project(&self, backend: &B, math: FloatMath, rows: usize, ws: &mut Workspace<B>) -> Result<()> {
         ws.selected_normed.set_rows(rows);
         ws.logits.set_rows(rows);
-        backend.gather_rows(&ws.x, batch, &mut ws.selected)?;
         backend.rms_norm(&ws.selected, &self.norm, self.eps, &mut ws.selected_normed)?;
         if let Some(kind) = self.head.q8() {
             let mut q = backend.alloc_q8(kind, rows, self.head.shape().k)?;
@@ -113,7 +126,7 @@ impl<B: Backend> Decoder<B> {
         self.ends.embed(backend, &on_device, ws)?;
         let step = Step { backend, math: self.math, batch: &on_device, rope: &self.rope };
         for (block, kv) in self.blocks.iter().zip(&mut kv.layers) {
-            block.run(&step, kv, ws, None)?;
+            block.run(&step, kv, ws)?;
         }
         match batch.logit_rows.len() {
             0 => Ok(()),

@@ -2,15 +2,7 @@
 
 use std::fmt::Write;
 
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
+const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -122,18 +114,12 @@ mod tests {
     #[test]
     fn known_dates() {
         let all = "%Y-%m-%d %H:%M:%S %A %a %B %b %j %I %p %-d %e %y %%";
-        assert_eq!(
-            strftime(all, 0).unwrap(),
-            "1970-01-01 00:00:00 Thursday Thu January Jan 001 12 AM 1  1 70 %"
-        );
+        assert_eq!(strftime(all, 0).unwrap(), "1970-01-01 00:00:00 Thursday Thu January Jan 001 12 AM 1  1 70 %");
         assert_eq!(
             strftime(all, 951_827_696).unwrap(),
             "2000-02-29 12:34:56 Tuesday Tue February Feb 060 12 PM 29 29 00 %"
         );
-        assert_eq!(
-            strftime("%F %T %D", 4_102_444_799).unwrap(),
-            "2099-12-31 23:59:59 12/31/99"
-        );
+        assert_eq!(strftime("%F %T %D", 4_102_444_799).unwrap(), "2099-12-31 23:59:59 12/31/99");
         assert_eq!(strftime("%d %b %Y", 1_735_689_600).unwrap(), "01 Jan 2025");
     }
 

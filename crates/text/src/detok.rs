@@ -30,16 +30,9 @@ impl Detokenizer {
         let stream = if tokenizer.joins_bytes() {
             Stream::Bytes(Vec::new())
         } else {
-            Stream::Window {
-                ids: Vec::new(),
-                shown: 0,
-            }
+            Stream::Window { ids: Vec::new(), shown: 0 }
         };
-        Self {
-            tokenizer,
-            skip_special,
-            stream,
-        }
+        Self { tokenizer, skip_special, stream }
     }
 
     /// For the continuation of `prompt`: a space at the seam is kept where tokenizers would drop it
@@ -48,11 +41,7 @@ impl Detokenizer {
         let mut this = Self::new(tokenizer, skip_special);
         if let Stream::Window { ids, shown } = &mut this.stream {
             let tail = prompt.len().saturating_sub(PATIENCE);
-            ids.extend(
-                prompt[tail..]
-                    .iter()
-                    .filter(|&&id| !skip_special || !this.tokenizer.is_special(id)),
-            );
+            ids.extend(prompt[tail..].iter().filter(|&&id| !skip_special || !this.tokenizer.is_special(id)));
             *shown = ids.len();
         }
         this
@@ -86,9 +75,7 @@ impl Detokenizer {
     /// As [`Detokenizer::push`].
     pub fn finish(&mut self) -> Result<String> {
         match &mut self.stream {
-            Stream::Bytes(bytes) => {
-                Ok(String::from_utf8_lossy(&std::mem::take(bytes)).into_owned())
-            }
+            Stream::Bytes(bytes) => Ok(String::from_utf8_lossy(&std::mem::take(bytes)).into_owned()),
             Stream::Window { .. } => self.advance(true),
         }
     }
@@ -105,11 +92,7 @@ impl Detokenizer {
             return Ok(String::new());
         }
         // Bytes that turn out not to be a character can change text that is out: go on behind it.
-        let at = if now.starts_with(&before) {
-            before.len()
-        } else {
-            floor_boundary(&now, before.len())
-        };
+        let at = if now.starts_with(&before) { before.len() } else { floor_boundary(&now, before.len()) };
         let text = now[at..].to_owned();
         ids.drain(..*shown);
         *shown = ids.len();
@@ -143,10 +126,7 @@ fn drain_complete(bytes: &mut Vec<u8>) -> String {
 
 /// The last character boundary of `text` that is not after `at`.
 fn floor_boundary(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len()))
-        .rev()
-        .find(|&at| text.is_char_boundary(at))
-        .unwrap_or(0)
+    (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -43,7 +43,8 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// A named pre-tokenizer with the settings that go with it.
 struct Pre {
@@ -63,13 +64,7 @@ enum Cut {
 
 /// The pre-tokenizers that are known. Help and errors list these.
 const PRES: &[Pre] = &[
-    Pre {
-        names: &["gpt-2", "default", ""],
-        cut: Cut::Gpt2,
-        normalizer: None,
-        ignore_merges: false,
-        add_bos: false,
-    },
+    Pre { names: &["gpt-2", "default", ""], cut: Cut::Gpt2, normalizer: None, ignore_merges: false, add_bos: false },
     Pre {
         names: &["smollm", "starcoder", "refact"],
         cut: Cut::DigitsThenGpt2,
@@ -94,44 +89,25 @@ const PRES: &[Pre] = &[
 ];
 
 /// The `tokenizer.json` of a GGUF vocabulary.
-pub(crate) fn to_json(vocab: &GgufVocab) -> Result<Value> {
+pub fn to_json(vocab: &GgufVocab) -> Result<Value> {
     check(vocab)?;
     match vocab.model.as_str() {
         "gpt2" => byte_level(vocab),
         "llama" => sentence_piece(vocab),
-        other => Err(wrong(
-            "tokenizer.ggml.model",
-            "gpt2 or llama",
-            format!("{other:?}"),
-        )),
+        other => Err(wrong("tokenizer.ggml.model", "gpt2 or llama", format!("{other:?}"))),
     }
 }
 
 fn byte_level(vocab: &GgufVocab) -> Result<Value> {
-    let pre = PRES
-        .iter()
-        .find(|pre| pre.names.contains(&vocab.pre.as_str()))
-        .ok_or_else(|| {
-            let known: Vec<&str> = PRES
-                .iter()
-                .flat_map(|pre| pre.names)
-                .copied()
-                .filter(|name| !name.is_empty())
-                .collect();
-            wrong(
-                "tokenizer.ggml.pre",
-                format!("one of {}", known.join(", ")),
-                format!("{:?}", vocab.pre),
-            )
-        })?;
+    let pre = PRES.iter().find(|pre| pre.names.contains(&vocab.pre.as_str())).ok_or_else(|| {
+        let known: Vec<&str> = PRES.iter().flat_map(|pre| pre.names).copied().filter(|name| !name.is_empty()).collect();
+        wrong("tokenizer.ggml.pre", format!("one of {}", known.join(", ")), format!("{:?}", vocab.pre))
+    })?;
     if vocab.merges.is_empty() {
-        return Err(wrong(
-            "tokenizer.ggml.merges",
-            "a list of merges for model gpt2",
-            "none",
-        ));
+        return Err(wrong("tokenizer.ggml.merges", "a list of merges for model gpt2", "none"));
     }
-    let bytes = |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
+    let bytes =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": regex});
     let sequence = |first: Value, regex: bool| json!({"type": "Sequence", "pretokenizers": [first, bytes(regex)]});
     let pre_tokenizer = match pre.cut {
         Cut::Gpt2 => bytes(true),
@@ -164,11 +140,7 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<Value> {
     let prefix = vocab.add_space_prefix.unwrap_or(true);
     let to_mark = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     let to_space = json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "});
-    let mut decoders = vec![
-        to_space,
-        json!({"type": "ByteFallback"}),
-        json!({"type": "Fuse"}),
-    ];
+    let mut decoders = vec![to_space, json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
     let mut normalizers = vec![to_mark];
     if prefix {
         normalizers.insert(0, json!({"type": "Prepend", "prepend": "▁"}));
@@ -190,17 +162,11 @@ fn sentence_piece(vocab: &GgufVocab) -> Result<Value> {
 fn merges_of_scores(vocab: &GgufVocab) -> Result<Vec<Value>> {
     if vocab.scores.len() != vocab.tokens.len() {
         let expected = format!("{} scores, one a token", vocab.tokens.len());
-        return Err(wrong(
-            "tokenizer.ggml.scores",
-            expected,
-            vocab.scores.len().to_string(),
-        ));
+        return Err(wrong("tokenizer.ggml.scores", expected, vocab.scores.len().to_string()));
     }
     let plain = |id: &usize| !matches!(vocab.token_types.get(*id), Some(2 | 3 | 4 | 6));
-    let ids: HashMap<&str, usize> = (0..vocab.tokens.len())
-        .filter(plain)
-        .map(|id| (vocab.tokens[id].as_str(), id))
-        .collect();
+    let ids: HashMap<&str, usize> =
+        (0..vocab.tokens.len()).filter(plain).map(|id| (vocab.tokens[id].as_str(), id)).collect();
     let mut merges: Vec<(f32, usize, usize, &str, &str)> = Vec::new();
     for id in (0..vocab.tokens.len()).filter(plain) {
         let token = vocab.tokens[id].as_str();
@@ -212,30 +178,19 @@ fn merges_of_scores(vocab: &GgufVocab) -> Result<Vec<Value>> {
             }
         }
         pairs.sort_by_key(|&(l, r, ..)| (l, r));
-        merges.extend(pairs.into_iter().map(|(_, _, left, right)| {
-            (
-                vocab.scores[id],
-                left.chars().count(),
-                right.chars().count(),
-                left,
-                right,
-            )
-        }));
+        merges.extend(
+            pairs.into_iter().map(|(_, _, left, right)| {
+                (vocab.scores[id], left.chars().count(), right.chars().count(), left, right)
+            }),
+        );
     }
     merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
-    Ok(merges
-        .into_iter()
-        .map(|(.., left, right)| json!([left, right]))
-        .collect())
+    Ok(merges.into_iter().map(|(.., left, right)| json!([left, right])).collect())
 }
 
 fn bpe(vocab: &GgufVocab, merges: Vec<Value>, ignore_merges: bool, unk: Option<&str>) -> Value {
-    let pieces: serde_json::Map<String, Value> = vocab
-        .tokens
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), json!(id)))
-        .collect();
+    let pieces: serde_json::Map<String, Value> =
+        vocab.tokens.iter().enumerate().map(|(id, token)| (token.clone(), json!(id))).collect();
     json!({
         "type": "BPE", "dropout": null, "unk_token": unk, "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": unk.is_some(), "byte_fallback": unk.is_some(),
@@ -270,10 +225,7 @@ fn post_processor(vocab: &GgufVocab, bos_default: bool) -> Result<Value> {
     let mut part = |id: Option<u32>, type_id: u32| -> Vec<Value> {
         id.map(|id| {
             let token = &vocab.tokens[id as usize];
-            specials.insert(
-                token.clone(),
-                json!({"id": token, "ids": [id], "tokens": [token]}),
-            );
+            specials.insert(token.clone(), json!({"id": token, "ids": [id], "tokens": [token]}));
             json!({"SpecialToken": {"id": token, "type_id": type_id}})
         })
         .into_iter()
@@ -285,27 +237,17 @@ fn post_processor(vocab: &GgufVocab, bos_default: bool) -> Result<Value> {
     };
     let single = around("A", 0);
     let pair = [single.clone(), around("B", 1)].concat();
-    Ok(
-        json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials}),
-    )
+    Ok(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": specials}))
 }
 
 fn check(vocab: &GgufVocab) -> Result<()> {
     let count = vocab.tokens.len();
     if count == 0 || count > u32::MAX as usize {
-        return Err(wrong(
-            "tokenizer.ggml.tokens",
-            "1 to 2^32-1 tokens",
-            count.to_string(),
-        ));
+        return Err(wrong("tokenizer.ggml.tokens", "1 to 2^32-1 tokens", count.to_string()));
     }
     if !vocab.token_types.is_empty() && vocab.token_types.len() != count {
         let found = vocab.token_types.len().to_string();
-        return Err(wrong(
-            "tokenizer.ggml.token_type",
-            format!("{count} types, one a token"),
-            found,
-        ));
+        return Err(wrong("tokenizer.ggml.token_type", format!("{count} types, one a token"), found));
     }
     let ids = [
         ("tokenizer.ggml.bos_token_id", vocab.bos),
@@ -328,9 +270,5 @@ fn check(vocab: &GgufVocab) -> Result<()> {
 }
 
 fn wrong(field: &'static str, expected: impl Into<String>, found: impl Into<String>) -> TextError {
-    TextError::Gguf {
-        field,
-        expected: expected.into(),
-        found: found.into(),
-    }
+    TextError::Gguf { field, expected: expected.into(), found: found.into() }
 }

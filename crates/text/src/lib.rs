@@ -8,7 +8,7 @@ mod chat;
 mod clock;
 mod detok;
 mod error;
-mod gguf;
+pub mod gguf;
 mod marks;
 mod methods;
 mod python;

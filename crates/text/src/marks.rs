@@ -24,21 +24,10 @@ const AREA: Range<u32> = 0x10_0000..0x10_FFFD;
 impl Marks {
     /// Marks that do not occur in any of `texts`.
     pub(crate) fn avoiding<'a>(texts: impl IntoIterator<Item = &'a str>) -> Self {
-        let taken: HashSet<char> = texts
-            .into_iter()
-            .flat_map(str::chars)
-            .filter(|&c| AREA.contains(&(c as u32)))
-            .collect();
-        let free = AREA
-            .rev()
-            .filter_map(char::from_u32)
-            .filter(|c| !taken.contains(c))
-            .collect();
-        Self {
-            free,
-            by_text: HashMap::new(),
-            by_mark: HashMap::new(),
-        }
+        let taken: HashSet<char> =
+            texts.into_iter().flat_map(str::chars).filter(|&c| AREA.contains(&(c as u32))).collect();
+        let free = AREA.rev().filter_map(char::from_u32).filter(|c| !taken.contains(c)).collect();
+        Self { free, by_text: HashMap::new(), by_mark: HashMap::new() }
     }
 
     /// Marks the special tokens in all texts of `value`, names of fields too.
@@ -119,9 +108,7 @@ pub(crate) fn has_special(value: &Value, tokenizer: &Tokenizer) -> bool {
     match value {
         Value::String(text) => spells(text),
         Value::Array(items) => items.iter().any(|item| has_special(item, tokenizer)),
-        Value::Object(fields) => fields
-            .iter()
-            .any(|(name, field)| spells(name) || has_special(field, tokenizer)),
+        Value::Object(fields) => fields.iter().any(|(name, field)| spells(name) || has_special(field, tokenizer)),
         _ => false,
     }
 }

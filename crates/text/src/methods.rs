@@ -6,12 +6,7 @@ use minijinja::{Error, State, Value};
 use crate::sandbox::text_fits;
 
 /// Calls a method that templates expect of Python's `str`, `dict` and `list`.
-pub(crate) fn call(
-    state: &mut State<'_, '_>,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
+pub(crate) fn call(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     let Some(text) = value.as_str() else {
         return minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args);
     };
@@ -21,16 +16,13 @@ pub(crate) fn call(
         "removesuffix" => Ok(Value::from(text.strip_suffix(one()?).unwrap_or(text))),
         "partition" => {
             let separator = one()?;
-            let parts = text
-                .split_once(separator)
-                .map_or([text, "", ""], |(before, after)| [before, separator, after]);
+            let parts = text.split_once(separator).map_or([text, "", ""], |(before, after)| [before, separator, after]);
             Ok(Value::from(Tuple::from(parts.map(Value::from).to_vec())))
         }
         "rpartition" => {
             let separator = one()?;
-            let parts = text
-                .rsplit_once(separator)
-                .map_or(["", "", text], |(before, after)| [before, separator, after]);
+            let parts =
+                text.rsplit_once(separator).map_or(["", "", text], |(before, after)| [before, separator, after]);
             Ok(Value::from(Tuple::from(parts.map(Value::from).to_vec())))
         }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
@@ -48,11 +40,7 @@ pub(crate) fn check_growth(name: &str, args: &[Value], bytes: u64) -> Result<(),
     let lines = |text: &str| text.matches('\n').count() as u64 + 1;
     let grown = match name {
         "replace" => {
-            let count = if text(1).is_empty() {
-                text(0).len() + 1
-            } else {
-                text(0).matches(text(1)).count()
-            };
+            let count = if text(1).is_empty() { text(0).len() + 1 } else { text(0).matches(text(1)).count() };
             (count as u64).saturating_mul(text(2).len() as u64)
         }
         "join" => (value.len().unwrap_or(0) as u64).saturating_mul(text(1).len() as u64),
@@ -74,10 +62,7 @@ fn largest(args: &[Value]) -> u64 {
     let named = |value: &Value| match value.kind() {
         ValueKind::Map => {
             let keys = value.try_iter().into_iter().flatten();
-            keys.filter_map(|key| value.get_item(&key).ok())
-                .map(|value| of(&value))
-                .max()
-                .unwrap_or(0)
+            keys.filter_map(|key| value.get_item(&key).ok()).map(|value| of(&value)).max().unwrap_or(0)
         }
         _ => of(value),
     };
@@ -86,11 +71,6 @@ fn largest(args: &[Value]) -> u64 {
 
 /// The largest number in a format: a width may be asked for.
 fn widest(pattern: &str) -> u64 {
-    let digits = pattern
-        .split(|c: char| !c.is_ascii_digit())
-        .filter(|digits| !digits.is_empty());
-    digits
-        .map(|digits| digits.parse().unwrap_or(u64::MAX))
-        .max()
-        .unwrap_or(0)
+    let digits = pattern.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    digits.map(|digits| digits.parse().unwrap_or(u64::MAX)).max().unwrap_or(0)
 }

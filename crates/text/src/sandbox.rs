@@ -8,9 +8,7 @@ use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use minijinja::machinery::{
-    CompiledTemplate, Instruction, Instructions, TemplateConfig, eval, make_string_output,
-};
+use minijinja::machinery::{CompiledTemplate, Instruction, Instructions, TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Expression, State, Value, context};
@@ -113,9 +111,7 @@ pub(crate) fn render(source: &str, root: Value, now: u64) -> Result<String> {
     )
     .map(|_| ());
     match done {
-        Ok(()) if text.len() as u64 > MAX_TEXT => Err(TextError::TemplateLimit(format!(
-            "{MAX_TEXT} bytes of output"
-        ))),
+        Ok(()) if text.len() as u64 > MAX_TEXT => Err(TextError::TemplateLimit(format!("{MAX_TEXT} bytes of output"))),
         Ok(()) => Ok(text),
         Err(error) => Err(budget.explain(error)),
     }
@@ -124,20 +120,14 @@ pub(crate) fn render(source: &str, root: Value, now: u64) -> Result<String> {
 fn compile(source: &str) -> Result<CompiledTemplate<'_>> {
     if source.len() > MAX_SOURCE {
         let found = source.len();
-        return Err(TextError::TemplateSource(format!(
-            "expected at most {MAX_SOURCE} bytes, found {found}"
-        )));
+        return Err(TextError::TemplateSource(format!("expected at most {MAX_SOURCE} bytes, found {found}")));
     }
     check_chains(source)?;
     let mut syntax = SyntaxConfig::builder();
     // As Hugging Face sets up Jinja.
     let syntax_config = syntax.trim_blocks(true).lstrip_blocks(true).build();
-    let syntax_config =
-        syntax_config.map_err(|error| TextError::TemplateSource(error.to_string()))?;
-    let config = TemplateConfig {
-        syntax_config,
-        default_auto_escape: Arc::new(|_| AutoEscape::None),
-    };
+    let syntax_config = syntax_config.map_err(|error| TextError::TemplateSource(error.to_string()))?;
+    let config = TemplateConfig { syntax_config, default_auto_escape: Arc::new(|_| AutoEscape::None) };
     let mut compiled = CompiledTemplate::new("chat_template", source, &config)
         .map_err(|error| TextError::TemplateSource(error.to_string()))?;
     guard(&mut compiled.instructions);
@@ -148,8 +138,7 @@ fn compile(source: &str) -> Result<CompiledTemplate<'_>> {
 /// The engine bounds nested brackets and blocks itself, but not chains such as `a + a + ...`,
 /// whose tree is as deep as they are long.
 fn check_chains(source: &str) -> Result<()> {
-    let too_long =
-        |what: &str| TextError::TemplateSource(format!("expected at most {MAX_CHAIN} {what}"));
+    let too_long = |what: &str| TextError::TemplateSource(format!("expected at most {MAX_CHAIN} {what}"));
     if source.matches("elif").count() > MAX_CHAIN {
         return Err(too_long("elif branches"));
     }
@@ -180,21 +169,12 @@ fn count_operators(text: &str) -> (usize, usize) {
                     at += 1 + usize::from(bytes[at] == b'\\');
                 }
             }
-            b'}' if matches!(
-                at.checked_sub(1).map(|before| bytes[before]),
-                Some(b'}' | b'%')
-            ) =>
-            {
+            b'}' if matches!(at.checked_sub(1).map(|before| bytes[before]), Some(b'}' | b'%')) => {
                 return (count, at + 1);
             }
-            b'+' | b'-' | b'~' | b'*' | b'/' | b'%' | b'|' | b'.' | b'[' | b'(' | b'=' | b'<'
-            | b'>' => count += 1,
+            b'+' | b'-' | b'~' | b'*' | b'/' | b'%' | b'|' | b'.' | b'[' | b'(' | b'=' | b'<' | b'>' => count += 1,
             // The words: and, or, not, is, if, in.
-            b' ' | b'\n' | b'\t'
-                if bytes.get(at + 1).is_some_and(|next| b"aoni".contains(next)) =>
-            {
-                count += 1
-            }
+            b' ' | b'\n' | b'\t' if bytes.get(at + 1).is_some_and(|next| b"aoni".contains(next)) => count += 1,
             _ => {}
         }
         at += 1;
@@ -207,9 +187,7 @@ fn guard(code: &mut Instructions<'_>) {
     let mut at = 0;
     while let Some(instruction) = code.get_mut(at) {
         let call = |name: &'static str, count: usize| {
-            u16::try_from(count)
-                .ok()
-                .map(|count| Instruction::CallFunction(name, Some(count)))
+            u16::try_from(count).ok().map(|count| Instruction::CallFunction(name, Some(count)))
         };
         let guarded = match instruction {
             Instruction::StringConcat => call("~", 2),
@@ -237,18 +215,12 @@ fn guard(code: &mut Instructions<'_>) {
 /// Literal text is not charged to the budget; fewer steps bound it where pieces of it are long.
 fn steps(compiled: &CompiledTemplate<'_>) -> u64 {
     let literal = |code: &Instructions<'_>| {
-        (0..)
-            .map_while(|at| code.get(at))
-            .fold(0, |most, instruction| match instruction {
-                Instruction::EmitRaw(text) => most.max(text.len() as u64),
-                _ => most,
-            })
+        (0..).map_while(|at| code.get(at)).fold(0, |most, instruction| match instruction {
+            Instruction::EmitRaw(text) => most.max(text.len() as u64),
+            _ => most,
+        })
     };
-    let longest = compiled
-        .blocks
-        .values()
-        .map(literal)
-        .fold(literal(&compiled.instructions), u64::max);
+    let longest = compiled.blocks.values().map(literal).fold(literal(&compiled.instructions), u64::max);
     MAX_STEPS.min(3 * MAX_MADE / longest.max(1)).max(1)
 }
 
@@ -259,29 +231,13 @@ fn environment(budget: &Arc<Budget>, now: u64) -> Environment<'static> {
     env.remove_filter("pprint");
     let of = |f: fn(&Budget, &mut State<'_, '_>, &[Value]) -> Result<Value, Error>| {
         let budget = budget.clone();
-        move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-            f(&budget, state, &args.into_values())
-        }
+        move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| f(&budget, state, &args.into_values())
     };
     env.add_function("~", of(|budget, _, args| budget.concat(args)));
     env.add_function("+", of(|budget, _, args| budget.add(args)));
     env.add_function("*", of(|budget, _, args| budget.multiply(args)));
-    env.add_function(
-        "==",
-        of(|budget, _, args| {
-            budget
-                .measure_all(args)
-                .map(|_| Value::from(args[0] == args[1]))
-        }),
-    );
-    env.add_function(
-        "!=",
-        of(|budget, _, args| {
-            budget
-                .measure_all(args)
-                .map(|_| Value::from(args[0] != args[1]))
-        }),
-    );
+    env.add_function("==", of(|budget, _, args| budget.measure_all(args).map(|_| Value::from(args[0] == args[1]))));
+    env.add_function("!=", of(|budget, _, args| budget.measure_all(args).map(|_| Value::from(args[0] != args[1]))));
     env.add_function(
         "in",
         of(|budget, state, args| {
@@ -289,23 +245,12 @@ fn environment(budget: &Arc<Budget>, now: u64) -> Environment<'static> {
             state.perform_test("in", args).map(Value::from)
         }),
     );
-    env.add_function(
-        "[]",
-        of(|budget, _, args| budget.keep(args, Value::from(args.to_vec()))),
-    );
-    env.add_function(
-        "()",
-        of(|budget, _, args| budget.keep(args, Value::from(Tuple::from(args.to_vec())))),
-    );
+    env.add_function("[]", of(|budget, _, args| budget.keep(args, Value::from(args.to_vec()))));
+    env.add_function("()", of(|budget, _, args| budget.keep(args, Value::from(Tuple::from(args.to_vec())))));
     env.add_function(
         "{}",
         of(|budget, _, args| {
-            budget.keep(
-                args,
-                args.chunks_exact(2)
-                    .map(|pair| (pair[0].clone(), pair[1].clone()))
-                    .collect(),
-            )
+            budget.keep(args, args.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect())
         }),
     );
     env.add_function(
@@ -318,30 +263,21 @@ fn environment(budget: &Arc<Budget>, now: u64) -> Environment<'static> {
     );
     for &(name, twin) in FILTERS {
         let budget = budget.clone();
-        env.add_function(
-            twin,
-            move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-                budget.filter(state, name, &args.into_values())
-            },
-        );
+        env.add_function(twin, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+            budget.filter(state, name, &args.into_values())
+        });
     }
     let of_methods = budget.clone();
-    env.set_unknown_method_callback(move |state, value, method, args| {
-        of_methods.method(state, value, method, args)
-    });
+    env.set_unknown_method_callback(move |state, value, method, args| of_methods.method(state, value, method, args));
     let of_output = budget.clone();
     env.set_formatter(move |out, _, value| of_output.emit(out, value));
     let of_refusal = budget.clone();
-    env.add_function(
-        "raise_exception",
-        move |message: String| -> Result<Value, Error> { Err(of_refusal.refuse(message)) },
-    );
+    env.add_function("raise_exception", move |message: String| -> Result<Value, Error> {
+        Err(of_refusal.refuse(message))
+    });
     env.add_function("strftime_now", move |format: String| {
         clock::strftime(&format, now).map_err(|directive| {
-            Error::new(
-                ErrorKind::InvalidOperation,
-                format!("strftime_now: {directive} is not known"),
-            )
+            Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {directive} is not known"))
         })
     });
     env.add_filter("tojson", tojson);
@@ -356,10 +292,7 @@ fn tojson(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
     let (item_separator, key_separator) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
         Some(other) => {
-            let message = format!(
-                "tojson: separators: expected 2 texts, found {}",
-                other.len()
-            );
+            let message = format!("tojson: separators: expected 2 texts, found {}", other.len());
             return Err(Error::new(ErrorKind::InvalidOperation, message));
         }
         None => (between.to_owned(), ": ".to_owned()),
@@ -415,8 +348,7 @@ impl Budget {
     }
 
     fn multiply(&self, args: &[Value]) -> Result<Value, Error> {
-        static MULTIPLY: LazyLock<Expression<'static, 'static>> =
-            LazyLock::new(|| arithmetic("a * b"));
+        static MULTIPLY: LazyLock<Expression<'static, 'static>> = LazyLock::new(|| arithmetic("a * b"));
         let [a, b] = args else {
             return Err(Error::from(ErrorKind::MissingArgument));
         };
@@ -437,12 +369,7 @@ impl Budget {
         self.charge_value(MULTIPLY.eval(context! { a, b })?)
     }
 
-    fn filter(
-        &self,
-        state: &mut State<'_, '_>,
-        name: &'static str,
-        args: &[Value],
-    ) -> Result<Value, Error> {
+    fn filter(&self, state: &mut State<'_, '_>, name: &'static str, args: &[Value]) -> Result<Value, Error> {
         methods::check_growth(name, args, self.measure_all(args)?)?;
         match (name, args) {
             ("string", [value]) => self.concat(std::slice::from_ref(value)),
@@ -450,13 +377,7 @@ impl Budget {
         }
     }
 
-    fn method(
-        &self,
-        state: &mut State<'_, '_>,
-        value: &Value,
-        method: &str,
-        args: &[Value],
-    ) -> Result<Value, Error> {
+    fn method(&self, state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
         let mut all = vec![value.clone()];
         all.extend_from_slice(args);
         // A method of the joiner has the list second; for the filter it is the other way round.
@@ -486,11 +407,7 @@ impl Budget {
     /// Charges what a new list or map holds; its texts too, which may be new.
     fn keep(&self, items: &[Value], made: Value) -> Result<Value, Error> {
         self.measure_all(items)?;
-        let texts: u64 = items
-            .iter()
-            .filter_map(Value::as_str)
-            .map(|text| text.len() as u64)
-            .sum();
+        let texts: u64 = items.iter().filter_map(Value::as_str).map(|text| text.len() as u64).sum();
         self.charge(texts)?;
         self.charge_value(made)
     }
@@ -515,33 +432,21 @@ impl Budget {
     }
 
     fn charge(&self, bytes: u64) -> Result<(), Error> {
-        if self
-            .made
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes)
-            > MAX_MADE
-        {
+        if self.made.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > MAX_MADE {
             return Err(over(format!("{MAX_MADE} bytes of values")));
         }
         Ok(())
     }
 
     fn measure_all(&self, values: &[Value]) -> Result<u64, Error> {
-        values.iter().try_fold(0u64, |sum, value| {
-            Ok(sum.saturating_add(self.measure(value)?))
-        })
+        values.iter().try_fold(0u64, |sum, value| Ok(sum.saturating_add(self.measure(value)?)))
     }
 
     /// About the bytes of `value` written out; an error if it is too large or too deep to walk.
     fn measure(&self, value: &Value) -> Result<u64, Error> {
         let mut nodes = 0;
         let bytes = self.walk(value, 0, &mut nodes)?;
-        if self
-            .work
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes)
-            > MAX_WORK
-        {
+        if self.work.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > MAX_WORK {
             return Err(over("its time".to_owned()));
         }
         Ok(bytes)
@@ -550,16 +455,8 @@ impl Budget {
     fn walk(&self, value: &Value, depth: usize, nodes: &mut u64) -> Result<u64, Error> {
         *nodes += 1;
         if *nodes > MAX_NODES || depth > MAX_DEPTH {
-            let what = if depth > MAX_DEPTH {
-                "levels of nesting"
-            } else {
-                "elements of a list"
-            };
-            let limit = if depth > MAX_DEPTH {
-                MAX_DEPTH as u64
-            } else {
-                MAX_NODES
-            };
+            let what = if depth > MAX_DEPTH { "levels of nesting" } else { "elements of a list" };
+            let limit = if depth > MAX_DEPTH { MAX_DEPTH as u64 } else { MAX_NODES };
             return Err(over(format!("{limit} {what}")));
         }
         let mut bytes = 8;
@@ -591,20 +488,12 @@ impl Budget {
     }
 
     fn explain(&self, error: Error) -> TextError {
-        if let Some(message) = self
-            .refused
-            .lock()
-            .ok()
-            .and_then(|mut refused| refused.take())
-        {
+        if let Some(message) = self.refused.lock().ok().and_then(|mut refused| refused.take()) {
             return TextError::TemplateRefused(message);
         }
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(at) = cause {
-            if at
-                .downcast_ref::<Error>()
-                .is_some_and(|error| error.kind() == ErrorKind::OutOfFuel)
-            {
+            if at.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::OutOfFuel) {
                 return TextError::TemplateLimit(at.to_string());
             }
             cause = at.source();
@@ -634,17 +523,11 @@ impl Write for Capped {
 /// The engine's own arithmetic, outside any template.
 fn arithmetic(source: &'static str) -> Expression<'static, 'static> {
     static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(Environment::empty);
-    ENGINE
-        .compile_expression(source)
-        .expect("a constant expression compiles")
+    ENGINE.compile_expression(source).expect("a constant expression compiles")
 }
 
 pub(crate) fn text_fits(bytes: u64) -> Result<(), Error> {
-    if bytes > MAX_TEXT {
-        Err(over(format!("{MAX_TEXT} bytes of a text")))
-    } else {
-        Ok(())
-    }
+    if bytes > MAX_TEXT { Err(over(format!("{MAX_TEXT} bytes of a text"))) } else { Ok(()) }
 }
 
 fn over(what: String) -> Error {

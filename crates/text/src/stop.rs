@@ -37,11 +37,7 @@ impl StopStrings {
         let stops: Vec<String> = stops.into_iter().map(Into::into).collect();
         match stops.iter().position(String::is_empty) {
             Some(index) => Err(TextError::EmptyStop(index)),
-            None => Ok(Self {
-                stops,
-                held: String::new(),
-                stopped: None,
-            }),
+            None => Ok(Self { stops, held: String::new(), stopped: None }),
         }
     }
 
@@ -49,19 +45,13 @@ impl StopStrings {
     /// [`StopResult::Stopped`] with no text.
     pub fn push(&mut self, piece: &str) -> StopResult {
         if let Some(stop) = self.stopped {
-            return StopResult::Stopped {
-                text: String::new(),
-                stop,
-            };
+            return StopResult::Stopped { text: String::new(), stop };
         }
         self.held.push_str(piece);
         if let Some((start, stop)) = self.first_match() {
             self.stopped = Some(stop);
             self.held.truncate(start);
-            return StopResult::Stopped {
-                text: std::mem::take(&mut self.held),
-                stop,
-            };
+            return StopResult::Stopped { text: std::mem::take(&mut self.held), stop };
         }
         let keep = self.pending_len();
         let rest = self.held.split_off(self.held.len() - keep);
@@ -83,11 +73,7 @@ impl StopStrings {
         self.stops
             .iter()
             .enumerate()
-            .filter_map(|(index, stop)| {
-                self.held
-                    .find(stop)
-                    .map(|start| (start + stop.len(), start, index))
-            })
+            .filter_map(|(index, stop)| self.held.find(stop).map(|start| (start + stop.len(), start, index)))
             .min()
             .map(|(_, start, index)| (start, index))
     }
@@ -98,11 +84,7 @@ impl StopStrings {
         let from = self.held.len().saturating_sub(longest.saturating_sub(1));
         (from..self.held.len())
             .filter(|&at| self.held.is_char_boundary(at))
-            .find(|&at| {
-                self.stops
-                    .iter()
-                    .any(|stop| stop.starts_with(&self.held[at..]))
-            })
+            .find(|&at| self.stops.iter().any(|stop| stop.starts_with(&self.held[at..])))
             .map_or(0, |at| self.held.len() - at)
     }
 }
@@ -131,16 +113,9 @@ mod tests {
         let text = "a<|im_ennd|> 中文<|im_end|>tail\n\nUser:";
         let stops = ["User:", "<|im_end|>"];
         for first in text.char_indices().map(|(at, _)| at) {
-            for second in text
-                .char_indices()
-                .map(|(at, _)| at)
-                .filter(|&at| at >= first)
-            {
+            for second in text.char_indices().map(|(at, _)| at).filter(|&at| at >= first) {
                 let pieces = [&text[..first], &text[first..second], &text[second..]];
-                assert_eq!(
-                    run(&stops, &pieces),
-                    ("a<|im_ennd|> 中文".to_owned(), Some(1))
-                );
+                assert_eq!(run(&stops, &pieces), ("a<|im_ennd|> 中文".to_owned(), Some(1)));
             }
         }
     }
@@ -164,20 +139,8 @@ mod tests {
     #[test]
     fn nothing_passes_after_a_stop() {
         let mut search = StopStrings::new(["."]).unwrap();
-        assert_eq!(
-            search.push("a.b"),
-            StopResult::Stopped {
-                text: "a".to_owned(),
-                stop: 0
-            }
-        );
-        assert_eq!(
-            search.push("c"),
-            StopResult::Stopped {
-                text: String::new(),
-                stop: 0
-            }
-        );
+        assert_eq!(search.push("a.b"), StopResult::Stopped { text: "a".to_owned(), stop: 0 });
+        assert_eq!(search.push("c"), StopResult::Stopped { text: String::new(), stop: 0 });
         assert_eq!(search.finish(), "");
         assert_eq!(search.get(0), Some("."));
     }

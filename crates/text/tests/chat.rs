@@ -31,23 +31,49 @@ fn jinja_is_set_up_as_for_hugging_face() {
     // trim_blocks and lstrip_blocks, and one newline less at the end
     assert_eq!(shown("a\n  {% if true %}\n  b\n  {% endif %}\nc\n"), "a\n  b\nc");
     assert_eq!(shown("{{ bos_token }}{{ messages[0].content | trim }}{{ eos_token }}"), "<s>Hi <b> & 'you'</s>");
-    assert_eq!(shown("{{ missing }}|{{ messages[0]['name'] }}|{{ tools is none }}{{ documents is none }}"), "||TrueTrue");
-    assert_eq!(shown("{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i > 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"), "013");
+    assert_eq!(
+        shown("{{ missing }}|{{ messages[0]['name'] }}|{{ tools is none }}{{ documents is none }}"),
+        "||TrueTrue"
+    );
+    assert_eq!(
+        shown(
+            "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i > 3 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+        ),
+        "013"
+    );
     assert_eq!(shown("{% for m in messages %}{% generation %}{{ m.role }}{% endgeneration %}{% endfor %}"), "user");
-    assert_eq!(shown("{% set ns = namespace(n=0) %}{% for c in 'abc' %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"), "3");
+    assert_eq!(
+        shown("{% set ns = namespace(n=0) %}{% for c in 'abc' %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"),
+        "3"
+    );
     assert_eq!(shown("{{ strftime_now('%d %b %Y') }}"), "01 Jan 2025");
-    assert_eq!(shown("{{ messages[::-1] | length }}{{ messages[1:] | length }}{{ -7 // 2 }}{{ 2 + 3 * 4 }}{{ 1.5 + 1 }}"), "10-4142.5");
+    assert_eq!(
+        shown("{{ messages[::-1] | length }}{{ messages[1:] | length }}{{ -7 // 2 }}{{ 2 + 3 * 4 }}{{ 1.5 + 1 }}"),
+        "10-4142.5"
+    );
 }
 
 #[test]
 fn values_are_written_as_python_writes_them() {
-    assert_eq!(shown("{{ true }} {{ none }} {{ [1, 'a', false] }} {{ {'k': 1.0} }}"), "True None [1, 'a', False] {'k': 1.0}");
+    assert_eq!(
+        shown("{{ true }} {{ none }} {{ [1, 'a', false] }} {{ {'k': 1.0} }}"),
+        "True None [1, 'a', False] {'k': 1.0}"
+    );
     assert_eq!(shown("{{ 'x' ~ true ~ 1 ~ none }}{{ [1, 2] | string }}"), "xTrue1None[1, 2]");
-    assert_eq!(shown("{{ 'a,b'.split(',') }} {{ ('a', 1) }} {{ 'abc'.removeprefix('a') }} {{ 'a=b'.partition('=')[2] }}"), "['a', 'b'] ('a', 1) bc b");
+    assert_eq!(
+        shown("{{ 'a,b'.split(',') }} {{ ('a', 1) }} {{ 'abc'.removeprefix('a') }} {{ 'a=b'.partition('=')[2] }}"),
+        "['a', 'b'] ('a', 1) bc b"
+    );
     assert_eq!(shown("{{ messages[0].items() | list }}"), "[('role', 'user'), ('content', \" Hi <b> & 'you' \")]");
     assert_eq!(shown("{{ messages[0].content.strip().startswith('Hi') and 'Hi' in messages[0].content }}"), "True");
-    assert_eq!(shown("{{ ['a', 'b'] | join('-') }} {{ '-'.join(['a', 'b']) }} {{ 'aXbX'.replace('X', '--') }}"), "a-b a-b a--b--");
-    assert_eq!(shown("{{ 'a\nb' | indent(2) }} {{ '%s is %d' | format('x', 3) }} {{ 'ab' * 2 }} {{ ([1] * 3) | length }}"), "a\n  b x is 3 abab 3");
+    assert_eq!(
+        shown("{{ ['a', 'b'] | join('-') }} {{ '-'.join(['a', 'b']) }} {{ 'aXbX'.replace('X', '--') }}"),
+        "a-b a-b a--b--"
+    );
+    assert_eq!(
+        shown("{{ 'a\nb' | indent(2) }} {{ '%s is %d' | format('x', 3) }} {{ 'ab' * 2 }} {{ ([1] * 3) | length }}"),
+        "a\n  b x is 3 abab 3"
+    );
 }
 
 #[test]
@@ -57,9 +83,15 @@ fn tojson_is_json_dumps() {
         ..input(json!([]))
     };
     let out = |source: &str| render(source, &given).unwrap();
-    assert_eq!(out("{{ tools | tojson }}"), r#"[{"z": "<é&\"\\\n\u0001", "a": [1, 2.0, true, null, {}, []], "f": 1e-07}]"#);
+    assert_eq!(
+        out("{{ tools | tojson }}"),
+        r#"[{"z": "<é&\"\\\n\u0001", "a": [1, 2.0, true, null, {}, []], "f": 1e-07}]"#
+    );
     assert_eq!(out("{{ tools[0].a | tojson(indent=2) }}"), "[\n  1,\n  2.0,\n  true,\n  null,\n  {},\n  []\n]");
-    assert_eq!(out("{{ tools[0] | tojson(sort_keys=true, separators=(',', ':'), ensure_ascii=true) }}"), r#"{"a":[1,2.0,true,null,{},[]],"f":1e-07,"z":"<\u00e9&\"\\\n\u0001"}"#);
+    assert_eq!(
+        out("{{ tools[0] | tojson(sort_keys=true, separators=(',', ':'), ensure_ascii=true) }}"),
+        r#"{"a":[1,2.0,true,null,{},[]],"f":1e-07,"z":"<\u00e9&\"\\\n\u0001"}"#
+    );
     let error = render("{{ missing | tojson }}", &given).unwrap_err();
     assert!(error.to_string().contains("tojson"), "{error}");
 }

@@ -10,20 +10,10 @@ fn all_strings_encode_and_decode_exactly() {
     let corpus = golden::corpus();
     assert_eq!(corpus.strings.len(), 300);
     for sample in &corpus.strings {
-        let ids = tokenizer
-            .encode(&sample.text, SpecialText::Recognised)
-            .unwrap();
+        let ids = tokenizer.encode(&sample.text, SpecialText::Recognised).unwrap();
         assert_eq!(ids, sample.ids, "{}: {:?}", sample.kind, sample.text);
-        assert_eq!(
-            tokenizer.encode_with_special(&sample.text).unwrap(),
-            sample.ids
-        );
-        assert_eq!(
-            tokenizer.decode(&ids, false).unwrap(),
-            sample.decoded(),
-            "{}",
-            sample.kind
-        );
+        assert_eq!(tokenizer.encode_with_special(&sample.text).unwrap(), sample.ids);
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), sample.decoded(), "{}", sample.kind);
     }
 }
 
@@ -34,14 +24,8 @@ fn all_conversations_render_and_encode_exactly() {
     for conversation in &corpus.conversations {
         let text = template.render(&conversation.input()).unwrap();
         assert_eq!(text, conversation.text);
-        assert_eq!(
-            tokenizer.encode(&text, SpecialText::Recognised).unwrap(),
-            conversation.ids,
-            "{text:?}"
-        );
-        let chat = template
-            .render_plain(&conversation.input(), &tokenizer)
-            .unwrap();
+        assert_eq!(tokenizer.encode(&text, SpecialText::Recognised).unwrap(), conversation.ids, "{text:?}");
+        let chat = template.render_plain(&conversation.input(), &tokenizer).unwrap();
         assert_eq!(chat.text(), conversation.text);
         let ids = tokenizer.encode_chat(&chat).unwrap();
         if chat.plain().is_empty() {
@@ -60,16 +44,12 @@ fn a_gguf_vocabulary_gives_the_same_ids() {
     let corpus = golden::corpus();
     assert_eq!(tokenizer.vocab_size(), 49152);
     for sample in &corpus.strings {
-        let ids = tokenizer
-            .encode(&sample.text, SpecialText::Recognised)
-            .unwrap();
+        let ids = tokenizer.encode(&sample.text, SpecialText::Recognised).unwrap();
         assert_eq!(ids, sample.ids, "{}: {:?}", sample.kind, sample.text);
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), sample.decoded());
     }
     for conversation in &corpus.conversations {
-        let ids = tokenizer
-            .encode(&conversation.text, SpecialText::Recognised)
-            .unwrap();
+        let ids = tokenizer.encode(&conversation.text, SpecialText::Recognised).unwrap();
         assert_eq!(ids, conversation.ids);
     }
 }
@@ -78,42 +58,24 @@ fn a_gguf_vocabulary_gives_the_same_ids() {
 fn plain_encoding_has_no_special_tokens_and_loses_nothing() {
     let (tokenizer, corpus) = (golden::tokenizer(), golden::corpus());
     let mut differing = 0;
-    for text in corpus
-        .strings
-        .iter()
-        .map(|s| &s.text)
-        .chain(corpus.conversations.iter().map(|c| &c.text))
-    {
+    for text in corpus.strings.iter().map(|s| &s.text).chain(corpus.conversations.iter().map(|c| &c.text)) {
         let plain = tokenizer.encode(text, SpecialText::Plain).unwrap();
         let recognised = tokenizer.encode(text, SpecialText::Recognised).unwrap();
-        assert!(
-            !plain.iter().any(|&id| tokenizer.is_special(id)),
-            "{text:?}"
-        );
-        assert_eq!(
-            tokenizer.decode(&plain, false).unwrap(),
-            tokenizer.decode(&recognised, false).unwrap()
-        );
+        assert!(!plain.iter().any(|&id| tokenizer.is_special(id)), "{text:?}");
+        assert_eq!(tokenizer.decode(&plain, false).unwrap(), tokenizer.decode(&recognised, false).unwrap());
         if recognised.iter().any(|&id| tokenizer.is_special(id)) {
             differing += 1;
         } else {
             assert_eq!(plain, recognised, "{text:?}");
         }
     }
-    assert!(
-        differing >= 200,
-        "every conversation has special tokens, found {differing}"
-    );
+    assert!(differing >= 200, "every conversation has special tokens, found {differing}");
 }
 
 #[test]
 fn streamed_text_is_the_decoded_text() {
     let (tokenizer, corpus) = (golden::tokenizer(), golden::corpus());
-    let all = corpus
-        .strings
-        .iter()
-        .map(|s| &s.ids)
-        .chain(corpus.conversations.iter().map(|c| &c.ids));
+    let all = corpus.strings.iter().map(|s| &s.ids).chain(corpus.conversations.iter().map(|c| &c.ids));
     for ids in all {
         for skip_special in [false, true] {
             let mut stream = Detokenizer::new(tokenizer.clone(), skip_special);
@@ -123,10 +85,7 @@ fn streamed_text_is_the_decoded_text() {
                 // What is out is certain: with the rest it is the decoding of what came, at every split.
                 let mut copy = stream.clone();
                 let whole = format!("{text}{}", copy.finish().unwrap());
-                assert_eq!(
-                    whole,
-                    tokenizer.decode(&ids[..=done], skip_special).unwrap()
-                );
+                assert_eq!(whole, tokenizer.decode(&ids[..=done], skip_special).unwrap());
             }
             text.push_str(&stream.finish().unwrap());
             assert_eq!(text, tokenizer.decode(ids, skip_special).unwrap());
@@ -138,11 +97,7 @@ fn streamed_text_is_the_decoded_text() {
 fn the_bytes_of_the_tokens_are_the_bytes_of_the_text() {
     let (tokenizer, corpus) = (golden::tokenizer(), golden::corpus());
     for sample in &corpus.strings {
-        let bytes: Vec<u8> = sample
-            .ids
-            .iter()
-            .flat_map(|&id| tokenizer.token_bytes(id))
-            .collect();
+        let bytes: Vec<u8> = sample.ids.iter().flat_map(|&id| tokenizer.token_bytes(id)).collect();
         assert_eq!(String::from_utf8_lossy(&bytes), sample.decoded());
     }
     assert_eq!(tokenizer.token_bytes(1), b"<|im_start|>");
@@ -176,10 +131,7 @@ fn a_stop_string_is_found_across_tokens() {
             stopped += 1;
         }
     }
-    assert!(
-        stopped > 100,
-        "most conversations have a user, found {stopped}"
-    );
+    assert!(stopped > 100, "most conversations have a user, found {stopped}");
 }
 
 #[test]
@@ -190,10 +142,7 @@ fn ids_and_tokens_name_each_other() {
     assert_eq!(tokenizer.id_to_token(2).as_deref(), Some("<|im_end|>"));
     assert_eq!(tokenizer.id_to_token(49152), None);
     assert!(tokenizer.is_special(0) && tokenizer.is_special(16) && !tokenizer.is_special(17));
-    assert_eq!(
-        tokenizer.decode(&[1, 28120, 2], true).unwrap(),
-        tokenizer.decode(&[28120], false).unwrap()
-    );
+    assert_eq!(tokenizer.decode(&[1, 28120, 2], true).unwrap(), tokenizer.decode(&[28120], false).unwrap());
 }
 
 #[test]
@@ -207,10 +156,6 @@ fn long_runs_of_one_character_round_trip() {
         let mut kinds = ids.clone();
         kinds.sort_unstable();
         kinds.dedup();
-        assert!(
-            kinds.len() <= 16,
-            "{unit:?}: {} different tokens",
-            kinds.len()
-        );
+        assert!(kinds.len() <= 16, "{unit:?}: {} different tokens", kinds.len());
     }
 }

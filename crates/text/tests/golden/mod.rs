@@ -75,23 +75,14 @@ pub fn gguf_vocab() -> GgufVocab {
     }
     let merge = |merge: &Value| match merge {
         Value::String(text) => text.clone(),
-        pair => format!(
-            "{} {}",
-            pair[0].as_str().unwrap(),
-            pair[1].as_str().unwrap()
-        ),
+        pair => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
     };
     GgufVocab {
         model: "gpt2".to_owned(),
         pre: "smollm".to_owned(),
         tokens,
         token_types,
-        merges: json["model"]["merges"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(merge)
-            .collect(),
+        merges: json["model"]["merges"].as_array().unwrap().iter().map(merge).collect(),
         bos: Some(1),
         eos: Some(2),
         unk: Some(0),

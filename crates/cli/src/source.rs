@@ -1,0 +1,247 @@
+//! A MODEL as users name it (a directory, a GGUF file, a hub id), opened: configuration, tensors, words.
+use anyhow::{Context, Result, bail};
+use planish_checkpoint::config::Config;
+use planish_checkpoint::generation::GenerationDefaults;
+use planish_checkpoint::gguf::{GgufDtype, GgufModel, GgufSource, GgufTokenizer};
+use planish_checkpoint::hub::HubClient;
+use planish_checkpoint::scheme::{ActQuant, ActUnit, Scheme, WeightStrategy};
+use planish_checkpoint::shards::ModelFiles;
+use planish_checkpoint::source::TensorSource;
+use planish_model::{Plan, Role};
+use planish_text::{ChatTemplate, GgufVocab, Tokenizer};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Tokenizer and generation files that a quantized copy keeps as they are.
+const COMPANIONS: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// An opened model.
+pub struct Model {
+    /// Where it is on disk.
+    pub path: PathBuf,
+    /// `config.json`.
+    pub config: Config,
+    /// Sizes, decided.
+    pub plan: Plan,
+    /// How it is quantized, if it is.
+    pub scheme: Option<Scheme>,
+    /// Its tensors.
+    pub tensors: Box<dyn TensorSource>,
+    /// What its authors suggest for sampling.
+    pub generation: GenerationDefaults,
+    /// Its words, if it has any.
+    pub words: Option<Words>,
+    /// Files to keep beside a quantized copy.
+    pub companions: Vec<(String, Vec<u8>)>,
+    /// Bytes of its tensors on disk.
+    pub bytes: u64,
+}
+
+/// Tokenizer and chat template.
+#[derive(Clone)]
+pub struct Words {
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Conversations to text.
+    pub chat: Option<ChatTemplate>,
+}
+
+impl Model {
+    /// Opens a directory, a `.gguf` file, or a hub id (fetching what is missing).
+    pub fn open(name: &str) -> Result<Model> {
+        let path = Path::new(name);
+        if path.is_dir() {
+            return Model::open_dir(path);
+        }
+        if path.extension().is_some_and(|e| e == "gguf") {
+            return Model::open_gguf(path);
+        }
+        if path.exists() {
+            bail!("{name}: expected a model directory, a .gguf file or a hub id, found another kind of file");
+        }
+        let client = HubClient::from_env()?;
+        let mut shown = String::new();
+        let fetched = client.fetch_model(name, "main", &mut |file, done, total| {
+            if shown != file && done < total {
+                eprintln!("fetching {file} ({} MB)", total / 1_000_000);
+                shown = file.to_owned();
+            }
+        });
+        let dir = fetched.with_context(|| format!("{name}: no such file or directory; asked the hub"))?;
+        match gguf_in(&dir)? {
+            Some(file) => Model::open_gguf(&file),
+            None => Model::open_dir(&dir),
+        }
+    }
+
+    /// Tokenizer and template, or an error that says what is missing.
+    pub fn words(&self) -> Result<&Words> {
+        self.words.as_ref().with_context(|| format!("{}: expected tokenizer.json, found none", self.path.display()))
+    }
+
+    fn open_dir(dir: &Path) -> Result<Model> {
+        let config = Config::open(dir)?;
+        let plan = Plan::new(&config)?;
+        let scheme = Scheme::from_config(&config)?;
+        if let Some(scheme) = &scheme {
+            check_scheme(&plan, scheme, dir)?;
+        }
+        let files = ModelFiles::open(dir)?;
+        let bytes = files.total_bytes();
+        let mut companions = Vec::new();
+        for name in COMPANIONS {
+            if dir.join(name).exists() {
+                companions.push((name.to_owned(), planish_checkpoint::read_model_file(dir, name)?));
+            }
+        }
+        let words = words_of(&companions, dir)?;
+        let generation = GenerationDefaults::open(dir)?;
+        Ok(Model { path: dir.into(), config, plan, scheme, tensors: Box::new(files), generation, words, companions, bytes })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Model> {
+        let model = GgufModel::open(path, GgufDtype::Bf16)?;
+        let config = Config::from_json(model.config().to_string().as_bytes(), path)?;
+        let plan = Plan::new(&config)?;
+        let generation_json = pretty(model.generation_config());
+        let generation = GenerationDefaults::from_json(&generation_json, path)?;
+        let tokenizer = model.tokenizer().clone();
+        let tokenizer_json = planish_text::gguf::to_json(&vocab(&tokenizer))?.to_string().into_bytes();
+        let companions = vec![
+            ("tokenizer.json".to_owned(), tokenizer_json),
+            ("tokenizer_config.json".to_owned(), pretty(&tokenizer_config(&tokenizer))),
+            ("generation_config.json".to_owned(), generation_json),
+        ];
+        let words = words_of(&companions, path)?;
+        let bytes = std::fs::metadata(path)?.len();
+        let tensors = Box::new(GgufSource { model, path: path.into() });
+        Ok(Model { path: path.into(), config, plan, scheme: None, tensors, generation, words, companions, bytes })
+    }
+}
+
+/// Today's kernels take per-channel weights with dynamic per-token activations; anything else is refused by name.
+fn check_scheme(plan: &Plan, scheme: &Scheme, dir: &Path) -> Result<()> {
+    for layer in 0..plan.layers {
+        for role in Role::ALL {
+            let name = plan.linear_name(layer, role);
+            let Some(linear) = scheme.for_linear(&name) else { continue };
+            let channel = matches!(linear.weights.strategy, WeightStrategy::Channel | WeightStrategy::Tensor);
+            let dynamic = ActQuant::Dynamic { unit: ActUnit::Token, symmetric: true };
+            if !channel || linear.activations != dynamic {
+                bail!(
+                    "{}: quantization_config of {name}: expected weights per channel and activations dynamic per token \
+                     (symmetric), found weights per {:?} and activations {:?}",
+                    dir.join("config.json").display(),
+                    linear.weights.strategy,
+                    linear.activations
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn gguf_in(dir: &Path) -> Result<Option<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "gguf") {
+            found.push(path);
+        }
+    }
+    if dir.join("config.json").exists() || found.is_empty() {
+        return Ok(None);
+    }
+    if found.len() > 1 {
+        bail!("{}: expected one .gguf file, found {}; name one of them", dir.display(), found.len());
+    }
+    Ok(found.pop())
+}
+
+fn words_of(companions: &[(String, Vec<u8>)], path: &Path) -> Result<Option<Words>> {
+    let file = |name: &str| companions.iter().find(|c| c.0 == name).map(|c| c.1.as_slice());
+    let Some(bytes) = file("tokenizer.json") else { return Ok(None) };
+    let tokenizer = Tokenizer::from_json(bytes).with_context(|| path.join("tokenizer.json").display().to_string())?;
+    let config: Value = match file("tokenizer_config.json") {
+        Some(bytes) => serde_json::from_slice(bytes)
+            .with_context(|| format!("{}: not JSON", path.join("tokenizer_config.json").display()))?,
+        None => json!({}),
+    };
+    let source = match file("chat_template.jinja") {
+        Some(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        None => template_text(&config["chat_template"]),
+    };
+    let special = ["bos_token", "eos_token", "unk_token", "pad_token"];
+    let tokens = special.into_iter().filter_map(|name| Some((name, token_text(&config[name])?)));
+    let chat = match source {
+        Some(source) => Some(ChatTemplate::new(&source, tokens).with_context(|| format!("{}: chat template", path.display()))?),
+        None => None,
+    };
+    Ok(Some(Words { tokenizer, chat }))
+}
+
+/// A template as text, or the one named `default` of a list.
+fn template_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Array(list) => {
+            let default = list.iter().find(|t| t["name"] == "default")?;
+            default["template"].as_str().map(str::to_owned)
+        }
+        _ => None,
+    }
+}
+
+fn token_text(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
+}
+
+fn vocab(t: &GgufTokenizer) -> GgufVocab {
+    GgufVocab {
+        model: t.model.clone(),
+        pre: t.pre.clone(),
+        tokens: t.tokens.clone(),
+        token_types: t.token_types.clone(),
+        merges: t.merges.clone(),
+        scores: t.scores.clone(),
+        bos: t.bos_id,
+        eos: t.eos_id,
+        unk: t.unk_id,
+        add_bos: t.add_bos,
+        add_eos: None,
+        add_space_prefix: t.add_space_prefix,
+    }
+}
+
+fn tokenizer_config(t: &GgufTokenizer) -> Value {
+    let text = |id: Option<u32>| id.and_then(|id| t.tokens.get(id as usize)).cloned();
+    let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false});
+    let fields = [
+        ("bos_token", text(t.bos_id)),
+        ("eos_token", text(t.eos_id)),
+        ("unk_token", text(t.unk_id)),
+        ("pad_token", text(t.pad_id)),
+        ("chat_template", t.chat_template.clone()),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            config[name] = value.into();
+        }
+    }
+    config
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    text.push('\n');
+    text.into_bytes()
+}

@@ -1,1 +1,10 @@
 //! Changes a model: calibration, SmoothQuant, GPTQ and round-to-nearest.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod gptq;
+mod grid;
+pub mod rtn;
+pub mod smooth;
+
+pub use error::{Error, Result};

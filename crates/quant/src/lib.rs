@@ -1,2 +1,11 @@
 //! Changes a model: calibration, SmoothQuant, GPTQ and round-to-nearest.
 #![forbid(unsafe_code)]
+
+pub mod calibrate;
+pub mod error;
+pub mod gptq;
+mod grid;
+pub mod rtn;
+pub mod smooth;
+
+pub use error::{Error, Result};

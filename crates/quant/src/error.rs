@@ -1,0 +1,118 @@
+//! What can go wrong while a model is changed: every message names the place, the expected and the found.
+
+/// The crate's error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An array has the wrong number of elements for its shape.
+    #[error("{what}: expected {expected} elements, found {found}")]
+    Length {
+        /// Which array.
+        what: &'static str,
+        /// Elements that its shape asks for.
+        expected: usize,
+        /// Elements that were given.
+        found: usize,
+    },
+    /// A weight is NaN or infinite.
+    #[error("weight row {row}, column {column} is {value}; a finite number is needed")]
+    Weight {
+        /// Output channel.
+        row: usize,
+        /// Input channel.
+        column: usize,
+        /// The value that was found.
+        value: f32,
+    },
+    /// A statistic of an input channel is negative, NaN or infinite.
+    #[error("{what} of channel {channel} is {value}; a finite number of at least 0 is needed")]
+    Statistic {
+        /// Which statistic.
+        what: &'static str,
+        /// Input channel.
+        channel: usize,
+        /// The value that was found.
+        value: f32,
+    },
+    /// A setting is out of its range.
+    #[error("{name}: expected {expected}, found {found}")]
+    Setting {
+        /// The setting, as the user types it.
+        name: String,
+        /// What is accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A flag and the recipe say different things.
+    #[error("{flag} {flag_value} contradicts the recipe, which says {recipe_field}: {recipe_value}; drop one of them")]
+    Contradiction {
+        /// The flag, for example `--weights`.
+        flag: &'static str,
+        /// Its value.
+        flag_value: String,
+        /// The field of the recipe.
+        recipe_field: String,
+        /// Its value.
+        recipe_value: String,
+    },
+    /// A recipe that is not valid, or asks for what is not supported.
+    #[error("recipe: {0}")]
+    Recipe(String),
+    /// A tensor of the model cannot be quantized.
+    #[error("tensor {tensor}: {source}")]
+    Tensor {
+        /// Its name in the files.
+        tensor: String,
+        /// Why.
+        source: Box<Error>,
+    },
+    /// After smoothing, the float model is no longer the same function.
+    #[error("smoothing changed the model: {place}: expected at most {limit:e}, found {found:e}")]
+    NotTheSame {
+        /// Layer or measure.
+        place: String,
+        /// What is accepted.
+        limit: f64,
+        /// What was measured.
+        found: f64,
+    },
+    /// The model could not be read or run.
+    #[error(transparent)]
+    Model(#[from] planish_model::Error),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] planish_checkpoint::Error),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] planish_tensor::Error),
+    /// A calibration file that cannot be used.
+    #[error("{}", Place(.path, *.line, .problem))]
+    Samples {
+        /// The file, or the name of the built-in sample.
+        path: String,
+        /// Line of the file (from 1), or 0 when the whole file is meant.
+        line: usize,
+        /// What was expected and what was found.
+        problem: String,
+    },
+}
+
+/// The crate's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Checks the number of elements of an array against its shape.
+pub(crate) fn check_len(what: &'static str, found: usize, shape: &[usize]) -> Result<()> {
+    let expected = shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b)).unwrap_or(usize::MAX);
+    if found == expected { Ok(()) } else { Err(Error::Length { what, expected, found }) }
+}
+
+struct Place<'a>(&'a str, usize, &'a str);
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.1 {
+            0 => write!(f, "{}: {}", self.0, self.2),
+            line => write!(f, "{}, line {line}: {}", self.0, self.2),
+        }
+    }
+}

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::marks::{Marks, has_special};
-use crate::{Result, TextError, Tokenizer, sandbox};
+use crate::{Result, TextError, Tokenizer, sandbox, source};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,7 +137,7 @@ impl ChatTemplate {
         source: &str,
         special_tokens: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self> {
-        let source = without_generation(source);
+        let source = source::prepare(source)?;
         sandbox::check(&source)?;
         let special_tokens = special_tokens
             .into_iter()
@@ -220,29 +220,6 @@ impl ChatTemplate {
     }
 }
 
-/// Training tools mark the assistant's words with `{% generation %}`; here it is a plain block.
-fn without_generation(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let (before, tag) = rest.split_at(open + 2);
-        out.push_str(before);
-        let body = tag.trim_start_matches(['-', '+']).trim_start();
-        out.push_str(&tag[..tag.len() - body.len()]);
-        let word = body.len()
-            - body
-                .trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_')
-                .len();
-        out.push_str(match &body[..word] {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            other => other,
-        });
-        rest = &body[word..];
-    }
-    out + rest
-}
-
 fn deeper_than(value: &Value, levels: usize) -> bool {
     match value {
         Value::Array(items) => {
@@ -263,22 +240,5 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn generation_tags_become_plain_blocks() {
-        assert_eq!(
-            without_generation("a{%- generation -%}b{% endgeneration%}c"),
-            "a{%- if true -%}b{% endif%}c"
-        );
-        assert_eq!(
-            without_generation("{% if generation %}x{% endif %}{%"),
-            "{% if generation %}x{% endif %}{%"
-        );
     }
 }

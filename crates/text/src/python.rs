@@ -4,17 +4,19 @@
 
 use std::fmt::{self, Write};
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
+
+use crate::budget::{Capped, MAX_TEXT, over};
 
 /// Arguments of `json.dumps`.
 #[derive(Debug, Clone)]
-pub(crate) struct JsonStyle {
-    pub indent: Option<usize>,
-    pub item_separator: String,
-    pub key_separator: String,
-    pub ensure_ascii: bool,
-    pub sort_keys: bool,
+struct JsonStyle {
+    indent: Option<usize>,
+    item_separator: String,
+    key_separator: String,
+    ensure_ascii: bool,
+    sort_keys: bool,
 }
 
 /// `str(value)`; an undefined value is the empty string, as in Jinja.
@@ -26,7 +28,7 @@ pub(crate) fn write_str(out: &mut dyn Write, value: &Value) -> fmt::Result {
 }
 
 /// `json.dumps(value)`.
-pub(crate) fn write_json(
+fn write_json(
     out: &mut dyn Write,
     value: &Value,
     style: &JsonStyle,
@@ -237,6 +239,38 @@ fn write_number(out: &mut dyn Write, value: &Value) -> fmt::Result {
                 .map_or(('+', exponent), |digits| ('-', digits));
             write!(out, "{mantissa}e{sign}{digits:0>2}")
         }
+    }
+}
+
+/// `tojson` as Hugging Face defines it: Python's `json.dumps`, with nothing escaped for HTML.
+pub(crate) fn tojson(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    let separators: Option<Vec<String>> = kwargs.get("separators")?;
+    let between = if indent.is_some() { "," } else { ", " };
+    let (item_separator, key_separator) = match separators.as_deref() {
+        Some([item, key]) => (item.clone(), key.clone()),
+        Some(other) => {
+            let message = format!(
+                "tojson: separators: expected 2 texts, found {}",
+                other.len()
+            );
+            return Err(Error::new(ErrorKind::InvalidOperation, message));
+        }
+        None => (between.to_owned(), ": ".to_owned()),
+    };
+    let style = JsonStyle {
+        indent: indent.map(|indent| indent.min(1024)),
+        item_separator,
+        key_separator,
+        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+    };
+    kwargs.assert_all_used()?;
+    let mut out = Capped::default();
+    match write_json(&mut out, &value, &style, 0) {
+        _ if out.full => Err(over(format!("{MAX_TEXT} bytes of JSON"))),
+        Ok(()) => Ok(Value::from(out.text)),
+        Err(error) => Err(error),
     }
 }
 

@@ -410,6 +410,22 @@ fn memory_is_bounded() {
 }
 
 #[test]
+fn large_values_are_refused_before_they_are_made() {
+    let text = "chat template exceeds its limit: 16777216 bytes of a text";
+    let list = "chat template exceeds its limit: 1000000 elements of a list";
+    for (source, message) in [
+        ("{{ 'A' * 99999999 }}", text),
+        ("{{ ('A' * 9999 * 9999) | length }}", text),
+        ("{{ ([0] * 99999999) | length }}", list),
+        ("{{ ('A' * 9999999 ~ 'B' * 9999999) | length }}", text),
+        ("{{ ('A' * 9999999 + 'B' * 9999999) | length }}", text),
+        ("{{ ('A' * 9999999).replace('A', 'BB') | length }}", text),
+    ] {
+        assert_eq!(refused(source).to_string(), message, "{source}");
+    }
+}
+
+#[test]
 fn nothing_outside_is_reachable() {
     for source in [
         "{% include 'config.json' %}",

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::marks::{Marks, has_special};
-use crate::{Result, TextError, Tokenizer, sandbox};
+use crate::{Result, TextError, Tokenizer, sandbox, source};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,13 +59,23 @@ const MAX_DEPTH: usize = 64;
 impl ChatInput {
     /// A conversation without tools or further variables.
     pub fn new(messages: &[Message], add_generation_prompt: bool) -> Self {
-        let objects = messages.iter().map(|m| serde_json::json!({"role": m.role, "content": m.content}));
-        Self { messages: Value::Array(objects.collect()), add_generation_prompt, ..Self::default() }
+        let objects = messages
+            .iter()
+            .map(|m| serde_json::json!({"role": m.role, "content": m.content}));
+        Self {
+            messages: Value::Array(objects.collect()),
+            add_generation_prompt,
+            ..Self::default()
+        }
     }
 
     fn check(&self, template: &ChatTemplate) -> Result<()> {
         let wrong = |field: &str, expected, found: &dyn std::fmt::Display| {
-            Err(TextError::ChatInput { field: field.to_owned(), expected, found: found.to_string() })
+            Err(TextError::ChatInput {
+                field: field.to_owned(),
+                expected,
+                found: found.to_string(),
+            })
         };
         if !self.messages.is_array() {
             return wrong("messages", "a list", &kind(&self.messages));
@@ -73,17 +83,32 @@ impl ChatInput {
         if let Some(tools) = self.tools.as_ref().filter(|tools| !tools.is_array()) {
             return wrong("tools", "a list", &kind(tools));
         }
-        let taken = |name: &str| RESERVED.contains(&name) || template.special_tokens.contains_key(name);
+        let taken =
+            |name: &str| RESERVED.contains(&name) || template.special_tokens.contains_key(name);
         let word = |name: &str| {
             let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            !name.is_empty() && name.chars().all(letter) && !name.starts_with(|c: char| c.is_ascii_digit())
+            !name.is_empty()
+                && name.chars().all(letter)
+                && !name.starts_with(|c: char| c.is_ascii_digit())
         };
         if let Some(name) = self.extra.keys().find(|name| taken(name) || !word(name)) {
-            return wrong("extra", "a variable name that the template is not given anyway", &format!("{name:?}"));
+            return wrong(
+                "extra",
+                "a variable name that the template is not given anyway",
+                &format!("{name:?}"),
+            );
         }
-        for value in [&self.messages].into_iter().chain(&self.tools).chain(self.extra.values()) {
+        for value in [&self.messages]
+            .into_iter()
+            .chain(&self.tools)
+            .chain(self.extra.values())
+        {
             if deeper_than(value, MAX_DEPTH) {
-                return wrong("messages, tools or extra", "at most 64 levels of nesting", &"more");
+                return wrong(
+                    "messages, tools or extra",
+                    "at most 64 levels of nesting",
+                    &"more",
+                );
             }
         }
         Ok(())
@@ -112,10 +137,17 @@ impl ChatTemplate {
         source: &str,
         special_tokens: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self> {
-        let source = without_generation(source);
+        let source = source::prepare(source)?;
         sandbox::check(&source)?;
-        let special_tokens = special_tokens.into_iter().map(|(name, token)| (name.into(), token.into())).collect();
-        Ok(Self { source, special_tokens, now: None })
+        let special_tokens = special_tokens
+            .into_iter()
+            .map(|(name, token)| (name.into(), token.into()))
+            .collect();
+        Ok(Self {
+            source,
+            special_tokens,
+            now: None,
+        })
     }
 
     /// Fixes what `strftime_now` shows, in seconds since 1970-01-01 00:00 UTC; else it is the time of rendering.
@@ -136,12 +168,25 @@ impl ChatTemplate {
         let json = |value: &Value| minijinja::Value::from(Serde(value.clone()));
         let mut root: BTreeMap<&str, minijinja::Value> = BTreeMap::new();
         root.insert("documents", none.clone());
-        root.extend(self.special_tokens.iter().map(|(name, token)| (name.as_str(), token.as_str().into())));
-        root.extend(input.extra.iter().map(|(name, value)| (name.as_str(), json(value))));
+        root.extend(
+            self.special_tokens
+                .iter()
+                .map(|(name, token)| (name.as_str(), token.as_str().into())),
+        );
+        root.extend(
+            input
+                .extra
+                .iter()
+                .map(|(name, value)| (name.as_str(), json(value))),
+        );
         root.insert("messages", json(&input.messages));
         root.insert("tools", input.tools.as_ref().map_or(none, json));
         root.insert("add_generation_prompt", input.add_generation_prompt.into());
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs())
+        };
         sandbox::render(&self.source, root.into(), self.now.unwrap_or_else(now))
     }
 
@@ -152,9 +197,15 @@ impl ChatTemplate {
     /// As [`ChatTemplate::render`].
     pub fn render_plain(&self, input: &ChatInput, tokenizer: &Tokenizer) -> Result<RenderedChat> {
         input.check(self)?;
-        let values = [&input.messages].into_iter().chain(&input.tools).chain(input.extra.values());
+        let values = [&input.messages]
+            .into_iter()
+            .chain(&input.tools)
+            .chain(input.extra.values());
         if !values.clone().any(|value| has_special(value, tokenizer)) {
-            return Ok(RenderedChat { text: self.render(input)?, plain: Vec::new() });
+            return Ok(RenderedChat {
+                text: self.render(input)?,
+                plain: Vec::new(),
+            });
         }
         let texts: Vec<String> = values.map(Value::to_string).collect();
         let fixed = self.special_tokens.values().chain([&self.source]);
@@ -169,30 +220,14 @@ impl ChatTemplate {
     }
 }
 
-/// Training tools mark the assistant's words with `{% generation %}`; here it is a plain block.
-fn without_generation(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(open) = rest.find("{%") {
-        let (before, tag) = rest.split_at(open + 2);
-        out.push_str(before);
-        let body = tag.trim_start_matches(['-', '+']).trim_start();
-        out.push_str(&tag[..tag.len() - body.len()]);
-        let word = body.len() - body.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_').len();
-        out.push_str(match &body[..word] {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            other => other,
-        });
-        rest = &body[word..];
-    }
-    out + rest
-}
-
 fn deeper_than(value: &Value, levels: usize) -> bool {
     match value {
-        Value::Array(items) => levels == 0 || items.iter().any(|item| deeper_than(item, levels - 1)),
-        Value::Object(fields) => levels == 0 || fields.values().any(|field| deeper_than(field, levels - 1)),
+        Value::Array(items) => {
+            levels == 0 || items.iter().any(|item| deeper_than(item, levels - 1))
+        }
+        Value::Object(fields) => {
+            levels == 0 || fields.values().any(|field| deeper_than(field, levels - 1))
+        }
         _ => false,
     }
 }
@@ -205,16 +240,5 @@ fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn generation_tags_become_plain_blocks() {
-        assert_eq!(without_generation("a{%- generation -%}b{% endgeneration%}c"), "a{%- if true -%}b{% endif%}c");
-        assert_eq!(without_generation("{% if generation %}x{% endif %}{%"), "{% if generation %}x{% endif %}{%");
     }
 }

@@ -4,6 +4,7 @@
 //! nothing is known of checkpoints. What a user typed stays plain text: see [`Tokenizer::encode_chat`].
 #![forbid(unsafe_code)]
 
+mod budget;
 mod chat;
 mod clock;
 mod detok;
@@ -11,8 +12,10 @@ mod error;
 pub mod gguf;
 mod marks;
 mod methods;
+mod plain;
 mod python;
 mod sandbox;
+mod source;
 mod stop;
 mod tokenizer;
 

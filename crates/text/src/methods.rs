@@ -3,7 +3,7 @@
 use minijinja::value::{Tuple, ValueKind, from_args};
 use minijinja::{Error, State, Value};
 
-use crate::sandbox::text_fits;
+use crate::budget::text_fits;
 
 /// Calls a method that templates expect of Python's `str`, `dict` and `list`.
 pub(crate) fn call(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {

@@ -4,17 +4,19 @@
 
 use std::fmt::{self, Write};
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
+
+use crate::budget::{Capped, MAX_TEXT, over};
 
 /// Arguments of `json.dumps`.
 #[derive(Debug, Clone)]
-pub(crate) struct JsonStyle {
-    pub indent: Option<usize>,
-    pub item_separator: String,
-    pub key_separator: String,
-    pub ensure_ascii: bool,
-    pub sort_keys: bool,
+struct JsonStyle {
+    indent: Option<usize>,
+    item_separator: String,
+    key_separator: String,
+    ensure_ascii: bool,
+    sort_keys: bool,
 }
 
 /// `str(value)`; an undefined value is the empty string, as in Jinja.
@@ -26,12 +28,19 @@ pub(crate) fn write_str(out: &mut dyn Write, value: &Value) -> fmt::Result {
 }
 
 /// `json.dumps(value)`.
-pub(crate) fn write_json(out: &mut dyn Write, value: &Value, style: &JsonStyle, level: usize) -> Result<(), Error> {
+fn write_json(
+    out: &mut dyn Write,
+    value: &Value,
+    style: &JsonStyle,
+    level: usize,
+) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => out.write_str("null")?,
         ValueKind::Bool => out.write_str(if value.is_true() { "true" } else { "false" })?,
         ValueKind::Number => write_number(out, value)?,
-        ValueKind::String => write_json_string(out, value.as_str().unwrap_or_default(), style.ensure_ascii)?,
+        ValueKind::String => {
+            write_json_string(out, value.as_str().unwrap_or_default(), style.ensure_ascii)?
+        }
         ValueKind::Seq | ValueKind::Iterable => {
             let mut list = JsonList::open(out, style, level, '[')?;
             for item in value.try_iter()? {
@@ -70,9 +79,18 @@ struct JsonList<'a> {
 }
 
 impl<'a> JsonList<'a> {
-    fn open(out: &mut dyn Write, style: &'a JsonStyle, level: usize, bracket: char) -> Result<Self, fmt::Error> {
+    fn open(
+        out: &mut dyn Write,
+        style: &'a JsonStyle,
+        level: usize,
+        bracket: char,
+    ) -> Result<Self, fmt::Error> {
         out.write_char(bracket)?;
-        Ok(Self { style, level, empty: true })
+        Ok(Self {
+            style,
+            level,
+            empty: true,
+        })
     }
 
     fn next(&mut self, out: &mut dyn Write) -> fmt::Result {
@@ -143,13 +161,21 @@ fn write_repr(out: &mut dyn Write, value: &Value) -> fmt::Result {
         ValueKind::Number => write_number(out, value),
         ValueKind::String => write_string_repr(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
-            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
+            let (open, close) = if value.is_tuple() {
+                ('(', ')')
+            } else {
+                ('[', ']')
+            };
             out.write_char(open)?;
             for (index, item) in value.try_iter().map_err(|_| fmt::Error)?.enumerate() {
                 out.write_str(if index == 0 { "" } else { ", " })?;
                 write_repr(out, &item)?;
             }
-            out.write_str(if value.is_tuple() && value.len() == Some(1) { "," } else { "" })?;
+            out.write_str(if value.is_tuple() && value.len() == Some(1) {
+                ","
+            } else {
+                ""
+            })?;
             out.write_char(close)
         }
         ValueKind::Map => {
@@ -167,7 +193,11 @@ fn write_repr(out: &mut dyn Write, value: &Value) -> fmt::Result {
 }
 
 fn write_string_repr(out: &mut dyn Write, text: &str) -> fmt::Result {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     out.write_char(quote)?;
     for c in text.chars() {
         match c {
@@ -194,15 +224,53 @@ fn write_number(out: &mut dyn Write, value: &Value) -> fmt::Result {
         return out.write_str("NaN");
     }
     if number.is_infinite() {
-        return out.write_str(if number > 0.0 { "Infinity" } else { "-Infinity" });
+        return out.write_str(if number > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        });
     }
     let text = format!("{number:?}");
     match text.split_once('e') {
         None => out.write_str(&text),
         Some((mantissa, exponent)) => {
-            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
+            let (sign, digits) = exponent
+                .strip_prefix('-')
+                .map_or(('+', exponent), |digits| ('-', digits));
             write!(out, "{mantissa}e{sign}{digits:0>2}")
         }
+    }
+}
+
+/// `tojson` as Hugging Face defines it: Python's `json.dumps`, with nothing escaped for HTML.
+pub(crate) fn tojson(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = kwargs.get("indent")?;
+    let separators: Option<Vec<String>> = kwargs.get("separators")?;
+    let between = if indent.is_some() { "," } else { ", " };
+    let (item_separator, key_separator) = match separators.as_deref() {
+        Some([item, key]) => (item.clone(), key.clone()),
+        Some(other) => {
+            let message = format!(
+                "tojson: separators: expected 2 texts, found {}",
+                other.len()
+            );
+            return Err(Error::new(ErrorKind::InvalidOperation, message));
+        }
+        None => (between.to_owned(), ": ".to_owned()),
+    };
+    let style = JsonStyle {
+        indent: indent.map(|indent| indent.min(1024)),
+        item_separator,
+        key_separator,
+        ensure_ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        sort_keys: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+    };
+    kwargs.assert_all_used()?;
+    let mut out = Capped::default();
+    match write_json(&mut out, &value, &style, 0) {
+        _ if out.full => Err(over(format!("{MAX_TEXT} bytes of JSON"))),
+        Ok(()) => Ok(Value::from(out.text)),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,14 +1,9 @@
 //! Text to token ids and back, exactly as the model's own `tokenizer.json` says.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
-use tokenizers::normalizer::Range as TextRange;
-use tokenizers::{
-    DecoderWrapper, Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
-    PreTokenizedString, PreTokenizer, Token,
-};
+use tokenizers::DecoderWrapper;
 
 use crate::chat::RenderedChat;
 use crate::gguf::{self, GgufVocab};
@@ -42,7 +37,10 @@ enum Spelling {
     /// Each character is one byte (GPT-2's alphabet).
     ByteLevel,
     /// Plain text; `▁` is a space and `<0x0A>` a byte where the flags say so.
-    Text { mark_is_space: bool, byte_tokens: bool },
+    Text {
+        mark_is_space: bool,
+        byte_tokens: bool,
+    },
 }
 
 impl Tokenizer {
@@ -52,15 +50,29 @@ impl Tokenizer {
     /// [`TextError::TokenizerJson`] if it does not describe a tokenizer.
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| TextError::TokenizerJson(reason);
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
-        inner.with_truncation(None).map_err(|error| bad(error.to_string()))?;
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
+        inner
+            .with_truncation(None)
+            .map_err(|error| bad(error.to_string()))?;
         inner.with_padding(None);
         let added = inner.get_added_tokens_decoder();
-        let special_ids = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
+        let special_ids = added
+            .iter()
+            .filter(|(_, token)| token.special)
+            .map(|(&id, _)| id)
+            .collect();
         let last = inner.get_vocab(true).into_values().max();
         let vocab_size = last.map_or(0, |id| id as usize + 1);
         let spelling = spelling(inner.get_decoder());
-        Ok(Self { parts: Arc::new(Parts { inner, special_ids, spelling, vocab_size }) })
+        Ok(Self {
+            parts: Arc::new(Parts {
+                inner,
+                special_ids,
+                spelling,
+                vocab_size,
+            }),
+        })
     }
 
     /// Builds the tokenizer that a GGUF file's vocabulary describes.
@@ -111,7 +123,10 @@ impl Tokenizer {
         self.parts
             .inner
             .decode(ids, skip_special)
-            .map_err(|error| TextError::Decode { tokens: ids.len(), reason: error.to_string() })
+            .map_err(|error| TextError::Decode {
+                tokens: ids.len(),
+                reason: error.to_string(),
+            })
     }
 
     /// The id of a token, given as the vocabulary spells it.
@@ -131,8 +146,15 @@ impl Tokenizer {
             return Vec::new();
         };
         match self.parts.spelling {
-            Spelling::ByteLevel => token.chars().map(byte_of).collect::<Option<_>>().unwrap_or(token.into_bytes()),
-            Spelling::Text { mark_is_space, byte_tokens } => {
+            Spelling::ByteLevel => token
+                .chars()
+                .map(byte_of)
+                .collect::<Option<_>>()
+                .unwrap_or(token.into_bytes()),
+            Spelling::Text {
+                mark_is_space,
+                byte_tokens,
+            } => {
                 if let Some(byte) = byte_token(&token).filter(|_| byte_tokens) {
                     return vec![byte];
                 }
@@ -155,144 +177,32 @@ impl Tokenizer {
         self.parts.special_ids.contains(&id)
     }
 
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.parts.inner
+    }
+
     /// Whether decoding is joining the bytes of the tokens, whatever is around them.
     pub(crate) fn joins_bytes(&self) -> bool {
         self.parts.spelling == Spelling::ByteLevel
     }
 
-    /// Where `text` spells special tokens, in order, as byte ranges.
-    pub(crate) fn special_spans(&self, text: &str) -> Vec<Range<usize>> {
-        let spans = self.added_tokens(text).into_iter().filter(|(_, id)| self.is_special(*id));
-        spans.map(|(range, _)| trim_range(text, range)).collect()
-    }
-
-    /// Encodes `text`, taking no special tokens from the ranges `plain`.
-    fn encode_with_plain(&self, text: &str, plain: &[Range<usize>]) -> Result<Vec<u32>> {
-        if plain.is_empty() {
-            return self.encode_whole(text, false);
-        }
-        let failed = |reason: String| TextError::Encode { bytes: text.len(), reason };
-        let taken = self.added_tokens_outside(text, plain);
-        // A vocabulary may hold a special token's text as an ordinary piece; then cut it up.
-        let cuts: Vec<usize> = plain
-            .iter()
-            .map(|range| range.start + text[range.start..].chars().next().map_or(0, char::len_utf8))
-            .collect();
-        for cuts in [&[][..], &cuts[..]] {
-            let (ids, clean) = self.run(text, &taken, cuts).map_err(|error| failed(error.to_string()))?;
-            if clean {
-                return Ok(ids);
-            }
-        }
-        Err(failed("the vocabulary offers only the special token for this text".to_owned()))
-    }
-
-    fn encode_whole(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+    /// The tokenizer's own encoding.
+    pub(crate) fn encode_whole(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = self.parts.inner.encode_fast(text, add_special);
-        let failed = |error: tokenizers::Error| TextError::Encode { bytes: text.len(), reason: error.to_string() };
-        Ok(encoding.map_err(failed)?.get_ids().to_vec())
-    }
-
-    /// The added tokens of `text`, found as the tokenizer finds them.
-    fn added_tokens(&self, text: &str) -> Vec<(Range<usize>, u32)> {
-        let added = self.parts.inner.get_added_vocabulary();
-        let pieces = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
-        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        let token =
-            |tokens: &Option<Vec<Token>>| tokens.as_ref().and_then(|tokens| tokens.first()).map(|token| token.id);
-        splits.into_iter().filter_map(|(_, (from, to), tokens)| Some((from..to, token(tokens)?))).collect()
-    }
-
-    /// The same, seeing one neutral character in place of each of the ranges `plain`.
-    fn added_tokens_outside(&self, text: &str, plain: &[Range<usize>]) -> Vec<(Range<usize>, u32)> {
-        const NEUTRAL: char = '\u{10FFFD}';
-        let mut shadow = String::with_capacity(text.len());
-        let mut steps = vec![(0, 0)];
-        let mut done = 0;
-        for range in plain {
-            shadow.push_str(&text[done..range.start]);
-            shadow.push(NEUTRAL);
-            done = range.end;
-            steps.push((shadow.len(), done));
-        }
-        shadow.push_str(&text[done..]);
-        let back = |at: usize| {
-            let (from, to) = steps[steps.partition_point(|&(from, _)| from <= at) - 1];
-            to + (at - from)
+        let failed = |error: tokenizers::Error| TextError::Encode {
+            bytes: text.len(),
+            reason: error.to_string(),
         };
-        self.added_tokens(&shadow).into_iter().map(|(range, id)| (back(range.start)..back(range.end), id)).collect()
-    }
-
-    /// The tokenizer's own steps, with the added tokens given. The flag is false where a special
-    /// token came out of ordinary text.
-    fn run(&self, text: &str, taken: &[(Range<usize>, u32)], cuts: &[usize]) -> tokenizers::Result<(Vec<u32>, bool)> {
-        let inner = &self.parts.inner;
-        let mut pieces = PreTokenizedString::from(text);
-        pieces.split(|_, whole| Ok(cut(&whole, taken, cuts)))?;
-        if let Some(normalizer) = inner.get_normalizer() {
-            pieces.normalize(|piece| normalizer.normalize(piece))?;
-        }
-        if let Some(pre_tokenizer) = inner.get_pre_tokenizer() {
-            pre_tokenizer.pre_tokenize(&mut pieces)?;
-        }
-        pieces.tokenize(|piece| inner.get_model().tokenize(piece.get()))?;
-        let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        let mut ids = Vec::new();
-        let mut specials = 0;
-        for token in splits.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten() {
-            ids.push(token.id);
-            specials += usize::from(self.is_special(token.id));
-        }
-        let wanted = taken.iter().filter(|(_, id)| self.is_special(*id)).count();
-        Ok((ids, specials == wanted))
+        Ok(encoding.map_err(failed)?.get_ids().to_vec())
     }
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .finish_non_exhaustive()
     }
-}
-
-/// Cuts `whole` into the added tokens and the stretches between them, and those at `cuts`.
-fn cut(
-    whole: &NormalizedString,
-    taken: &[(Range<usize>, u32)],
-    cuts: &[usize],
-) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
-    let mut pieces: Vec<(Range<usize>, Option<u32>)> = Vec::new();
-    let plain = |from: usize, to: usize, pieces: &mut Vec<(Range<usize>, Option<u32>)>| {
-        let inside = cuts.iter().copied().filter(|&at| at > from && at < to);
-        let mut start = from;
-        for end in inside.chain([to]) {
-            if start < end {
-                pieces.push((start..end, None));
-            }
-            start = end;
-        }
-    };
-    let mut done = 0;
-    for (range, id) in taken {
-        plain(done, range.start, &mut pieces);
-        pieces.push((range.clone(), Some(*id)));
-        done = range.end;
-    }
-    plain(done, whole.get().len(), &mut pieces);
-    let slices = pieces.into_iter().filter_map(|(range, id)| Some((whole.slice(TextRange::Normalized(range))?, id)));
-    slices
-        .map(|(slice, id)| {
-            let tokens = id.map(|id| vec![Token::new(id, slice.get().to_owned(), (0, slice.get().len()))]);
-            (slice, tokens)
-        })
-        .collect()
-}
-
-/// An added token may swallow the spaces around it; they are not part of its text.
-fn trim_range(text: &str, range: Range<usize>) -> Range<usize> {
-    let found = &text[range.clone()];
-    let start = range.start + (found.len() - found.trim_start().len());
-    let end = range.end - (found.len() - found.trim_end().len());
-    if start < end { start..end } else { range }
 }
 
 fn spelling(decoder: Option<&DecoderWrapper>) -> Spelling {
@@ -300,13 +210,20 @@ fn spelling(decoder: Option<&DecoderWrapper>) -> Spelling {
         return Spelling::ByteLevel;
     }
     let described = serde_json::to_string(&decoder).unwrap_or_default();
-    Spelling::Text { mark_is_space: described.contains('▁'), byte_tokens: described.contains("ByteFallback") }
+    Spelling::Text {
+        mark_is_space: described.contains('▁'),
+        byte_tokens: described.contains("ByteFallback"),
+    }
 }
 
 /// The byte of a token such as `<0x0A>`.
 fn byte_token(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
+    if digits.len() == 2 {
+        u8::from_str_radix(digits, 16).ok()
+    } else {
+        None
+    }
 }
 
 /// The byte that a character of GPT-2's alphabet stands for: visible Latin-1 characters are
@@ -327,7 +244,10 @@ mod tests {
 
     #[test]
     fn the_byte_alphabet_has_each_byte_once() {
-        let mut bytes: Vec<u8> = (0..0x200u32).filter_map(char::from_u32).filter_map(byte_of).collect();
+        let mut bytes: Vec<u8> = (0..0x200u32)
+            .filter_map(char::from_u32)
+            .filter_map(byte_of)
+            .collect();
         bytes.sort_unstable();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
         assert_eq!(

@@ -31,6 +31,13 @@ pub struct Conversation {
     pub ids: Vec<u32>,
 }
 
+#[derive(Deserialize)]
+pub struct PieceSample {
+    pub text: String,
+    pub ids: Vec<u32>,
+    pub decoded: String,
+}
+
 impl Sample {
     pub fn decoded(&self) -> &str {
         self.decoded.as_deref().unwrap_or(&self.text)

@@ -1,0 +1,152 @@
+//! The two self-checks: after smoothing the float model is the same function; and how far the quantized one is off.
+use super::hidden::{Hidden, Lane};
+use super::observe::read;
+use super::solve::Solved;
+use crate::error::{Error, Result};
+use planish_model::weights::HostBlock;
+use planish_model::{Ends, Input, Plan};
+use planish_tensor::{Backend, DType, FloatMath, LinearPart, host::encode_f32};
+
+/// Largest KL divergence that smoothing may cause (nats, mean over the held-back tokens).
+pub const SMOOTHING_KL_LIMIT: f64 = 1e-5;
+/// Largest relative change of a hidden state that smoothing may cause in one block.
+const SMOOTHING_STATE_LIMIT: f64 = 1e-2;
+/// Rows of logits computed at once.
+pub const ROWS: usize = 64;
+
+/// Distance of two models on the held-back tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Divergence {
+    /// Mean KL(original || other), nats.
+    pub mean: f64,
+    /// Largest.
+    pub max: f64,
+    /// Share of positions with the same likeliest token.
+    pub top1: f64,
+}
+
+/// KL divergence between the ends of two streams of hidden states.
+pub fn divergence<B: Backend>(lane: &mut Lane<'_, B>, ends: &Ends<B>, original: &Hidden, other: &Hidden, h: usize) -> Result<Divergence> {
+    let mut sum = Divergence::default();
+    let rows = original.values.len() / h;
+    for (a, b) in original.values.chunks(ROWS * h).zip(other.values.chunks(ROWS * h)) {
+        ends.log_probs_of(lane.backend, FloatMath::F32, a, &mut lane.ws)?;
+        let p = read(lane.backend, &lane.ws.logits)?;
+        ends.log_probs_of(lane.backend, FloatMath::F32, b, &mut lane.ws)?;
+        let q = read(lane.backend, &lane.ws.logits)?;
+        let v = lane.ws.logits.cols;
+        for (p, q) in p.chunks_exact(v).zip(q.chunks_exact(v)) {
+            let kl = kl(p, q);
+            sum.mean += kl / rows as f64;
+            sum.max = if kl.is_nan() { f64::NAN } else { sum.max.max(kl) };
+            sum.top1 += (likeliest(p) == likeliest(q)) as usize as f64 / rows as f64;
+        }
+    }
+    Ok(sum)
+}
+
+/// KL(p || q) of two rows of log-probabilities, nats.
+fn kl(p: &[f32], q: &[f32]) -> f64 {
+    p.iter().zip(q).map(|(&p, &q)| (p as f64).exp() * (p as f64 - q as f64)).sum()
+}
+
+fn likeliest(row: &[f32]) -> usize {
+    (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+}
+
+/// Fails, naming the layer, if smoothing changed a block's output.
+pub fn same_states(layer: usize, original: &Hidden, smoothed: &Hidden) -> Result<()> {
+    let found = relative_error(&original.values, &smoothed.values);
+    if found <= SMOOTHING_STATE_LIMIT {
+        return Ok(());
+    }
+    let place = format!("relative change of the hidden states after layer {layer}");
+    Err(Error::NotTheSame { place, limit: SMOOTHING_STATE_LIMIT, found })
+}
+
+/// Fails if the smoothed model's distributions are not the original's.
+pub fn same_function(d: &Divergence) -> Result<()> {
+    if d.mean <= SMOOTHING_KL_LIMIT {
+        return Ok(());
+    }
+    let place = "mean KL divergence on the held-back batch".into();
+    Err(Error::NotTheSame { place, limit: SMOOTHING_KL_LIMIT, found: d.mean })
+}
+
+/// `||a - b|| / ||a||`.
+pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+    let (mut lost, mut total) = (0.0f64, 0.0f64);
+    for (&a, &b) in a.iter().zip(b) {
+        lost += f64::from(a - b).powi(2);
+        total += f64::from(a).powi(2);
+    }
+    if total == 0.0 { lost.sqrt() } else { (lost / total).sqrt() }
+}
+
+/// Relative output error of each quantized linear on recorded inputs: float product against W8A8 product.
+pub fn output_errors<B: Backend>(
+    backend: &B,
+    plan: &Plan,
+    float: &HostBlock,
+    solved: &[Solved],
+    inputs: &[Vec<f32>],
+) -> Result<Vec<f64>> {
+    solved
+        .iter()
+        .map(|s| {
+            let x = &inputs[s.role.input() as usize];
+            let float = float.linear(s.role).clone();
+            let q8 = super::solve::to_part(&s.weight, float.bias.clone())?;
+            output_error(backend, plan.input_width(s.role.input()), x, float, q8)
+        })
+        .collect()
+}
+
+fn output_error<B: Backend>(backend: &B, k: usize, x: &[f32], float: LinearPart, q8: LinearPart) -> Result<f64> {
+    let (n, t, act) = (float.weight.shape()[0], x.len() / k, backend.activation_dtype());
+    let mut input = backend.alloc(act, t, k)?;
+    backend.upload(&encode_f32(act, x)?, &mut input)?;
+    let mut out = backend.alloc(DType::F32, t, n)?;
+    backend.gemm_float(&input, &backend.load_linear(&[float])?, FloatMath::F32, &mut out)?;
+    let y = read(backend, &out)?;
+    let packed = backend.load_linear(&[q8])?;
+    let kind = backend.linear_shape(&packed).q8.expect("8-bit weight");
+    let mut rows = backend.alloc_q8(kind, t, k)?;
+    backend.quantize_rows(&input, &mut rows)?;
+    backend.gemm_w8a8(&rows, &packed, &mut out)?;
+    Ok(relative_error(&y, &read(backend, &out)?))
+}
+
+/// Median and maximum of magnitudes.
+pub fn spread(values: &[f32]) -> (f32, f32) {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    (sorted.get(sorted.len() / 2).copied().unwrap_or(0.0), sorted.last().copied().unwrap_or(0.0))
+}
+
+/// The inputs whose statistics are needed to smooth or to solve.
+pub fn all_inputs() -> [Input; 4] {
+    Input::ALL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kl_of_equal_and_unequal_rows() {
+        let p = [0.5f32.ln(), 0.5f32.ln()];
+        let q = [0.25f32.ln(), 0.75f32.ln()];
+        assert_eq!(kl(&p, &p), 0.0);
+        let expected = 0.5 * (0.5f64 / 0.25).ln() + 0.5 * (0.5f64 / 0.75).ln();
+        assert!((kl(&p, &q) - expected).abs() < 1e-7);
+    }
+
+    #[test]
+    fn errors_are_relative() {
+        assert!((relative_error(&[3.0, 4.0], &[3.0, 3.5]) - 0.1).abs() < 1e-12);
+        let d = Divergence { mean: 2e-5, ..Divergence::default() };
+        assert!(same_function(&d).unwrap_err().to_string().contains("2e-5"));
+        assert!(same_function(&Divergence { mean: f64::NAN, ..d }).is_err());
+    }
+}

@@ -76,6 +76,9 @@ pub enum Error {
         /// What was measured.
         found: f64,
     },
+    /// The saved state of an unfinished run cannot be used.
+    #[error("the state of the unfinished run: {0}; start again with --overwrite")]
+    State(String),
     /// The model could not be read or run.
     #[error(transparent)]
     Model(#[from] planish_model::Error),

@@ -4,7 +4,7 @@ use super::observe::read;
 use super::solve::Solved;
 use crate::error::{Error, Result};
 use planish_model::weights::HostBlock;
-use planish_model::{Ends, Input, Plan};
+use planish_model::{Ends, Plan};
 use planish_tensor::{Backend, DType, FloatMath, LinearPart, host::encode_f32};
 
 /// Largest KL divergence that smoothing may cause (nats, mean over the held-back tokens).
@@ -122,11 +122,6 @@ pub fn spread(values: &[f32]) -> (f32, f32) {
     let mut sorted = values.to_vec();
     sorted.sort_by(f32::total_cmp);
     (sorted.get(sorted.len() / 2).copied().unwrap_or(0.0), sorted.last().copied().unwrap_or(0.0))
-}
-
-/// The inputs whose statistics are needed to smooth or to solve.
-pub fn all_inputs() -> [Input; 4] {
-    Input::ALL
 }
 
 #[cfg(test)]

@@ -52,7 +52,15 @@ pub struct ChatTemplate {
 }
 
 /// Names that further variables may not take.
-const RESERVED: [&str; 4] = ["messages", "tools", "add_generation_prompt", "namespace"];
+const RESERVED: [&str; 7] = [
+    "messages",
+    "tools",
+    "add_generation_prompt",
+    "namespace",
+    "raise_exception",
+    "strftime_now",
+    source::ONE,
+];
 /// Nesting of the JSON that is given.
 const MAX_DEPTH: usize = 64;
 
@@ -83,33 +91,25 @@ impl ChatInput {
         if let Some(tools) = self.tools.as_ref().filter(|tools| !tools.is_array()) {
             return wrong("tools", "a list", &kind(tools));
         }
-        let taken =
-            |name: &str| RESERVED.contains(&name) || template.special_tokens.contains_key(name);
-        let word = |name: &str| {
-            let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
-            !name.is_empty()
-                && name.chars().all(letter)
-                && !name.starts_with(|c: char| c.is_ascii_digit())
-        };
-        if let Some(name) = self.extra.keys().find(|name| taken(name) || !word(name)) {
-            return wrong(
-                "extra",
-                "a variable name that the template is not given anyway",
-                &format!("{name:?}"),
-            );
+        let taken = |name: &str| template.special_tokens.contains_key(name);
+        if let Some(name) = self
+            .extra
+            .keys()
+            .find(|name| taken(name) || !is_free_name(name))
+        {
+            let expected = "a variable name that the template is not given anyway";
+            return wrong("extra", expected, &format!("{name:?}"));
         }
-        for value in [&self.messages]
+        let mut values = [&self.messages]
             .into_iter()
             .chain(&self.tools)
-            .chain(self.extra.values())
-        {
-            if deeper_than(value, MAX_DEPTH) {
-                return wrong(
-                    "messages, tools or extra",
-                    "at most 64 levels of nesting",
-                    &"more",
-                );
-            }
+            .chain(self.extra.values());
+        if values.any(|value| deeper_than(value, MAX_DEPTH)) {
+            return wrong(
+                "messages, tools or extra",
+                "at most 64 levels of nesting",
+                &"more",
+            );
         }
         Ok(())
     }
@@ -218,6 +218,12 @@ impl ChatTemplate {
         let (text, plain) = marks.restore(&self.render(&marked)?);
         Ok(RenderedChat { text, plain })
     }
+}
+
+fn is_free_name(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let word = name.chars().all(letter) && !name.starts_with(|c: char| c.is_ascii_digit());
+    word && !name.is_empty() && !RESERVED.contains(&name)
 }
 
 fn deeper_than(value: &Value, levels: usize) -> bool {

@@ -1,8 +1,14 @@
 //! Calendar dates for templates that ask for today's: `strftime` of a UTC time, in English.
 
-use std::fmt::Write;
-
-const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+const DAYS: [&str; 7] = [
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -20,13 +26,6 @@ const MONTHS: [&str; 12] = [
 
 /// Formats `seconds` since 1970-01-01 00:00 UTC. `Err` holds a directive that is not known.
 pub(crate) fn strftime(format: &str, seconds: u64) -> Result<String, String> {
-    let days = seconds / 86_400;
-    let (year, month, day) = date(days);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let hour12 = (hour + 11) % 12 + 1;
-    let half = if hour < 12 { "AM" } else { "PM" };
-    let weekday = DAYS[(days % 7) as usize];
-    let month_name = MONTHS[month as usize - 1];
     let mut out = String::new();
     let mut rest = format.chars();
     while let Some(c) = rest.next() {
@@ -39,41 +38,61 @@ pub(crate) fn strftime(format: &str, seconds: u64) -> Result<String, String> {
         if bare {
             directive = rest.next().unwrap_or(' ');
         }
-        let number = match directive {
-            'd' => day,
-            'm' => month,
-            'H' => hour,
-            'I' => hour12,
-            'M' => minute,
-            'S' => second,
-            'y' => year % 100,
-            'Y' => year,
-            'j' => days - days_before(year) + 1,
-            'e' => day,
-            _ => 0,
-        };
-        let written = match directive {
-            'Y' => write!(out, "{year}"),
-            'j' if !bare => write!(out, "{number:03}"),
-            'e' if !bare => write!(out, "{number:2}"),
-            'd' | 'm' | 'H' | 'I' | 'M' | 'S' | 'y' if !bare => write!(out, "{number:02}"),
-            'd' | 'm' | 'H' | 'I' | 'M' | 'S' | 'y' | 'j' | 'e' => write!(out, "{number}"),
-            'A' => out.write_str(weekday),
-            'a' => out.write_str(&weekday[..3]),
-            'B' => out.write_str(month_name),
-            'b' | 'h' => out.write_str(&month_name[..3]),
-            'p' => out.write_str(half),
-            'F' => write!(out, "{year}-{month:02}-{day:02}"),
-            'T' => write!(out, "{hour:02}:{minute:02}:{second:02}"),
-            'D' => write!(out, "{month:02}/{day:02}/{:02}", year % 100),
-            'Z' => out.write_str("UTC"),
-            'z' => out.write_str("+0000"),
-            '%' => out.write_str("%"),
-            other => return Err(format!("%{other}")),
-        };
-        written.map_err(|error| error.to_string())?;
+        match (number(directive, seconds), word(directive, seconds)) {
+            (Some((number, _)), _) if bare => out.push_str(&number.to_string()),
+            (Some((number, width)), _) => {
+                let fill = if directive == 'e' { ' ' } else { '0' };
+                let digits = number.to_string();
+                out.extend(std::iter::repeat_n(fill, width - digits.len().min(width)));
+                out.push_str(&digits);
+            }
+            (None, Some(word)) => out.push_str(&word),
+            (None, None) => return Err(format!("%{directive}")),
+        }
     }
     Ok(out)
+}
+
+/// A directive that is a number, and its width.
+fn number(directive: char, seconds: u64) -> Option<(u64, usize)> {
+    let days = seconds / 86_400;
+    let (year, month, day) = date(days);
+    let hour = seconds / 3600 % 24;
+    Some(match directive {
+        'd' | 'e' => (day, 2),
+        'm' => (month, 2),
+        'H' => (hour, 2),
+        'I' => ((hour + 11) % 12 + 1, 2),
+        'M' => (seconds / 60 % 60, 2),
+        'S' => (seconds % 60, 2),
+        'y' => (year % 100, 2),
+        'Y' => (year, 4),
+        'j' => (days - days_before(year) + 1, 3),
+        _ => return None,
+    })
+}
+
+/// A directive that is a word, or several others.
+fn word(directive: char, seconds: u64) -> Option<String> {
+    let days = seconds / 86_400;
+    let weekday = DAYS[(days % 7) as usize];
+    let month = MONTHS[date(days).1 as usize - 1];
+    let word = match directive {
+        'A' => weekday,
+        'a' => &weekday[..3],
+        'B' => month,
+        'b' | 'h' => &month[..3],
+        'p' if seconds / 3600 % 24 < 12 => "AM",
+        'p' => "PM",
+        'Z' => "UTC",
+        'z' => "+0000",
+        '%' => "%",
+        'F' => return strftime("%Y-%m-%d", seconds).ok(),
+        'T' => return strftime("%H:%M:%S", seconds).ok(),
+        'D' => return strftime("%m/%d/%y", seconds).ok(),
+        _ => return None,
+    };
+    Some(word.to_owned())
 }
 
 /// Year, month (1..=12) and day (1..=31) of a day counted from 1970-01-01.

@@ -153,6 +153,7 @@ fn further_variables_reach_the_template_but_shadow_nothing() {
         "tools",
         "add_generation_prompt",
         "bos_token",
+        "_one",
         "~",
         "",
     ] {

@@ -2,5 +2,7 @@
 
 pub mod buffer;
 pub mod exp;
+pub mod gemm_w8a8;
 pub mod isa;
+mod simd;
 pub mod threads;

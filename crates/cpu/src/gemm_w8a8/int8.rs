@@ -2,7 +2,8 @@
 //!
 //! Instructions that multiply unsigned by signed bytes take the weights plus 128; the surplus, 128 times the sum of a
 //! token's codes, is subtracted at the end. Sums may wrap on the way: modulo 2^32 nothing is lost.
-use super::{BLOCK_ROWS, Block};
+use super::tile::{self, Kernel, Target};
+use super::{BLOCK_ROWS, Block, part};
 use crate::simd::{Op, Simd};
 
 /// Input channels (in groups of 4) that a tile sums before the next tile reads the same weights again.
@@ -25,38 +26,27 @@ impl Op for Product<'_> {
         }
         let tiles = rows.div_ceil(S::ROWS);
         // One tile never comes back to the same weights.
-        let chunk = if tiles == 1 { groups } else { groups.div_ceil(groups.div_ceil(CHUNK).max(1)) };
-        let mut partial = if chunk < groups { vec![0i32; rows * b.w.layout.width] } else { Vec::new() };
+        let chunks = if tiles == 1 { 1 } else { groups.div_ceil(CHUNK).max(1) };
+        let mut partial = if chunks > 1 { vec![0i32; rows * b.w.layout.width] } else { Vec::new() };
         for panel in b.panels.clone() {
-            let (columns, vectors) = b.w.panel_width(panel);
-            let first_column = panel * b.w.layout.width;
-            for g in (0..groups.max(1)).step_by(chunk.max(1)) {
+            let panel = b.w.panel(panel);
+            for chunk in 0..chunks {
+                let g = part(groups, chunks, chunk);
                 for tile in 0..tiles {
-                    let (r, end) = (rows * tile / tiles, rows * (tile + 1) / tiles);
+                    let rows = part(rows, tiles, tile);
                     // SAFETY: rows, panel and groups are inside their buffers, whose sizes `pack` and `gemm_w8a8` set.
                     unsafe {
-                        let t = Tile {
-                            x: b.x.add(r * b.ldx + g * 4),
+                        let target = Target::new(&b, rows.clone(), &panel);
+                        let sums = Sums {
+                            x: b.x.add(rows.start * b.ldx + g.start * 4),
                             ldx: b.ldx,
-                            groups: chunk.min(groups - g),
-                            w: b.w.codes.bytes().as_ptr().add(first_column * groups * 4 + g * vectors * S::LANES * 4),
-                            first: g == 0,
-                            last: g + chunk >= groups,
-                            partial: partial.as_mut_ptr().wrapping_add(r * b.w.layout.width),
-                            surplus: surplus.as_ptr().add(r),
-                            xs: b.xs.as_ptr().add(r),
-                            ws: b.w.ws.as_ptr().add(first_column),
-                            bias: b.w.bias.as_ptr().add(first_column),
-                            out: b.out.add(r * b.w.n + first_column),
-                            ldo: b.w.n,
-                            columns,
+                            groups: g.len(),
+                            w: b.w.codes.bytes().as_ptr().add((panel.first * groups + g.start * panel.width) * 4),
+                            partial: partial.as_mut_ptr().wrapping_add(rows.start * b.w.layout.width),
+                            surplus: surplus.as_ptr().add(rows.start),
+                            target: Target { first: chunk == 0, last: chunk + 1 == chunks, ..target },
                         };
-                        match vectors {
-                            1 => t.rows::<S, 1>(s, end - r),
-                            2 => t.rows::<S, 2>(s, end - r),
-                            3 => t.rows::<S, 3>(s, end - r),
-                            _ => t.rows::<S, 4>(s, end - r),
-                        }
+                        tile::run(s, sums, rows.len(), panel.width);
                     }
                 }
             }
@@ -64,77 +54,53 @@ impl Op for Product<'_> {
     }
 }
 
-/// One register tile's sources and targets.
-struct Tile {
+#[derive(Clone, Copy)]
+struct Sums {
     x: *const u8,
+    /// From row to row of `x`.
     ldx: usize,
     groups: usize,
     w: *const u8,
-    /// Sums start from zero, else from `partial`.
-    first: bool,
-    /// Sums end as outputs, else in `partial`.
-    last: bool,
-    /// `[rows][vectors][lanes]` sums.
+    /// `[rows][vectors][lanes]` sums of the groups before.
     partial: *mut i32,
+    /// What is to be subtracted, by row.
     surplus: *const i32,
-    xs: *const f32,
-    ws: *const f32,
-    bias: *const f32,
-    out: *mut f32,
-    ldo: usize,
-    columns: usize,
+    target: Target,
 }
 
-impl Tile {
-    /// # Safety
-    /// As for [`Tile::run`]; `rows` is at most 8.
+impl Kernel for Sums {
     #[inline(always)]
-    unsafe fn rows<S: Simd, const V: usize>(&self, s: S, rows: usize) {
-        // SAFETY: the caller's.
-        unsafe {
-            match rows {
-                1 => self.run::<S, 1, V>(s),
-                2 => self.run::<S, 2, V>(s),
-                3 => self.run::<S, 3, V>(s),
-                4 => self.run::<S, 4, V>(s),
-                5 => self.run::<S, 5, V>(s),
-                6 => self.run::<S, 6, V>(s),
-                7 => self.run::<S, 7, V>(s),
-                _ => self.run::<S, 8, V>(s),
-            }
-        }
-    }
-
-    /// `R` rows by `V` vectors.
-    ///
-    /// # Safety
-    /// Every pointer must be valid for the tile.
-    #[inline(always)]
-    unsafe fn run<S: Simd, const R: usize, const V: usize>(&self, s: S) {
-        // Never called; said here so that no code is made for it.
-        if R > S::ROWS || V > S::VECTORS {
-            return;
-        }
+    unsafe fn run<S: Simd, const R: usize, const V: usize>(self, s: S) {
         // Few rows: several sums for one output, or each addition would wait for the one before.
-        let phases = if R == 1 { 4 } else if R == 2 { 2 } else { 1 };
+        let phases = if R == 1 {
+            4
+        } else if R == 2 {
+            2
+        } else {
+            1
+        };
         let mut acc = [[[s.isplat(0); V]; R]; 4];
+        let mut x = [self.x; R];
+        for r in 0..R {
+            x[r] = self.x.wrapping_add(r.min(self.target.rows - 1) * self.ldx);
+        }
         // SAFETY: the caller's.
         unsafe {
             let mut g = 0;
             while g + phases <= self.groups {
                 for phase in 0..phases {
-                    self.step::<S, R, V>(s, g + phase, &mut acc[phase]);
+                    self.step::<S, R, V>(s, g + phase, x, &mut acc[phase]);
                 }
                 g += phases;
             }
             while g < self.groups {
-                self.step::<S, R, V>(s, g, &mut acc[0]);
+                self.step::<S, R, V>(s, g, x, &mut acc[0]);
                 g += 1;
             }
             let mut sums = acc[0];
-            for r in 0..R {
-                for v in 0..V {
-                    for phase in 1..phases {
+            for phase in 1..phases {
+                for r in 0..R {
+                    for v in 0..V {
                         sums[r][v] = s.iadd(sums[r][v], acc[phase][r][v]);
                     }
                 }
@@ -142,9 +108,17 @@ impl Tile {
             self.finish::<S, R, V>(s, sums);
         }
     }
+}
 
+impl Sums {
     #[inline(always)]
-    unsafe fn step<S: Simd, const R: usize, const V: usize>(&self, s: S, g: usize, acc: &mut [[S::I; V]; R]) {
+    unsafe fn step<S: Simd, const R: usize, const V: usize>(
+        &self,
+        s: S,
+        g: usize,
+        x: [*const u8; R],
+        acc: &mut [[S::I; V]; R],
+    ) {
         // SAFETY: the caller's.
         unsafe {
             let p = self.w.add(g * V * S::LANES * 4);
@@ -153,7 +127,7 @@ impl Tile {
                 w[v] = s.iload(p.add(v * S::LANES * 4).cast());
             }
             for r in 0..R {
-                let x = self.x.add(r * self.ldx + g * 4).cast::<i32>().read_unaligned();
+                let x = x[r].add(g * 4).cast::<i32>().read_unaligned();
                 for v in 0..V {
                     acc[r][v] = s.dot(acc[r][v], w[v], x);
                 }
@@ -164,26 +138,21 @@ impl Tile {
     #[inline(always)]
     unsafe fn finish<S: Simd, const R: usize, const V: usize>(&self, s: S, mut sums: [[S::I; V]; R]) {
         for r in 0..R {
-            // SAFETY: the caller's. Columns from `columns` on are not written.
+            if r >= self.target.rows {
+                break;
+            }
+            // SAFETY: the caller's; `partial` is used only if it was allocated.
             unsafe {
                 for v in 0..V {
                     let partial = self.partial.wrapping_add((r * V + v) * S::LANES);
-                    if !self.first {
+                    if !self.target.first {
                         sums[r][v] = s.iadd(sums[r][v], s.iload(partial));
                     }
-                    if !self.last {
-                        s.istore(partial, sums[r][v]);
-                        continue;
-                    }
-                    let acc = s.to_float(s.isub(sums[r][v], s.isplat(*self.surplus.add(r))));
-                    let c = v * S::LANES;
-                    let y = s.mul(s.mul(acc, s.splat(*self.xs.add(r))), s.load(self.ws.add(c)));
-                    let y = s.add(y, s.load(self.bias.add(c)));
-                    let out = self.out.add(r * self.ldo + c);
-                    if v + 1 < V || self.columns == V * S::LANES {
-                        s.store(out, y);
+                    if self.target.last {
+                        let acc = s.to_float(s.isub(sums[r][v], s.isplat(*self.surplus.add(r))));
+                        self.target.put(s, r, v * S::LANES, acc);
                     } else {
-                        s.store_part(out, self.columns - c, y);
+                        s.istore(partial, sums[r][v]);
                     }
                 }
             }

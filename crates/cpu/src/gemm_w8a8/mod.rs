@@ -10,6 +10,7 @@ use std::ops::Range;
 mod float8;
 mod int8;
 mod pack;
+mod tile;
 
 /// Quantized activations `[t, k]`.
 #[derive(Clone, Copy)]
@@ -22,8 +23,8 @@ pub struct Q8Slice<'a> {
 
 /// An 8-bit weight `[n, k]` in the order in which the kernels of one instruction set read it, one byte a weight.
 ///
-/// Panels of `width` output channels follow each other (the last may be narrower, in whole vectors). Inside a panel
-/// INT8 codes are ordered `[k/4][column][4]`, so that a 32-bit lane is one column, and FP8 codes `[k][column]`.
+/// Panels of `width` output channels follow each other, then panels of one vector. Inside a panel INT8 codes are
+/// ordered `[k/4][column][4]`, so that a 32-bit lane is one column, and FP8 codes `[k][column]`.
 pub struct PackedQ8 {
     n: usize,
     k: usize,
@@ -42,10 +43,8 @@ pub struct PackedQ8 {
 struct Layout {
     /// Columns of a vector.
     lanes: usize,
-    /// Columns of a panel but the last.
+    /// Columns of a wide panel.
     width: usize,
-    /// Most rows of a register tile.
-    rows: usize,
     /// Input channels with padding.
     kp: usize,
     /// INT8 codes are stored plus 128.
@@ -57,13 +56,7 @@ impl Op for LayoutOf {
     type Out = Layout;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Layout {
-        Layout {
-            lanes: S::LANES,
-            width: S::LANES * S::VECTORS,
-            rows: S::ROWS,
-            kp: self.0,
-            unsigned: S::UNSIGNED_WEIGHTS,
-        }
+        Layout { lanes: S::LANES, width: S::LANES * S::VECTORS, kp: self.0, unsigned: S::UNSIGNED_WEIGHTS }
     }
 }
 
@@ -102,14 +95,25 @@ impl PackedQ8 {
     }
 
     fn panels(&self) -> usize {
-        self.n.div_ceil(self.layout.width)
+        self.n / self.layout.width + (self.n % self.layout.width).div_ceil(self.layout.lanes)
     }
 
-    /// Columns in use, and vectors, of a panel.
-    fn panel_width(&self, panel: usize) -> (usize, usize) {
-        let columns = self.layout.width.min(self.n - panel * self.layout.width);
-        (columns, columns.div_ceil(self.layout.lanes))
+    fn panel(&self, i: usize) -> Panel {
+        let Layout { lanes, width, .. } = self.layout;
+        let wide = self.n / width;
+        let (first, width) = if i < wide { (i * width, width) } else { (wide * width + (i - wide) * lanes, lanes) };
+        Panel { first, width, columns: width.min(self.n - first) }
     }
+}
+
+/// A group of output channels.
+struct Panel {
+    /// First column.
+    first: usize,
+    /// Columns stored.
+    width: usize,
+    /// Columns in use.
+    columns: usize,
 }
 
 /// Rows that one task takes through its panels: their codes stay in the second-level cache.

@@ -36,14 +36,13 @@ pub(super) fn pack(
     let tasks = if np * kp < 1 << 16 { 1 } else { packed.panels().min(4 * threads.count()) };
     threads.run(tasks, |task| {
         for panel in part(packed.panels(), tasks, task) {
-            let (columns, vectors) = packed.panel_width(panel);
-            let width = vectors * layout.lanes;
+            let panel = packed.panel(panel);
             // SAFETY: panels are disjoint and inside the buffer.
-            let panel_codes = unsafe { target.panel(panel * layout.width * kp, width * kp) };
-            let rows = &rows[panel * layout.width..][..columns];
+            let panel_codes = unsafe { target.panel(panel.first * kp, panel.width * kp) };
+            let rows = &rows[panel.first..][..panel.columns];
             match kind {
-                Q8::Int8 => int8_panel(rows, k, width, if layout.unsigned { 0x80 } else { 0 }, panel_codes),
-                _ => float8_panel(rows, k, width, panel_codes),
+                Q8::Int8 => int8_panel(rows, k, panel.width, if layout.unsigned { 0x80 } else { 0 }, panel_codes),
+                _ => float8_panel(rows, k, panel.width, panel_codes),
             }
         }
     });

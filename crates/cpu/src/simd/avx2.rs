@@ -18,6 +18,7 @@ pub(super) fn has_f16c() -> bool {
 /// # Safety
 /// The machine must have `Isa::Avx2` and F16C.
 #[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
 pub(super) unsafe fn with<O: Op>(op: O) -> O::Out {
     op.run(Avx2(()))
 }
@@ -27,6 +28,7 @@ pub(super) unsafe fn with<O: Op>(op: O) -> O::Out {
 /// # Safety
 /// The machine must have `Isa::AvxVnni` and F16C.
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+#[inline(never)]
 pub(super) unsafe fn with_vnni<O: Op>(op: O) -> O::Out {
     op.run(AvxVnni(()))
 }
@@ -75,7 +77,7 @@ fn low_bytes(x: __m256i) -> u64 {
 }
 
 macro_rules! lanes8 {
-    ($token:ident, $unsigned:literal, $rows:literal, |$acc:ident, $w:ident, $x:ident| $dot:expr) => {
+    ($token:ident, $with:ident, $unsigned:literal, $rows:literal, |$acc:ident, $w:ident, $x:ident| $dot:expr) => {
         impl Simd for $token {
             type F = __m256;
             type I = __m256i;
@@ -119,6 +121,11 @@ macro_rules! lanes8 {
                     let $x = _mm256_set1_epi32(x);
                     $dot
                 }
+            }
+            #[inline(always)]
+            fn call<O: Op>(self, op: O) -> O::Out {
+                // SAFETY: the token exists only where the features do.
+                unsafe { $with(op) }
             }
             #[inline(always)]
             fn shl<const N: i32>(self, a: __m256i) -> __m256i {
@@ -203,5 +210,5 @@ macro_rules! lanes8 {
         }
     };
 }
-lanes8!(Avx2, false, 4, |acc, w, x| dot_madd(acc, w, x));
-lanes8!(AvxVnni, true, 6, |acc, w, x| _mm256_dpbusd_avx_epi32(acc, w, x));
+lanes8!(Avx2, with, false, 4, |acc, w, x| dot_madd(acc, w, x));
+lanes8!(AvxVnni, with_vnni, true, 6, |acc, w, x| _mm256_dpbusd_avx_epi32(acc, w, x));

@@ -11,6 +11,7 @@ struct Avx512(());
 /// # Safety
 /// The machine must have `Isa::Avx512`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma")]
+#[inline(never)]
 pub(super) unsafe fn with<O: Op>(op: O) -> O::Out {
     op.run(Avx512(()))
 }
@@ -57,6 +58,11 @@ impl Simd for Avx512 {
         fn ilargest(x: __m512i) -> i32 = _mm512_reduce_max_epi32(x);
         fn dot(acc: __m512i, w: __m512i, x: i32) -> __m512i = _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
         fn prefetch(p: *const u8) = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+    }
+    #[inline(always)]
+    fn call<O: Op>(self, op: O) -> O::Out {
+        // SAFETY: the token exists only where the features do.
+        unsafe { with(op) }
     }
     #[inline(always)]
     fn shl<const N: i32>(self, a: __m512i) -> __m512i {

@@ -13,6 +13,7 @@ struct Neon(());
 /// # Safety
 /// The machine must have `Isa::Neon`.
 #[target_feature(enable = "neon,dotprod")]
+#[inline(never)]
 pub(super) unsafe fn with<O: Op>(op: O) -> O::Out {
     op.run(Neon(()))
 }
@@ -94,6 +95,11 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
+    fn call<O: Op>(self, op: O) -> O::Out {
+        // SAFETY: the token exists only where the features do.
+        unsafe { with(op) }
+    }
     #[inline(always)]
     fn shl<const N: i32>(self, a: int32x4_t) -> int32x4_t {
         // SAFETY: the token exists only where the features do.

@@ -1,5 +1,5 @@
 //! One lane, plain Rust.
-use super::Simd;
+use super::{Op, Simd};
 use planish_tensor::float8;
 
 #[derive(Clone, Copy)]
@@ -172,6 +172,10 @@ impl Simd for Scalar {
         // SAFETY: the caller's.
         let code = unsafe { *p };
         if E4M3 { float8::e4m3_to_f32(code) } else { float8::e5m2_to_f32(code) }
+    }
+    #[inline(always)]
+    fn call<O: Op>(self, op: O) -> O::Out {
+        op.run(self)
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}

@@ -4,5 +4,6 @@ pub mod buffer;
 pub mod exp;
 pub mod gemm_w8a8;
 pub mod isa;
+pub mod rowwise;
 mod simd;
 pub mod threads;

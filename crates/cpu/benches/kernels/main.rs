@@ -1,8 +1,9 @@
 //! Times the kernels beside the machine's own limits, measured in the same run:
-//! `cargo bench -p planish-cpu --bench kernels -- [w8a8|pack|rowwise|threads …] [--threads N] [--isa NAME]`.
+//! `cargo bench -p planish-cpu --bench kernels -- [w8a8|pack|rowwise|threads …] [--threads N] [--isa NAME] [--kind TYPE]`.
 //! Every figure is the best of many: other work on the machine can only add time.
 use planish_cpu::isa::Isa;
 use planish_cpu::threads::Threads;
+use planish_tensor::Q8;
 use std::time::{Duration, Instant};
 
 mod limits;
@@ -14,6 +15,8 @@ mod w8a8;
 pub struct Setting {
     /// Kernel family.
     pub isa: Isa,
+    /// The only 8-bit type to measure.
+    pub kind: Option<Q8>,
     /// Thread pool.
     pub threads: Threads,
     /// Multiply-and-add operations a second that the registers allow, all threads, times two.
@@ -40,7 +43,8 @@ fn main() {
         peak_int8 / 1e9,
         read / 1e9
     );
-    let setting = Setting { isa, threads, peak_int8, read };
+    let kind = value("--kind").and_then(|n| Q8::ALL.into_iter().find(|k| format!("{k:?}").eq_ignore_ascii_case(n)));
+    let setting = Setting { isa, kind, threads, peak_int8, read };
     if wants("w8a8") {
         w8a8::products(&setting);
     }

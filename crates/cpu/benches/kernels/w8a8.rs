@@ -10,7 +10,8 @@ const TOKENS: [usize; 8] = [1, 2, 4, 8, 16, 32, 128, 512];
 pub fn products(setting: &Setting) {
     let head = ["kind", "m", "n", "k", "us", "GOP/s", "% peak", "GB/s", "% read", "max error"];
     line(&head.map(String::from));
-    for kind in Q8::ALL {
+    let kinds: Vec<Q8> = Q8::ALL.into_iter().filter(|k| setting.kind.is_none_or(|only| only == *k)).collect();
+    for kind in kinds {
         for (n, k) in SHAPES {
             if n * k > 1 << 25 && kind == Q8::E5M2 {
                 continue;

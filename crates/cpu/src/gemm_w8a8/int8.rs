@@ -44,6 +44,16 @@ impl Op for Product<'_> {
                             w: b.w.codes.bytes().as_ptr().add((panel.first * groups + g.start * panel.width) * 4),
                             partial: partial.as_mut_ptr().wrapping_add(rows.start * b.w.layout.width),
                             surplus: surplus.as_ptr().add(rows.start),
+                            ahead: ahead(
+                                b.w.codes
+                                    .bytes()
+                                    .as_ptr()
+                                    .wrapping_add((panel.first * groups + g.start * panel.width) * 4),
+                                g.len() * panel.width * 4,
+                                tiles,
+                                tile,
+                            ),
+                            stride: if tiles == 1 { panel.width * 4 } else { panel.width * 4 / tiles },
                             target: Target { first: chunk == 0, last: chunk + 1 == chunks, ..target },
                         };
                         tile::run(s, sums, rows.len(), panel.width);
@@ -65,8 +75,16 @@ struct Sums {
     partial: *mut i32,
     /// What is to be subtracted, by row.
     surplus: *const i32,
+    /// Weights to ask for, and bytes by which that moves on with each group.
+    ahead: *const u8,
+    stride: usize,
     target: Target,
 }
+
+fn ahead(w: *const u8, len: usize, tiles: usize, tile: usize) -> *const u8 {
+    if tiles == 1 { w.wrapping_add(AHEAD) } else { w.wrapping_add(len + len * tile / tiles) }
+}
+const AHEAD: usize = 4096;
 
 impl Kernel for Sums {
     #[inline(always)]
@@ -122,6 +140,15 @@ impl Sums {
         // SAFETY: the caller's.
         unsafe {
             let p = self.w.add(g * V * S::LANES * 4);
+            let ahead = self.ahead.wrapping_add(g * self.stride);
+            if self.stride == V * S::LANES * 4 {
+                for line in 0..(V * S::LANES).div_ceil(16) {
+                    s.prefetch(ahead.wrapping_add(line * 64));
+                }
+            } else {
+                s.prefetch2(ahead);
+                s.prefetch2(ahead.wrapping_add(64));
+            }
             let mut w = [s.isplat(0); V];
             for v in 0..V {
                 w[v] = s.iload(p.add(v * S::LANES * 4).cast());

@@ -113,6 +113,7 @@ macro_rules! lanes8 {
                 fn ior(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);
                 fn ilargest(x: __m256i) -> i32 = largest_i32(x);
                 fn prefetch(p: *const u8) = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+                fn prefetch2(p: *const u8) = _mm_prefetch::<_MM_HINT_T1>(p.cast());
             }
             #[inline(always)]
             fn dot(self, $acc: __m256i, $w: __m256i, x: i32) -> __m256i {

@@ -58,6 +58,7 @@ impl Simd for Avx512 {
         fn ilargest(x: __m512i) -> i32 = _mm512_reduce_max_epi32(x);
         fn dot(acc: __m512i, w: __m512i, x: i32) -> __m512i = _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
         fn prefetch(p: *const u8) = _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        fn prefetch2(p: *const u8) = _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
     fn call<O: Op>(self, op: O) -> O::Out {

@@ -82,6 +82,8 @@ pub(crate) trait Simd: Copy {
     const E4M3_FACTOR: f32;
     /// Asks for a cache line that will be read soon. Any address is allowed.
     fn prefetch(self, p: *const u8);
+    /// As [`Simd::prefetch`], into the second level.
+    fn prefetch2(self, p: *const u8);
     /// Runs `op` as a function of its own: large kernels compiled into one body take the compiler minutes.
     fn call<O: Op>(self, op: O) -> O::Out;
 }

@@ -96,6 +96,8 @@ impl Simd for Neon {
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
     #[inline(always)]
+    fn prefetch2(self, _: *const u8) {}
+    #[inline(always)]
     fn call<O: Op>(self, op: O) -> O::Out {
         // SAFETY: the token exists only where the features do.
         unsafe { with(op) }

@@ -179,4 +179,6 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
+    fn prefetch2(self, _: *const u8) {}
 }

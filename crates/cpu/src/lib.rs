@@ -2,8 +2,11 @@
 
 pub mod access;
 pub mod buffer;
+pub mod exp;
+pub mod gemm_w8a8;
 pub mod isa;
-pub mod scalar;
+pub mod rowwise;
+mod simd;
 pub mod threads;
 
 use planish_tensor::Memory;

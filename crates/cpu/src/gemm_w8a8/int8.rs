@@ -1,0 +1,188 @@
+//! INT8: exact int32 sums in register tiles of rows by columns, scaled as they leave the registers.
+//!
+//! Instructions that multiply unsigned by signed bytes take the weights plus 128; the surplus, 128 times the sum of a
+//! token's codes, is subtracted at the end. Sums may wrap on the way: modulo 2^32 nothing is lost.
+use super::tile::{self, Kernel, Target};
+use super::{BLOCK_ROWS, Block, part};
+use crate::simd::{Op, Simd};
+
+/// Input channels (in groups of 4) that a tile sums before the next tile reads the same weights again.
+const CHUNK: usize = 1024;
+
+pub(super) struct Product<'a>(pub(super) Block<'a>);
+
+impl Op for Product<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Product(b) = self;
+        let (rows, groups) = (b.xs.len(), b.w.layout.kp / 4);
+        let mut surplus = [0i32; BLOCK_ROWS];
+        if S::UNSIGNED_WEIGHTS {
+            for (r, sum) in surplus[..rows].iter_mut().enumerate() {
+                // SAFETY: every row has `kp` codes.
+                *sum = unsafe { s.sum_bytes(b.x.add(r * b.ldx), b.ldx) }.wrapping_mul(128);
+            }
+        }
+        let tiles = rows.div_ceil(S::ROWS);
+        // One tile never comes back to the same weights.
+        let chunks = if tiles == 1 { 1 } else { groups.div_ceil(CHUNK).max(1) };
+        let mut partial = if chunks > 1 { vec![0i32; rows * b.w.layout.width] } else { Vec::new() };
+        for panel in b.panels.clone() {
+            let panel = b.w.panel(panel);
+            for chunk in 0..chunks {
+                let g = part(groups, chunks, chunk);
+                for tile in 0..tiles {
+                    let rows = part(rows, tiles, tile);
+                    // SAFETY: rows, panel and groups are inside their buffers, whose sizes `pack` and `gemm_w8a8` set.
+                    unsafe {
+                        let target = Target::new(&b, rows.clone(), &panel);
+                        let sums = Sums {
+                            x: b.x.add(rows.start * b.ldx + g.start * 4),
+                            ldx: b.ldx,
+                            groups: g.len(),
+                            w: b.w.codes.bytes().as_ptr().add((panel.first * groups + g.start * panel.width) * 4),
+                            partial: partial.as_mut_ptr().wrapping_add(rows.start * b.w.layout.width),
+                            surplus: surplus.as_ptr().add(rows.start),
+                            ahead: ahead(
+                                b.w.codes
+                                    .bytes()
+                                    .as_ptr()
+                                    .wrapping_add((panel.first * groups + g.start * panel.width) * 4),
+                                g.len() * panel.width * 4,
+                                tiles,
+                                tile,
+                            ),
+                            stride: if tiles == 1 { panel.width * 4 } else { panel.width * 4 / tiles },
+                            target: Target { first: chunk == 0, last: chunk + 1 == chunks, ..target },
+                        };
+                        tile::run(s, sums, rows.len(), panel.width);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Sums {
+    x: *const u8,
+    /// From row to row of `x`.
+    ldx: usize,
+    groups: usize,
+    w: *const u8,
+    /// `[rows][vectors][lanes]` sums of the groups before.
+    partial: *mut i32,
+    /// What is to be subtracted, by row.
+    surplus: *const i32,
+    /// Weights to ask for, and bytes by which that moves on with each group.
+    ahead: *const u8,
+    stride: usize,
+    target: Target,
+}
+
+fn ahead(w: *const u8, len: usize, tiles: usize, tile: usize) -> *const u8 {
+    if tiles == 1 { w.wrapping_add(AHEAD) } else { w.wrapping_add(len + len * tile / tiles) }
+}
+const AHEAD: usize = 4096;
+
+impl Kernel for Sums {
+    #[inline(always)]
+    unsafe fn run<S: Simd, const R: usize, const V: usize>(self, s: S) {
+        // Few rows: several sums for one output, or each addition would wait for the one before.
+        let phases = if R == 1 {
+            4
+        } else if R == 2 {
+            2
+        } else {
+            1
+        };
+        let mut acc = [[[s.isplat(0); V]; R]; 4];
+        let mut x = [self.x; R];
+        for r in 0..R {
+            x[r] = self.x.wrapping_add(r.min(self.target.rows - 1) * self.ldx);
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            let mut g = 0;
+            while g + phases <= self.groups {
+                for phase in 0..phases {
+                    self.step::<S, R, V>(s, g + phase, x, &mut acc[phase]);
+                }
+                g += phases;
+            }
+            while g < self.groups {
+                self.step::<S, R, V>(s, g, x, &mut acc[0]);
+                g += 1;
+            }
+            let mut sums = acc[0];
+            for phase in 1..phases {
+                for r in 0..R {
+                    for v in 0..V {
+                        sums[r][v] = s.iadd(sums[r][v], acc[phase][r][v]);
+                    }
+                }
+            }
+            self.finish::<S, R, V>(s, sums);
+        }
+    }
+}
+
+impl Sums {
+    #[inline(always)]
+    unsafe fn step<S: Simd, const R: usize, const V: usize>(
+        &self,
+        s: S,
+        g: usize,
+        x: [*const u8; R],
+        acc: &mut [[S::I; V]; R],
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let p = self.w.add(g * V * S::LANES * 4);
+            let ahead = self.ahead.wrapping_add(g * self.stride);
+            if self.stride == V * S::LANES * 4 {
+                for line in 0..(V * S::LANES).div_ceil(16) {
+                    s.prefetch(ahead.wrapping_add(line * 64));
+                }
+            } else {
+                s.prefetch2(ahead);
+                s.prefetch2(ahead.wrapping_add(64));
+            }
+            let mut w = [s.isplat(0); V];
+            for v in 0..V {
+                w[v] = s.iload(p.add(v * S::LANES * 4).cast());
+            }
+            for r in 0..R {
+                let x = x[r].add(g * 4).cast::<i32>().read_unaligned();
+                for v in 0..V {
+                    acc[r][v] = s.dot(acc[r][v], w[v], x);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish<S: Simd, const R: usize, const V: usize>(&self, s: S, mut sums: [[S::I; V]; R]) {
+        for r in 0..R {
+            if r >= self.target.rows {
+                break;
+            }
+            // SAFETY: the caller's; `partial` is used only if it was allocated.
+            unsafe {
+                for v in 0..V {
+                    let partial = self.partial.wrapping_add((r * V + v) * S::LANES);
+                    if !self.target.first {
+                        sums[r][v] = s.iadd(sums[r][v], s.iload(partial));
+                    }
+                    if self.target.last {
+                        let acc = s.to_float(s.isub(sums[r][v], s.isplat(*self.surplus.add(r))));
+                        self.target.put(s, r, v * S::LANES, acc);
+                    } else {
+                        s.istore(partial, sums[r][v]);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The 8-bit product: packed weights, and how the work is divided. See `planish_tensor::q8` for what it computes.
+//! The result never depends on the division: every output is summed by one thread, over ascending input channels.
+use crate::buffer::Aligned;
+use crate::isa::Isa;
+use crate::simd::{Op, Simd, dispatch};
+use crate::threads::Threads;
+use planish_tensor::Q8;
+use std::ops::Range;
+
+mod float8;
+mod int8;
+mod pack;
+mod tile;
+
+/// Quantized activations `[t, k]`.
+#[derive(Clone, Copy)]
+pub struct Q8Slice<'a> {
+    /// `[t, k]` codes; INT8 codes are signed numbers as bytes.
+    pub codes: &'a [u8],
+    /// `[t]` scales.
+    pub xs: &'a [f32],
+}
+
+/// An 8-bit weight `[n, k]` in the order in which the kernels of one instruction set read it, one byte a weight.
+///
+/// Panels of `width` output channels follow each other, then panels of one vector. Inside a panel INT8 codes are
+/// ordered `[k/4][column][4]`, so that a 32-bit lane is one column, and FP8 codes `[k][column]`.
+pub struct PackedQ8 {
+    n: usize,
+    k: usize,
+    kind: Q8,
+    isa: Isa,
+    layout: Layout,
+    codes: Aligned,
+    /// Channel scales, and zeros up to whole vectors.
+    ws: Vec<f32>,
+    /// Biases (zero if there are none), and zeros up to whole vectors.
+    bias: Vec<f32>,
+}
+
+/// Sizes of a packed weight.
+#[derive(Clone, Copy)]
+struct Layout {
+    /// Columns of a vector.
+    lanes: usize,
+    /// Columns of a wide panel.
+    width: usize,
+    /// Input channels with padding.
+    kp: usize,
+    /// INT8 codes are stored plus 128.
+    unsigned: bool,
+}
+
+struct LayoutOf(usize);
+impl Op for LayoutOf {
+    type Out = Layout;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> Layout {
+        Layout { lanes: S::LANES, width: S::LANES * S::VECTORS, kp: self.0, unsigned: S::UNSIGNED_WEIGHTS }
+    }
+}
+
+impl PackedQ8 {
+    /// Packs weights with equal `k`, concatenated over `n`; each part is its codes `[n_i, k]` and scales `[n_i]`.
+    /// `bias` has the sum of all `n_i`. Panics if lengths disagree.
+    pub fn pack(
+        kind: Q8,
+        k: usize,
+        parts: &[(&[u8], &[f32])],
+        bias: Option<Vec<f32>>,
+        isa: Isa,
+        threads: &Threads,
+    ) -> PackedQ8 {
+        pack::pack(kind, k, parts, bias, isa, threads)
+    }
+
+    /// Output channels.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Input channels.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The 8-bit type.
+    pub fn kind(&self) -> Q8 {
+        self.kind
+    }
+
+    /// Bytes that one pass reads.
+    pub fn bytes(&self) -> usize {
+        self.codes.bytes().len() + 4 * (self.ws.len() + self.bias.len())
+    }
+
+    fn panels(&self) -> usize {
+        self.n / self.layout.width + (self.n % self.layout.width).div_ceil(self.layout.lanes)
+    }
+
+    fn panel(&self, i: usize) -> Panel {
+        let Layout { lanes, width, .. } = self.layout;
+        let wide = self.n / width;
+        let (first, width) = if i < wide { (i * width, width) } else { (wide * width + (i - wide) * lanes, lanes) };
+        Panel { first, width, columns: width.min(self.n - first) }
+    }
+}
+
+/// A group of output channels.
+struct Panel {
+    /// First column.
+    first: usize,
+    /// Columns stored.
+    width: usize,
+    /// Columns in use.
+    columns: usize,
+}
+
+/// Rows that one task takes through its panels: their codes stay in the second-level cache.
+const BLOCK_ROWS: usize = 256;
+/// A call with fewer multiplications than this is not worth waking a thread for.
+const INLINE_WORK: usize = 150_000;
+
+/// `out[t, n] = (x · wᵀ * xs[t]) * ws[n] + bias[n]`. Panics if lengths disagree.
+pub fn gemm_w8a8(threads: &Threads, x: Q8Slice<'_>, w: &PackedQ8, out: &mut [f32]) {
+    let t = x.xs.len();
+    assert_eq!(x.codes.len(), t * w.k, "codes of {t} tokens of width {}", w.k);
+    assert_eq!(out.len(), t * w.n, "output of {t} tokens and {} channels", w.n);
+    if out.is_empty() {
+        return;
+    }
+    let padded;
+    let mut codes = x.codes;
+    if w.kind == Q8::Int8 && w.layout.kp != w.k {
+        padded = pad_rows(x.codes, w.k, w.layout.kp);
+        codes = &padded;
+    }
+    let ldx = codes.len() / t;
+    let plan = Plan::new(t, w, threads.count());
+    let out = Output(out.as_mut_ptr());
+    threads.run(plan.tasks(), |task| {
+        let (rows, panels) = plan.task(task);
+        let block = Block {
+            w,
+            // SAFETY: the row exists; see the length checks above.
+            x: unsafe { codes.as_ptr().add(rows.start * ldx) },
+            ldx,
+            xs: &x.xs[rows.clone()],
+            panels,
+            // SAFETY: as above. Tasks write disjoint parts.
+            out: unsafe { out.at(rows.start * w.n) },
+        };
+        match w.kind {
+            Q8::Int8 => dispatch(w.isa, int8::Product(block)),
+            Q8::E4M3 => dispatch(w.isa, float8::Product::<true>(block)),
+            Q8::E5M2 => dispatch(w.isa, float8::Product::<false>(block)),
+        }
+    });
+}
+
+/// One task: some rows times some panels.
+struct Block<'a> {
+    w: &'a PackedQ8,
+    /// First row of codes, and bytes from row to row.
+    x: *const u8,
+    ldx: usize,
+    xs: &'a [f32],
+    panels: Range<usize>,
+    /// First row of the output; rows are `w.n` apart.
+    out: *mut f32,
+}
+
+/// The output, shared by tasks that write disjoint parts of it.
+struct Output(*mut f32);
+// SAFETY: see the type.
+unsafe impl Sync for Output {}
+impl Output {
+    /// # Safety
+    /// `offset` must lie inside.
+    unsafe fn at(&self, offset: usize) -> *mut f32 {
+        // SAFETY: the caller's.
+        unsafe { self.0.add(offset) }
+    }
+}
+
+/// A grid of row blocks by groups of panels.
+struct Plan {
+    t: usize,
+    row_blocks: usize,
+    panels: usize,
+    groups: usize,
+}
+
+impl Plan {
+    fn new(t: usize, w: &PackedQ8, threads: usize) -> Plan {
+        let max_rows = if w.kind == Q8::Int8 { BLOCK_ROWS } else { BLOCK_ROWS / 4 };
+        let (row_blocks, panels) = (t.div_ceil(max_rows), w.panels());
+        let work = t * w.n * w.k;
+        // Four tasks a thread even out what a busy machine takes away, as long as they are not tiny.
+        let tasks = if threads == 1 { 1 } else { (work / INLINE_WORK).clamp(1, 4 * threads) };
+        Plan { t, row_blocks, panels, groups: tasks.div_ceil(row_blocks).min(panels) }
+    }
+
+    fn tasks(&self) -> usize {
+        self.row_blocks * self.groups
+    }
+
+    fn task(&self, task: usize) -> (Range<usize>, Range<usize>) {
+        let (block, group) = (task / self.groups, task % self.groups);
+        (part(self.t, self.row_blocks, block), part(self.panels, self.groups, group))
+    }
+}
+
+/// Part `i` of `0..len` cut into `parts` of almost equal length.
+fn part(len: usize, parts: usize, i: usize) -> Range<usize> {
+    len * i / parts..len * (i + 1) / parts
+}
+
+fn pad_rows(codes: &[u8], k: usize, kp: usize) -> Vec<u8> {
+    let mut padded = vec![0; codes.len() / k.max(1) * kp];
+    for (to, from) in padded.chunks_exact_mut(kp.max(1)).zip(codes.chunks_exact(k.max(1))) {
+        to[..k].copy_from_slice(from);
+    }
+    padded
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+use super::*;
+use planish_tensor::q8;
+
+/// A small generator of well spread numbers.
+struct Random(u64);
+impl Random {
+    fn next(&mut self) -> u32 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) as u32
+    }
+    fn below(&mut self, n: usize) -> usize {
+        self.next() as usize % n
+    }
+    fn float(&mut self) -> f32 {
+        self.next() as f32 / (1u64 << 30) as f32 - 1.0
+    }
+    /// A code; an extreme one now and then.
+    fn code(&mut self, kind: Q8) -> u8 {
+        match (kind, self.below(8)) {
+            (Q8::Int8, 0) => 0x80,
+            (Q8::Int8, 1) => 0x7F,
+            (Q8::Int8, _) => self.next() as u8,
+            // Numbers: neither NaN nor infinity.
+            (Q8::E4M3, _) => (self.next() as u8 & 0x80) | self.below(0x7F) as u8,
+            (Q8::E5M2, _) => (self.next() as u8 & 0x80) | self.below(0x7C) as u8,
+        }
+    }
+}
+
+struct Case {
+    kind: Q8,
+    t: usize,
+    n: usize,
+    k: usize,
+    x: Vec<u8>,
+    xs: Vec<f32>,
+    w: Vec<u8>,
+    ws: Vec<f32>,
+    bias: Option<Vec<f32>>,
+}
+
+impl Case {
+    fn new(random: &mut Random, kind: Q8, t: usize, n: usize, k: usize) -> Case {
+        let mut codes = |len: usize| (0..len).map(|_| random.code(kind)).collect::<Vec<u8>>();
+        let (x, w) = (codes(t * k), codes(n * k));
+        let mut floats = |len: usize| (0..len).map(|_| random.float()).collect::<Vec<f32>>();
+        let (xs, ws, bias) = (floats(t), floats(n), floats(n));
+        Case { kind, t, n, k, x, xs, w, ws, bias: (random.below(2) == 0).then_some(bias) }
+    }
+
+    fn expected(&self) -> Vec<f32> {
+        let mut y = Vec::with_capacity(self.t * self.n);
+        for r in 0..self.t {
+            for c in 0..self.n {
+                let acc = q8::dot(self.kind, &self.x[r * self.k..][..self.k], &self.w[c * self.k..][..self.k]);
+                y.push(q8::rescale(acc, self.xs[r], self.ws[c], self.bias.as_ref().map_or(0.0, |b| b[c])));
+            }
+        }
+        y
+    }
+
+    fn run(&self, isa: Isa, threads: &Threads) -> Vec<f32> {
+        // Two parts, as fused linears have.
+        let cut = self.n / 3;
+        let parts = [(&self.w[..cut * self.k], &self.ws[..cut]), (&self.w[cut * self.k..], &self.ws[cut..])];
+        let w = PackedQ8::pack(self.kind, self.k, &parts, self.bias.clone(), isa, threads);
+        assert_eq!((w.n(), w.k(), w.kind()), (self.n, self.k, self.kind));
+        let mut out = vec![f32::MAX; self.t * self.n];
+        gemm_w8a8(threads, Q8Slice { codes: &self.x, xs: &self.xs }, &w, &mut out);
+        out
+    }
+
+    fn check(&self, isa: Isa, threads: &Threads) {
+        let (got, want) = (self.run(isa, threads), self.expected());
+        for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+            let at = (i / self.n, i % self.n);
+            assert!(
+                g.to_bits() == w.to_bits() || (g.is_nan() && w.is_nan()),
+                "{isa:?} {:?} t={} n={} k={} threads={} at {at:?}: {g} for {w}",
+                self.kind,
+                self.t,
+                self.n,
+                self.k,
+                threads.count()
+            );
+        }
+    }
+}
+
+fn pools() -> [Threads; 3] {
+    [1, 2, 3].map(Threads::new)
+}
+
+#[test]
+fn every_family_equals_the_definition() {
+    let (pools, mut random) = (pools(), Random(1));
+    for i in 0..240 {
+        let kind = if i % 2 == 0 { Q8::Int8 } else { Q8::ALL[1 + i / 2 % 2] };
+        let (t, n, k) = (1 + random.below(129), 1 + random.below(129), 1 + random.below(129));
+        let case = Case::new(&mut random, kind, if i % 3 == 0 { 1 + t % 9 } else { t }, n, k);
+        for isa in Isa::available() {
+            case.check(isa, &pools[i % 3]);
+        }
+    }
+}
+
+#[test]
+fn long_sums_and_many_tasks() {
+    let (pools, mut random) = (pools(), Random(2));
+    for (kind, t, n, k) in [
+        (Q8::Int8, 1, 200, 4100),
+        (Q8::Int8, 10, 100, 9000),
+        (Q8::Int8, 300, 150, 516),
+        (Q8::Int8, 520, 65, 64),
+        (Q8::E4M3, 1, 100, 700),
+        (Q8::E4M3, 70, 100, 300),
+        (Q8::E5M2, 20, 100, 129),
+    ] {
+        let case = Case::new(&mut random, kind, t, n, k);
+        for isa in Isa::available() {
+            for pool in &pools {
+                case.check(isa, pool);
+            }
+        }
+    }
+}
+
+#[test]
+fn extremes_are_exact() {
+    let (pools, mut random) = (pools(), Random(3));
+    for (x, w) in [(0x80u8, 0x80u8), (0x80, 0x7F), (0x7F, 0x80), (0x7F, 0x7F)] {
+        let mut case = Case::new(&mut random, Q8::Int8, 9, 50, 1000);
+        case.x.fill(x);
+        case.w.fill(w);
+        for isa in Isa::available() {
+            case.check(isa, &pools[0]);
+        }
+    }
+}
+
+#[test]
+fn odd_scales_and_codes() {
+    let (pools, mut random) = (pools(), Random(4));
+    for kind in Q8::ALL {
+        let mut case = Case::new(&mut random, kind, 12, 70, 40);
+        case.xs[..3].copy_from_slice(&[0.0, f32::NAN, f32::INFINITY]);
+        case.ws[1] = 0.0;
+        if kind != Q8::Int8 {
+            // Not-a-number weights, tokens; for E5M2 infinities.
+            case.w[5 * 40 + 3] = 0x7F;
+            case.w[69 * 40] = 0xFF;
+            case.x[4 * 40 + 7] = 0xFF;
+            case.w[7 * 40 + 3] = 0x7C;
+            case.x[6 * 40 + 3] = 0xFC;
+        }
+        for isa in Isa::available() {
+            case.check(isa, &pools[1]);
+        }
+    }
+}
+
+#[test]
+fn empty_products() {
+    let pool = Threads::new(1);
+    for isa in Isa::available() {
+        let mut random = Random(5);
+        Case::new(&mut random, Q8::Int8, 0, 5, 8).check(isa, &pool);
+        Case::new(&mut random, Q8::E4M3, 2, 5, 0).check(isa, &pool);
+        Case::new(&mut random, Q8::Int8, 2, 5, 0).check(isa, &pool);
+        Case::new(&mut random, Q8::Int8, 2, 0, 8).check(isa, &pool);
+    }
+}

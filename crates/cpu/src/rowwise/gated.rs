@@ -1,0 +1,115 @@
+//! Gated activations.
+use super::quantize::quantize_row;
+use super::{Q8SliceMut, RowsMut, for_vectors, row_count, split};
+use crate::isa::Isa;
+use crate::simd::{Op, Simd, dispatch};
+use crate::threads::Threads;
+use planish_tensor::{Q8, backend::Activation};
+use std::ops::Range;
+
+/// `out[t, f] = act(gate) * up` for `gate_up[t, 2f]` = gate then up.
+pub fn gated(threads: &Threads, isa: Isa, gate_up: &[f32], f: usize, act: Activation, out: &mut [f32]) {
+    let t = row_count(gate_up.len(), 2 * f);
+    let out = RowsMut::new(out, t, f);
+    split(threads, t, 4 * f, |rows| dispatch(isa, Gated { rows, gate_up, act, out: &out }));
+}
+
+/// As [`gated`], quantized: codes `[t, f]` and scales `[t]` of `kind`. The product itself is not kept.
+pub fn gated_quantize(
+    threads: &Threads,
+    isa: Isa,
+    kind: Q8,
+    gate_up: &[f32],
+    f: usize,
+    act: Activation,
+    out: Q8SliceMut<'_>,
+) {
+    let t = row_count(gate_up.len(), 2 * f);
+    let (codes, xs) = (RowsMut::new(out.codes, t, f), RowsMut::new(out.xs, t, 1));
+    split(threads, t, 4 * f, |rows| {
+        dispatch(isa, GatedQuantize { kind, rows, gate_up, act, codes: &codes, xs: &xs });
+    });
+}
+
+struct Gated<'a> {
+    rows: Range<usize>,
+    gate_up: &'a [f32],
+    act: Activation,
+    out: &'a RowsMut<'a, f32>,
+}
+
+impl Op for Gated<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let f = self.out.width;
+        for r in self.rows.clone() {
+            // SAFETY: each row is in one range.
+            gated_row(s, &self.gate_up[r * 2 * f..][..2 * f], self.act, unsafe { self.out.row(r) });
+        }
+    }
+}
+
+struct GatedQuantize<'a> {
+    kind: Q8,
+    rows: Range<usize>,
+    gate_up: &'a [f32],
+    act: Activation,
+    codes: &'a RowsMut<'a, u8>,
+    xs: &'a RowsMut<'a, f32>,
+}
+
+impl Op for GatedQuantize<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let f = self.codes.width;
+        let mut product = vec![0f32; f];
+        for r in self.rows.clone() {
+            gated_row(s, &self.gate_up[r * 2 * f..][..2 * f], self.act, &mut product);
+            // SAFETY: each row is in one range.
+            let (codes, xs) = unsafe { (self.codes.row(r), self.xs.row(r)) };
+            xs[0] = quantize_row(s, self.kind, &product, codes);
+        }
+    }
+}
+
+#[inline(always)]
+fn gated_row<S: Simd>(s: S, gate_up: &[f32], act: Activation, out: &mut [f32]) {
+    match act {
+        Activation::Silu => apply(s, gate_up, out, |x| sigmoid_product(s, x, x)),
+        // x (1 + tanh(u)) / 2 = x sigmoid(2u)
+        Activation::GeluTanh => apply(s, gate_up, out, |x| {
+            let root = (8.0f64 / std::f64::consts::PI).sqrt();
+            let cubic = s.madd(s.mul(x, x), s.splat((0.044715 * root) as f32), s.splat(root as f32));
+            sigmoid_product(s, x, s.mul(x, cubic))
+        }),
+    }
+}
+
+/// `x / (1 + exp(-u))`.
+#[inline(always)]
+fn sigmoid_product<S: Simd>(s: S, x: S::F, u: S::F) -> S::F {
+    s.div(x, s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), u))))
+}
+
+#[inline(always)]
+fn apply<S: Simd>(s: S, gate_up: &[f32], out: &mut [f32], act: impl Fn(S::F) -> S::F) {
+    let f = out.len();
+    assert_eq!(gate_up.len(), 2 * f);
+    let (gate, up, o) = (gate_up.as_ptr(), gate_up[f..].as_ptr(), out.as_mut_ptr());
+    // SAFETY: `f` elements each; vectors lie inside.
+    unsafe {
+        for_vectors!(
+            S,
+            f,
+            |i| {
+                s.store(o.add(i), s.mul(act(s.load(gate.add(i))), s.load(up.add(i))));
+            },
+            |i, n| {
+                let (gate, up) = (s.load_part(gate.add(i), n, 0.0), s.load_part(up.add(i), n, 0.0));
+                s.store_part(o.add(i), n, s.mul(act(gate), up));
+            }
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! What is done to logits.
+use super::{RowsMut, fold4, for_vectors, row_count, split};
+use crate::isa::Isa;
+use crate::simd::{Op, Simd, dispatch};
+use crate::threads::Threads;
+use std::ops::Range;
+
+/// `logits[r, v]` become natural-log probabilities, by row. A row with NaN becomes NaN.
+pub fn log_softmax(threads: &Threads, isa: Isa, logits: &mut [f32], v: usize) {
+    let r = row_count(logits.len(), v);
+    let logits = RowsMut::new(logits, r, v);
+    split(threads, r, 2 * v, |rows| dispatch(isa, LogSoftmax { rows, logits: &logits }));
+}
+
+/// Index of the largest of each row of `logits[r, v]` (the first of equals); `u32::MAX` for a row with NaN.
+pub fn argmax(threads: &Threads, isa: Isa, logits: &[f32], v: usize) -> Vec<u32> {
+    let r = row_count(logits.len(), v);
+    let mut out = vec![0; r];
+    let indices = RowsMut::new(&mut out, r, 1);
+    split(threads, r, v, |rows| {
+        for r in rows {
+            // SAFETY: each row is in one range.
+            unsafe { indices.row(r)[0] = dispatch(isa, Argmax(&logits[r * v..][..v])) };
+        }
+    });
+    out
+}
+
+struct LogSoftmax<'a> {
+    rows: Range<usize>,
+    logits: &'a RowsMut<'a, f32>,
+}
+
+/// Exponentials that are added in f32 before they join the sum in f64.
+const BLOCK: usize = 4096;
+
+impl Op for LogSoftmax<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for r in self.rows.clone() {
+            // SAFETY: each row is in one range.
+            let row = unsafe { self.logits.row(r) };
+            let largest = largest(s, row);
+            let top = s.splat(largest);
+            let mut sum = 0f64;
+            for block in row.chunks(BLOCK) {
+                let add_exp = |acc, x| s.add(acc, s.exp(s.sub(x, top)));
+                sum += s.sum(fold4(s, block, f32::NEG_INFINITY, s.splat(0.0), add_exp, |a, b| s.add(a, b))) as f64;
+            }
+            let shift = s.splat(sum.ln() as f32);
+            let p = row.as_mut_ptr();
+            // SAFETY: vectors lie inside the row.
+            unsafe {
+                for_vectors!(
+                    S,
+                    row.len(),
+                    |i| {
+                        s.store(p.add(i), s.sub(s.sub(s.load(p.add(i)), top), shift));
+                    },
+                    |i, n| {
+                        let x = s.load_part(p.add(i), n, 0.0);
+                        s.store_part(p.add(i), n, s.sub(s.sub(x, top), shift));
+                    }
+                );
+            }
+        }
+    }
+}
+
+struct Argmax<'a>(&'a [f32]);
+
+impl Op for Argmax<'_> {
+    type Out = u32;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> u32 {
+        let row = self.0;
+        // As integers, the magnitudes of NaN are above that of infinity.
+        let magnitude = s.isplat(0x7FFF_FFFF);
+        let highest =
+            fold4(s, row, 0.0, s.isplat(0), |acc, x| s.imax(acc, s.iand(s.bits(x), magnitude)), |a, b| s.imax(a, b));
+        if f32::from_bits(s.ilargest(highest) as u32).is_nan() {
+            return u32::MAX;
+        }
+        let top = largest(s, row);
+        let tops = s.splat(top);
+        let mut i = 0;
+        // SAFETY: the vector lies inside the row.
+        while i + S::LANES <= row.len() && !s.any_eq(unsafe { s.load(row.as_ptr().add(i)) }, tops) {
+            i += S::LANES;
+        }
+        row[i..].iter().position(|&x| x == top).map_or(u32::MAX, |at| (i + at) as u32)
+    }
+}
+
+/// The largest of a row, NaN left out.
+#[inline(always)]
+fn largest<S: Simd>(s: S, row: &[f32]) -> f32 {
+    let lowest = f32::NEG_INFINITY;
+    s.largest(fold4(s, row, lowest, s.splat(lowest), |acc, x| s.max(x, acc), |a, b| s.max(a, b)))
+}

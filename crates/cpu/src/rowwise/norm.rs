@@ -1,0 +1,199 @@
+//! Sums of hidden states and their root-mean-square norms.
+use super::quantize::quantize_row;
+use super::{Q8SliceMut, RowsMut, fold4, for_vectors, row_count, split};
+use crate::isa::Isa;
+use crate::simd::{Op, Simd, dispatch};
+use crate::threads::Threads;
+use planish_tensor::Q8;
+use std::ops::Range;
+
+/// `out = x / sqrt(mean(x²) + eps) * weight` by row; `x[t, h]`, `weight[h]`, `out[t, h]`.
+pub fn rms_norm(threads: &Threads, isa: Isa, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let (h, t) = (weight.len(), row_count(x.len(), weight.len()));
+    let out = RowsMut::new(out, t, h);
+    split(threads, t, h, |rows| dispatch(isa, Norm { rows, x, weight, eps, out: &out }));
+}
+
+/// `x += delta` (if given), then `out` is the norm of `x`, as [`rms_norm`].
+pub fn add_rms_norm(
+    threads: &Threads,
+    isa: Isa,
+    x: &mut [f32],
+    delta: Option<&[f32]>,
+    weight: &[f32],
+    eps: f32,
+    out: &mut [f32],
+) {
+    let (h, t) = (weight.len(), row_count(x.len(), weight.len()));
+    let (x, out) = (RowsMut::new(x, t, h), RowsMut::new(out, t, h));
+    check_delta(delta, t * h);
+    split(threads, t, h, |rows| dispatch(isa, AddNorm { rows, x: &x, delta, weight, eps, out: &out }));
+}
+
+/// As [`add_rms_norm`], quantized: codes `[t, h]` and scales `[t]` of `kind`. The norm itself is not kept.
+pub fn add_rms_norm_quantize(
+    threads: &Threads,
+    isa: Isa,
+    kind: Q8,
+    x: &mut [f32],
+    delta: Option<&[f32]>,
+    weight: &[f32],
+    eps: f32,
+    out: Q8SliceMut<'_>,
+) {
+    let (h, t) = (weight.len(), row_count(x.len(), weight.len()));
+    let x = RowsMut::new(x, t, h);
+    let (codes, xs) = (RowsMut::new(out.codes, t, h), RowsMut::new(out.xs, t, 1));
+    check_delta(delta, t * h);
+    split(threads, t, 2 * h, |rows| {
+        dispatch(isa, AddNormQuantize { kind, rows, x: &x, delta, weight, eps, codes: &codes, xs: &xs });
+    });
+}
+
+/// `x += y`.
+pub fn add(threads: &Threads, isa: Isa, x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "terms of equal size");
+    // Rows of some length: the sum has no rows of its own.
+    const ROW: usize = 1 << 14;
+    let (whole, len) = (x.len() / ROW, x.len());
+    let (body, tail) = x.split_at_mut(whole * ROW);
+    let body = RowsMut::new(body, whole, ROW);
+    split(threads, whole, ROW, |rows| {
+        for r in rows {
+            // SAFETY: each row is in one range.
+            dispatch(isa, Add { x: unsafe { body.row(r) }, y: &y[r * ROW..][..ROW] });
+        }
+    });
+    dispatch(isa, Add { x: tail, y: &y[whole * ROW..len] });
+}
+
+fn check_delta(delta: Option<&[f32]>, len: usize) {
+    if let Some(delta) = delta {
+        assert_eq!(delta.len(), len, "terms of equal size");
+    }
+}
+
+struct Norm<'a> {
+    rows: Range<usize>,
+    x: &'a [f32],
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a RowsMut<'a, f32>,
+}
+
+impl Op for Norm<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let h = self.weight.len();
+        for r in self.rows.clone() {
+            // SAFETY: each row is in one range.
+            let out = unsafe { self.out.row(r) };
+            norm_row(s, &self.x[r * h..][..h], self.weight, self.eps, out);
+        }
+    }
+}
+
+struct AddNorm<'a> {
+    rows: Range<usize>,
+    x: &'a RowsMut<'a, f32>,
+    delta: Option<&'a [f32]>,
+    weight: &'a [f32],
+    eps: f32,
+    out: &'a RowsMut<'a, f32>,
+}
+
+impl Op for AddNorm<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let h = self.weight.len();
+        for r in self.rows.clone() {
+            // SAFETY: each row is in one range.
+            let (x, out) = unsafe { (self.x.row(r), self.out.row(r)) };
+            if let Some(delta) = self.delta {
+                Add { x, y: &delta[r * h..][..h] }.run(s);
+            }
+            norm_row(s, x, self.weight, self.eps, out);
+        }
+    }
+}
+
+struct AddNormQuantize<'a> {
+    kind: Q8,
+    rows: Range<usize>,
+    x: &'a RowsMut<'a, f32>,
+    delta: Option<&'a [f32]>,
+    weight: &'a [f32],
+    eps: f32,
+    codes: &'a RowsMut<'a, u8>,
+    xs: &'a RowsMut<'a, f32>,
+}
+
+impl Op for AddNormQuantize<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let h = self.weight.len();
+        let mut normed = vec![0f32; h];
+        for r in self.rows.clone() {
+            // SAFETY: each row is in one range.
+            let (x, codes, xs) = unsafe { (self.x.row(r), self.codes.row(r), self.xs.row(r)) };
+            if let Some(delta) = self.delta {
+                Add { x, y: &delta[r * h..][..h] }.run(s);
+            }
+            norm_row(s, x, self.weight, self.eps, &mut normed);
+            xs[0] = quantize_row(s, self.kind, &normed, codes);
+        }
+    }
+}
+
+struct Add<'a> {
+    x: &'a mut [f32],
+    y: &'a [f32],
+}
+
+impl Op for Add<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        assert_eq!(self.x.len(), self.y.len());
+        let (x, y) = (self.x.as_mut_ptr(), self.y.as_ptr());
+        // SAFETY: equal lengths; vectors lie inside.
+        unsafe {
+            for_vectors!(
+                S,
+                self.x.len(),
+                |i| {
+                    s.store(x.add(i), s.add(s.load(x.add(i)), s.load(y.add(i))));
+                },
+                |i, n| {
+                    let sum = s.add(s.load_part(x.add(i), n, 0.0), s.load_part(y.add(i), n, 0.0));
+                    s.store_part(x.add(i), n, sum);
+                }
+            );
+        }
+    }
+}
+
+#[inline(always)]
+fn norm_row<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == out.len());
+    let squares = fold4(s, x, 0.0, s.splat(0.0), |acc, x| s.madd(x, x, acc), |a, b| s.add(a, b));
+    let factor = s.splat(1.0 / (s.sum(squares) / x.len() as f32 + eps).sqrt());
+    let (x, w, o) = (x.as_ptr(), weight.as_ptr(), out.as_mut_ptr());
+    // SAFETY: equal lengths; vectors lie inside.
+    unsafe {
+        for_vectors!(
+            S,
+            out.len(),
+            |i| {
+                s.store(o.add(i), s.mul(s.mul(s.load(x.add(i)), factor), s.load(w.add(i))));
+            },
+            |i, n| {
+                let y = s.mul(s.mul(s.load_part(x.add(i), n, 0.0), factor), s.load_part(w.add(i), n, 0.0));
+                s.store_part(o.add(i), n, y);
+            }
+        );
+    }
+}

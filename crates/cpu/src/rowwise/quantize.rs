@@ -1,0 +1,98 @@
+//! Tokens to 8 bits: bit for bit what `planish_tensor::q8::quantize_activation_row` says.
+use super::{RowsMut, fold4, for_vectors, row_count, split};
+use crate::isa::Isa;
+use crate::simd::{Op, Simd, dispatch};
+use crate::threads::Threads;
+use planish_tensor::Q8;
+use std::ops::Range;
+
+/// Where quantized tokens go.
+pub struct Q8SliceMut<'a> {
+    /// `[t, k]` codes.
+    pub codes: &'a mut [u8],
+    /// `[t]` scales.
+    pub xs: &'a mut [f32],
+}
+
+/// Quantizes each row of `x[t, k]`.
+pub fn quantize_rows(threads: &Threads, isa: Isa, kind: Q8, x: &[f32], k: usize, out: Q8SliceMut<'_>) {
+    let t = row_count(x.len(), k);
+    let (codes, xs) = (RowsMut::new(out.codes, t, k), RowsMut::new(out.xs, t, 1));
+    split(threads, t, k, |rows| dispatch(isa, Quantize { kind, rows, x, k, codes: &codes, xs: &xs }));
+}
+
+struct Quantize<'a> {
+    kind: Q8,
+    rows: Range<usize>,
+    x: &'a [f32],
+    k: usize,
+    codes: &'a RowsMut<'a, u8>,
+    xs: &'a RowsMut<'a, f32>,
+}
+
+impl Op for Quantize<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for r in self.rows.clone() {
+            // SAFETY: each row is in one range.
+            let (codes, xs) = unsafe { (self.codes.row(r), self.xs.row(r)) };
+            xs[0] = quantize_row(s, self.kind, &self.x[r * self.k..][..self.k], codes);
+        }
+    }
+}
+
+/// Quantizes one token and returns its scale.
+#[inline(always)]
+pub(super) fn quantize_row<S: Simd>(s: S, kind: Q8, x: &[f32], codes: &mut [u8]) -> f32 {
+    // As integers, magnitudes order as they do as numbers, and infinity and NaN are larger than all others.
+    let magnitude = s.isplat(0x7FFF_FFFF);
+    let largest =
+        fold4(s, x, 0.0, s.isplat(0), |acc, x| s.imax(acc, s.iand(s.bits(x), magnitude)), |a, b| s.imax(a, b));
+    let scale = f32::from_bits(s.ilargest(largest) as u32) / kind.activation_range();
+    if !scale.is_finite() || scale == 0.0 {
+        codes.fill(0);
+        return if scale == 0.0 { scale } else { f32::NAN };
+    }
+    match kind {
+        Q8::Int8 => encode_row(s, x, scale, codes, |u| s.to_int(s.min(s.splat(127.0), s.max(s.splat(-128.0), u)))),
+        Q8::E4M3 => encode_row(s, x, scale, codes, |u| encode8::<S, 3>(s, u, 448.0, -6)),
+        Q8::E5M2 => encode_row(s, x, scale, codes, |u| encode8::<S, 2>(s, u, 57344.0, -14)),
+    }
+    scale
+}
+
+#[inline(always)]
+fn encode_row<S: Simd>(s: S, x: &[f32], scale: f32, codes: &mut [u8], encode: impl Fn(S::F) -> S::I) {
+    assert_eq!(x.len(), codes.len());
+    let (p, c) = (x.as_ptr(), codes.as_mut_ptr());
+    let scale = s.splat(scale);
+    // SAFETY: equal lengths; vectors lie inside.
+    unsafe {
+        for_vectors!(
+            S,
+            x.len(),
+            |i| {
+                s.store_bytes(c.add(i), S::LANES, encode(s.div(s.load(p.add(i)), scale)));
+            },
+            |i, n| {
+                s.store_bytes(c.add(i), n, encode(s.div(s.load_part(p.add(i), n, 0.0), scale)));
+            }
+        );
+    }
+}
+
+/// FP8 codes with `M` bits of mantissa: rounds to a multiple of the step of the binade, to nearest even.
+#[inline(always)]
+fn encode8<S: Simd, const M: i32>(s: S, units: S::F, largest: f32, min_exponent: i32) -> S::I {
+    let bits = s.bits(units);
+    let sign = s.iand(s.shr::<24>(bits), s.isplat(0x80));
+    let x = s.min(s.splat(largest), s.from_bits(s.iand(bits, s.isplat(0x7FFF_FFFF))));
+    let lowest = s.isplat(min_exponent + 127);
+    let exponent = s.imax(s.shr::<23>(s.bits(x)), lowest);
+    // One over the step, a power of two: the product is exact.
+    let per_step = s.from_bits(s.shl::<23>(s.isub(s.isplat(254 + M), exponent)));
+    let multiple = s.to_int(s.mul(x, per_step));
+    // A multiple of 2^(M+1) carries into the exponent field by plain addition.
+    s.ior(sign, s.iadd(s.shl::<M>(s.isub(exponent, lowest)), multiple))
+}

@@ -1,0 +1,1 @@
+//! Statistics of activations: Gram matrices and column maxima.

@@ -1,0 +1,125 @@
+//! exp(x) over vectors of f32, for softmax and activations: within 2 units in the last place where the result is a
+//! normal number; 0 where it would be subnormal (x < -87.33); infinity above 88.72; NaN stays NaN.
+//!
+//! exp(x) = 2^n · exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2, where exp(r) = 1 + r + r²·p(r) and p is an
+//! interpolation in Chebyshev nodes (relative error 1.1e-8).
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+/// Smallest argument whose exponential is a normal number (rounded up).
+pub const EXP_LOW: f32 = -87.33;
+/// From here up the result is infinite; also bounds the power of two.
+pub(crate) const EXP_HIGH: f32 = 89.0;
+/// ln 2 with zeros in the low bits, so that a product with n is exact, and the rest of it.
+pub(crate) const LN2_HIGH: f32 = 0.693_145_75;
+pub(crate) const LN2_LOW: f32 = 1.428_606_8e-6;
+/// p, lowest power first.
+pub(crate) const P: [f32; 5] = [0.5, 0.166_665_76, 0.041_666_556, 0.008_363_203, 0.001_392_621_3];
+
+/// exp of 16 lanes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn exp512(x: __m512) -> __m512 {
+    // min gives its second operand if one is NaN.
+    let y = _mm512_min_ps(_mm512_set1_ps(EXP_HIGH), x);
+    let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm512_mul_ps(
+        y,
+        _mm512_set1_ps(std::f32::consts::LOG2_E),
+    ));
+    let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(LN2_HIGH), y);
+    let r = _mm512_fnmadd_ps(n, _mm512_set1_ps(LN2_LOW), r);
+    let mut p = _mm512_set1_ps(P[4]);
+    for c in [P[3], P[2], P[1], P[0]] {
+        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+    }
+    let p = _mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r);
+    let p = _mm512_add_ps(p, _mm512_set1_ps(1.0));
+    // Not less: true for NaN. -infinity made r NaN above, and is zeroed here.
+    let keep = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(EXP_LOW));
+    _mm512_maskz_scalef_ps(keep, p, n)
+}
+
+/// exp of 8 lanes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub fn exp256(x: __m256) -> __m256 {
+    let y = _mm256_min_ps(_mm256_set1_ps(EXP_HIGH), x);
+    let n = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm256_mul_ps(
+        y,
+        _mm256_set1_ps(std::f32::consts::LOG2_E),
+    ));
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2_HIGH), y);
+    let r = _mm256_fnmadd_ps(n, _mm256_set1_ps(LN2_LOW), r);
+    let mut p = _mm256_set1_ps(P[4]);
+    for c in [P[3], P[2], P[1], P[0]] {
+        p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+    }
+    let p = _mm256_fmadd_ps(p, _mm256_mul_ps(r, r), r);
+    let p = _mm256_add_ps(p, _mm256_set1_ps(1.0));
+    // 2^128 is no f32: the power is applied in two halves, of which only the second can round.
+    let n = _mm256_cvtps_epi32(n);
+    let half = _mm256_srai_epi32::<1>(n);
+    let bias = _mm256_set1_epi32(127);
+    let power = |e| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(e, bias)));
+    let p = _mm256_mul_ps(_mm256_mul_ps(p, power(half)), power(_mm256_sub_epi32(n, half)));
+    let keep = _mm256_cmp_ps::<_CMP_NLT_UQ>(x, _mm256_set1_ps(EXP_LOW));
+    _mm256_and_ps(p, keep)
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::isa::Isa;
+
+    fn eval(isa: Isa, x: f32) -> f32 {
+        // SAFETY: the caller passes families that run here; the first lane is an f32.
+        unsafe {
+            match isa {
+                Isa::Avx512 => _mm512_cvtss_f32(run512(x)),
+                _ => _mm256_cvtss_f32(run256(x)),
+            }
+        }
+    }
+    #[target_feature(enable = "avx512f")]
+    fn run512(x: f32) -> __m512 {
+        exp512(_mm512_set1_ps(x))
+    }
+    #[target_feature(enable = "avx2,fma")]
+    fn run256(x: f32) -> __m256 {
+        exp256(_mm256_set1_ps(x))
+    }
+
+    fn families() -> impl Iterator<Item = Isa> {
+        [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.runs_here())
+    }
+
+    #[test]
+    fn within_two_units_in_the_last_place() {
+        for isa in families() {
+            let mut worst = 0.0f64;
+            for i in 0..=1_000_000 {
+                let x = -87.32f32 + i as f32 * ((88.72 + 87.32) / 1e6);
+                let want = (x as f64).exp();
+                let unit = (f32::from_bits((want as f32).to_bits() + 1) - want as f32) as f64;
+                worst = worst.max((eval(isa, x) as f64 - want).abs() / unit);
+            }
+            assert!(worst < 2.0, "{isa:?}: {worst} units");
+        }
+    }
+
+    #[test]
+    fn special_values() {
+        for isa in families() {
+            assert_eq!(eval(isa, 0.0), 1.0);
+            assert_eq!(eval(isa, f32::NEG_INFINITY), 0.0);
+            assert_eq!(eval(isa, -1e30), 0.0);
+            assert_eq!(eval(isa, -87.4), 0.0);
+            assert_eq!(eval(isa, 88.8), f32::INFINITY);
+            assert_eq!(eval(isa, 1e30), f32::INFINITY);
+            assert_eq!(eval(isa, f32::INFINITY), f32::INFINITY);
+            assert!(eval(isa, f32::NAN).is_nan());
+        }
+    }
+}

@@ -46,8 +46,10 @@ pub(crate) trait Vector: Copy {
     unsafe fn abs(self) -> Self;
     /// The magnitude of `self` with the sign of `sign`.
     unsafe fn with_sign(self, sign: Self) -> Self;
-    /// Adds the low 9 bits of `n` (as an integer) to the exponent.
-    unsafe fn shift_exponent(self, n: Self) -> Self;
+    /// exp of each lane, as in [`crate::exp`].
+    unsafe fn exp(self) -> Self;
+    /// The first lane.
+    unsafe fn first(self) -> f32;
     /// Sum of the lanes, halves first: lane i + lane i + LANES / 2, and so on.
     unsafe fn sum(self) -> f32;
     unsafe fn largest(self) -> f32;

@@ -206,9 +206,13 @@ fn round_pairs(threads: &Threads, x: &[f32], k: usize) -> Vec<u32> {
         }
     };
     let rows = x.len() / k;
-    if x.len() < INLINE { (0..rows).for_each(round) } else { threads.run(rows, round) }
+    if x.len() < INLINE {
+        (0..rows).for_each(round)
+    } else {
+        threads.run(rows, round)
+    }
     out
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

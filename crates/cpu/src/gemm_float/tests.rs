@@ -15,7 +15,8 @@ pub(crate) fn floats(seed: u64, n: usize) -> Vec<f32> {
 }
 
 fn shapes() -> Vec<(usize, usize, usize)> {
-    let mut shapes = vec![(1, 1, 1), (1, 129, 129), (65, 129, 129), (2, 96, 64), (8, 48, 513), (1, 400, 31), (9, 17, 600)];
+    let mut shapes =
+        vec![(1, 1, 1), (1, 129, 129), (65, 129, 129), (2, 96, 64), (8, 48, 513), (1, 400, 31), (9, 17, 600)];
     for i in 0..10 {
         let r = floats(i + 1, 3).iter().map(|f| 1 + (f.abs() * 128.0) as usize).collect::<Vec<_>>();
         shapes.push((r[0], r[1], r[2]));

@@ -74,10 +74,8 @@ impl Vector for Avx2 {
             let bit = _mm256_set1_ps(-0.0);
             Self(_mm256_or_ps(_mm256_andnot_ps(bit, self.0), _mm256_and_ps(bit, sign.0)))
         }
-        fn shift_exponent(self: Self, n: Self) -> Self {
-            let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(n.0));
-            Self(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), n)))
-        }
+        fn exp(self: Self) -> Self { Self(crate::exp::exp256(self.0)) }
+        fn first(self: Self) -> f32 { _mm256_cvtss_f32(self.0) }
         fn sum(self: Self) -> f32 { sum(self.0) }
         fn largest(self: Self) -> f32 { largest(self.0) }
         fn load_pairs(from: *const u32) -> (Self, Self) {

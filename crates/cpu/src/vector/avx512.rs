@@ -55,10 +55,8 @@ impl Vector for Avx512 {
             let bit = _mm512_set1_ps(-0.0);
             Self(_mm512_or_ps(_mm512_andnot_ps(bit, self.0), _mm512_and_ps(bit, sign.0)))
         }
-        fn shift_exponent(self: Self, n: Self) -> Self {
-            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(n.0));
-            Self(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), n)))
-        }
+        fn exp(self: Self) -> Self { Self(crate::exp::exp512(self.0)) }
+        fn first(self: Self) -> f32 { _mm512_cvtss_f32(self.0) }
         fn sum(self: Self) -> f32 {
             let v = _mm256_add_ps(_mm512_castps512_ps256(self.0), _mm512_extractf32x8_ps::<1>(self.0));
             super::avx2::sum(v)

@@ -7,7 +7,7 @@ use super::{BLOCK_ROWS, Block, part};
 use crate::simd::{Op, Simd};
 
 /// Input channels (in groups of 4) that a tile sums before the next tile reads the same weights again.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 512;
 
 pub(super) struct Product<'a>(pub(super) Block<'a>);
 

@@ -116,8 +116,10 @@ struct Panel {
     columns: usize,
 }
 
-/// Rows that one task takes through its panels: their codes stay in the second-level cache.
+/// Most rows that one task takes through its panels.
 const BLOCK_ROWS: usize = 256;
+/// Bytes of activations that a task takes through its panels: they stay in the second-level cache.
+const BLOCK_BYTES: usize = 1 << 19;
 /// A call with fewer multiplications than this is not worth waking a thread for.
 const INLINE_WORK: usize = 150_000;
 
@@ -193,7 +195,8 @@ struct Plan {
 
 impl Plan {
     fn new(t: usize, w: &PackedQ8, threads: usize) -> Plan {
-        let max_rows = if w.kind == Q8::Int8 { BLOCK_ROWS } else { BLOCK_ROWS / 4 };
+        let row_bytes = w.layout.kp * if w.kind == Q8::Int8 { 1 } else { size_of::<f32>() };
+        let max_rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(BLOCK_ROWS / 4, BLOCK_ROWS);
         let (row_blocks, panels) = (t.div_ceil(max_rows), w.panels());
         let work = t * w.n * w.k;
         // Four tasks a thread even out what a busy machine takes away, as long as they are not tiny.

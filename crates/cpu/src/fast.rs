@@ -1,0 +1,281 @@
+//! The fast back end: every operation of the trait handed to the kernel of its name.
+use crate::access::{f32s, f32s_mut, gather, linear_layout, require, rows_of, u8s, u8s_mut};
+use crate::attention::{self, KvSlice, KvSliceMut};
+use crate::buffer::{Aligned, CpuBuf, share};
+use crate::gemm_float::{PackedFloat, gemm_float};
+use crate::gemm_w8a8::{PackedQ8, Q8Slice, gemm_w8a8};
+use crate::isa::Isa;
+use crate::rope::{RopeSlice, rope_store_kv};
+use crate::rowwise::{self, Q8SliceMut};
+use crate::threads::Threads;
+use crate::{gram, host_memory};
+use half::bf16;
+use planish_tensor::{
+    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
+    Memory, Q8, Q8Rows, Result, RopeTable, Tensor,
+};
+
+/// The CPU with its vector instructions and a pool of threads.
+pub struct Cpu {
+    threads: Threads,
+    isa: Isa,
+}
+
+/// A packed weight.
+pub enum CpuLinear {
+    /// Float weight.
+    Float(PackedFloat),
+    /// 8-bit weight.
+    Q8(PackedQ8),
+}
+
+impl Cpu {
+    /// A pool of `threads` threads that uses the kernels of `isa`, which this machine must be able to run.
+    pub fn new(threads: usize, isa: Isa) -> Cpu {
+        assert!(isa.runs_here(), "{} kernels do not run on this machine", isa.name());
+        Cpu { threads: Threads::new(threads), isa }
+    }
+}
+
+fn kind_of(codes: &Tensor<Cpu>) -> Result<Q8> {
+    Q8::from_dtype(codes.dtype).ok_or_else(|| Error::dtype(format!("expected 8-bit codes, found {}", codes.dtype)))
+}
+
+fn q8_mut(rows: &mut Q8Rows<Cpu>) -> Result<Q8SliceMut<'_>> {
+    Ok(Q8SliceMut { codes: u8s_mut(&mut rows.codes)?, xs: f32s_mut(&mut rows.scales)? })
+}
+
+fn kv_slice(t: &Tensor<Cpu>) -> Result<KvSlice<'_>> {
+    match t.dtype {
+        DType::F32 => Ok(KvSlice::F32(t.buf.view::<f32>(t.dtype)?)),
+        DType::BF16 => Ok(KvSlice::Bf16(t.buf.view::<bf16>(t.dtype)?)),
+        other => Err(Error::dtype(format!("KV cache of {other}"))),
+    }
+}
+
+fn kv_slice_mut(t: &mut Tensor<Cpu>) -> Result<KvSliceMut<'_>> {
+    match t.dtype {
+        DType::F32 => Ok(KvSliceMut::F32(t.buf.view_mut::<f32>(t.dtype)?)),
+        DType::BF16 => Ok(KvSliceMut::Bf16(t.buf.view_mut::<bf16>(t.dtype)?)),
+        other => Err(Error::dtype(format!("KV cache of {other}"))),
+    }
+}
+
+impl Backend for Cpu {
+    type Buf = CpuBuf;
+    type Linear = CpuLinear;
+    type Batch = Batch;
+
+    fn describe(&self) -> String {
+        format!("cpu ({}, {} threads)", self.isa.name(), self.threads.count())
+    }
+
+    fn activation_dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn memory(&self) -> Memory {
+        host_memory()
+    }
+
+    fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
+        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
+        let bytes = bytes.ok_or_else(|| Error::shape(format!("{dtype} [{rows}, {cols}] is too large")))?;
+        Ok(Tensor { buf: CpuBuf::Owned(Aligned::zeroed(bytes)), dtype, rows, cols, capacity: rows })
+    }
+
+    fn load(&self, host: &HostTensor) -> Result<Tensor<Self>> {
+        let (rows, cols) = rows_of(host)?;
+        Ok(Tensor { buf: share(host), dtype: host.dtype(), rows, cols, capacity: rows })
+    }
+
+    fn upload(&self, bytes: &[u8], dst: &mut Tensor<Self>) -> Result<()> {
+        crate::access::upload(bytes, dst)
+    }
+
+    fn download(&self, src: &Tensor<Self>, bytes: &mut [u8]) -> Result<()> {
+        crate::access::download(src, bytes)
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<Batch> {
+        batch.validate(pages)?;
+        Ok(batch.clone())
+    }
+
+    fn load_linear(&self, parts: &[LinearPart]) -> Result<CpuLinear> {
+        let layout = linear_layout(parts)?;
+        let bias = parts.iter().any(|p| p.bias.is_some()).then(|| {
+            let bias = |p: &LinearPart| p.bias.clone().unwrap_or_else(|| vec![0.0; p.weight.shape()[0]]);
+            parts.iter().flat_map(bias).collect::<Vec<f32>>()
+        });
+        let Some(kind) = layout.q8 else {
+            let weights: Vec<&HostTensor> = parts.iter().map(|p| &p.weight).collect();
+            return Ok(CpuLinear::Float(PackedFloat::pack(&weights, bias, self.isa, &self.threads)?));
+        };
+        let scales = |p: &'_ LinearPart| p.scales.clone().unwrap_or_default();
+        let scales: Vec<Vec<f32>> = parts.iter().map(scales).collect();
+        let codes: Vec<(&[u8], &[f32])> =
+            parts.iter().zip(&scales).map(|(p, s)| (p.weight.bytes(), s.as_slice())).collect();
+        Ok(CpuLinear::Q8(PackedQ8::pack(kind, layout.k, &codes, bias, self.isa, &self.threads)))
+    }
+
+    fn linear_shape(&self, linear: &CpuLinear) -> LinearShape {
+        match linear {
+            CpuLinear::Float(w) => LinearShape { n: w.n(), k: w.k(), q8: None, bytes: w.bytes() },
+            CpuLinear::Q8(w) => LinearShape { n: w.n(), k: w.k(), q8: Some(w.kind()), bytes: w.bytes() },
+        }
+    }
+
+    fn embed(&self, table: &Tensor<Self>, batch: &Batch, scale: f32, out: &mut Tensor<Self>) -> Result<()> {
+        gather(table, &batch.tokens, scale, out)
+    }
+
+    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32, out: &mut Tensor<Self>) -> Result<()> {
+        require("rms_norm", x.cols == out.cols && x.rows == out.rows && weight.cols == x.cols)?;
+        rowwise::rms_norm(&self.threads, self.isa, f32s(x)?, f32s(weight)?, eps, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {
+        let kind = kind_of(&out.codes)?;
+        require("quantize_rows", x.cols == out.codes.cols && x.rows == out.codes.rows)?;
+        rowwise::quantize_rows(&self.threads, self.isa, kind, f32s(x)?, x.cols, q8_mut(out)?);
+        Ok(())
+    }
+
+    fn gemm_float(&self, x: &Tensor<Self>, w: &CpuLinear, math: FloatMath, out: &mut Tensor<Self>) -> Result<()> {
+        let CpuLinear::Float(w) = w else { return Err(Error::dtype("gemm_float: the weight is 8-bit")) };
+        require("gemm_float", x.cols == w.k() && out.cols == w.n() && out.rows == x.rows)?;
+        gemm_float(&self.threads, f32s(x)?, w, math, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &CpuLinear, out: &mut Tensor<Self>) -> Result<()> {
+        let CpuLinear::Q8(w) = w else { return Err(Error::dtype("gemm_w8a8: the weight is float")) };
+        let fits = x.codes.cols == w.k() && out.cols == w.n() && out.rows == x.codes.rows;
+        require("gemm_w8a8", fits && kind_of(&x.codes)? == w.kind())?;
+        let x = Q8Slice { codes: u8s(&x.codes)?, xs: f32s(&x.scales)? };
+        gemm_w8a8(&self.threads, x, w, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn rope_store_kv(
+        &self,
+        qkv: &mut Tensor<Self>,
+        rope: Option<&RopeTable<Self>>,
+        shape: &AttentionShape,
+        batch: &Batch,
+        kv: &mut KvLayer<Self>,
+    ) -> Result<()> {
+        require("rope_store_kv", qkv.cols == shape.qkv_width() && qkv.rows == batch.t())?;
+        let rope = match rope {
+            Some(r) => Some(RopeSlice { cos_sin: f32s(&r.cos_sin)?, half: r.half, interleaved: r.interleaved }),
+            None => None,
+        };
+        let (mut k, mut v) = (kv_slice_mut(&mut kv.k)?, kv_slice_mut(&mut kv.v)?);
+        rope_store_kv(&self.threads, self.isa, f32s_mut(qkv)?, rope, shape, batch, &mut k, &mut v);
+        Ok(())
+    }
+
+    fn paged_attention(
+        &self,
+        qkv: &Tensor<Self>,
+        shape: &AttentionShape,
+        batch: &Batch,
+        kv: &KvLayer<Self>,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        let fits = qkv.cols == shape.qkv_width() && out.cols == shape.nq * shape.d;
+        require("paged_attention", fits && qkv.rows == batch.t() && out.rows == batch.t())?;
+        let (k, v) = (kv_slice(&kv.k)?, kv_slice(&kv.v)?);
+        attention::paged_attention(&self.threads, self.isa, f32s(qkv)?, shape, batch, k, v, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn gated(&self, gate_up: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()> {
+        require("gated", gate_up.cols == 2 * out.cols && gate_up.rows == out.rows)?;
+        let f = out.cols;
+        rowwise::gated(&self.threads, self.isa, f32s(gate_up)?, f, act, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
+        require("add", x.cols == y.cols && x.rows == y.rows)?;
+        rowwise::add(&self.threads, self.isa, f32s_mut(x)?, f32s(y)?);
+        Ok(())
+    }
+
+    fn gather_rows(&self, x: &Tensor<Self>, batch: &Batch, out: &mut Tensor<Self>) -> Result<()> {
+        gather(x, &batch.logit_rows, 1.0, out)
+    }
+
+    fn argmax(&self, logits: &Tensor<Self>) -> Result<Vec<u32>> {
+        Ok(rowwise::argmax(&self.threads, self.isa, f32s(logits)?, logits.cols))
+    }
+
+    fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {
+        let v = logits.cols;
+        rowwise::log_softmax(&self.threads, self.isa, f32s_mut(logits)?, v);
+        Ok(())
+    }
+
+    fn observe_columns(&self, x: &Tensor<Self>, absmax: &mut Tensor<Self>) -> Result<()> {
+        require("observe_columns", absmax.cols == x.cols)?;
+        gram::observe_columns(&self.threads, self.isa, f32s(x)?, x.cols, f32s_mut(absmax)?);
+        Ok(())
+    }
+
+    fn accumulate_gram(&self, x: &Tensor<Self>, math: FloatMath, gram: &mut Tensor<Self>) -> Result<()> {
+        require("accumulate_gram", gram.cols == x.cols && gram.rows == x.cols)?;
+        gram::accumulate_gram(&self.threads, self.isa, f32s(x)?, x.cols, math, f32s_mut(gram)?);
+        Ok(())
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &mut Tensor<Self>,
+        delta: Option<&Tensor<Self>>,
+        weight: &Tensor<Self>,
+        eps: f32,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        require("add_rms_norm", x.cols == out.cols && x.rows == out.rows && weight.cols == x.cols)?;
+        let delta = delta.map(f32s).transpose()?;
+        rowwise::add_rms_norm(&self.threads, self.isa, f32s_mut(x)?, delta, f32s(weight)?, eps, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn add_rms_norm_quantize(
+        &self,
+        x: &mut Tensor<Self>,
+        delta: Option<&Tensor<Self>>,
+        weight: &Tensor<Self>,
+        eps: f32,
+        _scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        let kind = kind_of(&out.codes)?;
+        require("add_rms_norm_quantize", x.cols == out.codes.cols && x.rows == out.codes.rows)?;
+        let delta = delta.map(f32s).transpose()?;
+        let (x, weight) = (f32s_mut(x)?, f32s(weight)?);
+        rowwise::add_rms_norm_quantize(&self.threads, self.isa, kind, x, delta, weight, eps, q8_mut(out)?);
+        Ok(())
+    }
+
+    fn gated_quantize(
+        &self,
+        gate_up: &Tensor<Self>,
+        act: Activation,
+        _scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        let (kind, f) = (kind_of(&out.codes)?, out.codes.cols);
+        require("gated_quantize", gate_up.cols == 2 * f && gate_up.rows == out.codes.rows)?;
+        rowwise::gated_quantize(&self.threads, self.isa, kind, f32s(gate_up)?, f, act, q8_mut(out)?);
+        Ok(())
+    }
+}

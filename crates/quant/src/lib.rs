@@ -4,6 +4,7 @@
 pub mod error;
 pub mod gptq;
 mod grid;
+pub mod recipe;
 pub mod rtn;
 pub mod smooth;
 

@@ -6,6 +6,7 @@ pub mod gptq;
 mod grid;
 pub mod recipe;
 pub mod rtn;
+pub mod samples;
 pub mod smooth;
 
 pub use error::{Error, Result};

@@ -4,7 +4,9 @@
 pub mod error;
 pub mod gptq;
 mod grid;
+pub mod html;
 pub mod recipe;
+pub mod report;
 pub mod rtn;
 pub mod samples;
 pub mod smooth;

@@ -128,20 +128,7 @@ impl Modifiers {
                     self.read_group(&place, value)?;
                     described += 1;
                 }
-                "block_size" => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
-                    Some(n) if n > 0 => self.block_size = n,
-                    _ => return Err(bad(&place, "a number above 0", value)),
-                },
-                "dampening_frac" => match value.as_f64() {
-                    Some(damping) if damping > 0.0 && damping <= 1.0 => self.damping = damping,
-                    _ => return Err(bad(&place, "a number above 0, at most 1", value)),
-                },
-                "actorder" => match value.as_str().map(str::to_ascii_lowercase).as_deref() {
-                    Some("static" | "weight") => self.act_order = true,
-                    Some("none") => self.act_order = false,
-                    _ if value == &Value::Bool(false) => self.act_order = false,
-                    _ => return Err(bad(&place, "static, weight or null", value)),
-                },
+                "block_size" | "dampening_frac" | "actorder" => self.read_gptq(&place, field, value)?,
                 field if SILENT.contains(&field) => {}
                 _ => return Err(Error::Recipe(format!("{place} is not supported"))),
             }
@@ -152,6 +139,26 @@ impl Modifiers {
         if described != 1 {
             let problem = "needs one of scheme and config_groups";
             return Err(Error::Recipe(format!("{name} {problem}, found {described} of them")));
+        }
+        Ok(())
+    }
+
+    fn read_gptq(&mut self, place: &str, field: &str, value: &Value) -> Result<()> {
+        match field {
+            "block_size" => match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+                Some(n) if n > 0 => self.block_size = n,
+                _ => return Err(bad(place, "a number above 0", value)),
+            },
+            "dampening_frac" => match value.as_f64() {
+                Some(damping) if damping > 0.0 && damping <= 1.0 => self.damping = damping,
+                _ => return Err(bad(place, "a number above 0, at most 1", value)),
+            },
+            _ => match value.as_str().map(str::to_ascii_lowercase).as_deref() {
+                Some("static" | "weight") => self.act_order = true,
+                Some("none") => self.act_order = false,
+                _ if value == &Value::Bool(false) => self.act_order = false,
+                _ => return Err(bad(place, "static, weight or null", value)),
+            },
         }
         Ok(())
     }

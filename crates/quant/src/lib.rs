@@ -5,7 +5,11 @@ pub mod calibrate;
 pub mod error;
 pub mod gptq;
 mod grid;
+pub mod html;
+pub mod recipe;
+pub mod report;
 pub mod rtn;
+pub mod samples;
 pub mod smooth;
 
 pub use error::{Error, Result};

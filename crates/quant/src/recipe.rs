@@ -1,0 +1,301 @@
+//! What was typed becomes what it means: flags and a recipe file go in, one decided [`Recipe`] comes out.
+mod modifiers;
+mod pattern;
+mod yaml;
+
+pub use pattern::Pattern;
+
+use crate::error::{Error, Result};
+use modifiers::Modifiers;
+use planish_tensor::Q8;
+
+/// What a user may say about quantizing; `None` is "not said". Spelled as on the command line.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QuantizeArgs {
+    /// `int8`, `fp8`, `float8_e4m3fn` or `float8_e5m2`.
+    pub quant_dtype: Option<String>,
+    /// A number from 0 to 1, `auto` or `off`.
+    pub smooth: Option<String>,
+    /// `gptq` or `rtn`.
+    pub weights: Option<String>,
+    /// `dynamic` or `static`.
+    pub activations: Option<String>,
+    /// Names, or `re:` and a regular expression, of the linears to keep in float.
+    pub ignore: Vec<String>,
+    /// `compressed-tensors` or `lmdeploy`.
+    pub format: Option<String>,
+    /// File, or nothing for the built-in sample.
+    pub calib_dataset: Option<String>,
+    /// Number of calibration sequences.
+    pub calib_samples: Option<usize>,
+    /// Tokens of a calibration sequence at most.
+    pub calib_seqlen: Option<usize>,
+    /// Seed of the shuffle.
+    pub seed: Option<u64>,
+    /// Text of a recipe in llm-compressor's schema.
+    pub recipe: Option<String>,
+}
+
+/// How activations are smoothed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Smooth {
+    /// Not at all.
+    Off,
+    /// With this strength.
+    Alpha(f64),
+    /// With the strength that is found best for each group.
+    Auto,
+}
+
+/// How weights are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightMethod {
+    /// Column by column, making up for the errors.
+    Gptq,
+    /// To the nearest code.
+    Rtn,
+}
+
+/// When the scales of activations are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activations {
+    /// Per token, when it runs.
+    Dynamic,
+    /// Per tensor, from the calibration.
+    Static,
+}
+
+/// The layout of the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// That of vLLM, SGLang and transformers.
+    CompressedTensors,
+    /// That of LMDeploy's `smooth_quant`.
+    Lmdeploy,
+}
+
+/// A pair of SmoothQuant: what absorbs `1/s`, and the linears that absorb `s`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mapping {
+    /// The linears whose columns are multiplied.
+    pub balance: Vec<Pattern>,
+    /// The norm (or linear) whose output is divided.
+    pub smooth: Pattern,
+}
+
+/// Everything decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// The grid of weights and activations.
+    pub dtype: Q8,
+    /// Smoothing.
+    pub smooth: Smooth,
+    /// The groups to smooth; `None` for those that the architecture implies.
+    pub mappings: Option<Vec<Mapping>>,
+    /// A group is left unsmoothed when all of its layers match one of these.
+    pub smooth_ignore: Vec<Pattern>,
+    /// Weights.
+    pub weights: WeightMethod,
+    /// Columns of GPTQ's update block, as the recipe says. It does not change the result, and is only written back.
+    pub block_size: usize,
+    /// GPTQ's damping as a part of the mean diagonal.
+    pub damping: f64,
+    /// GPTQ's order: largest diagonal first.
+    pub act_order: bool,
+    /// Activations.
+    pub activations: Activations,
+    /// Linears to quantize; the name `Linear` stands for all of them.
+    pub targets: Vec<Pattern>,
+    /// Linears to keep in float.
+    pub ignore: Vec<Pattern>,
+    /// The layout of the checkpoint.
+    pub format: Format,
+    /// Where calibration text comes from; `None` for the built-in sample.
+    pub calib_dataset: Option<String>,
+    /// Number of calibration sequences.
+    pub calib_samples: usize,
+    /// Tokens of a calibration sequence at most.
+    pub calib_seqlen: usize,
+    /// Seed of the shuffle.
+    pub seed: u64,
+}
+
+/// Decides everything: flags, then the recipe file, then the defaults
+/// (int8: smoothing 0.8 and GPTQ; fp8: no smoothing and round-to-nearest).
+///
+/// # Errors
+/// A value that is not accepted, an invalid or unsupported recipe, or a flag that contradicts it; names all of them.
+pub fn decide(args: &QuantizeArgs) -> Result<Recipe> {
+    let typed = Typed::read(args)?;
+    let recipe = args.recipe.as_deref().map(yaml::read).transpose()?;
+    if let Some(recipe) = &recipe {
+        typed.agree(args, recipe)?;
+    }
+    let dtype = recipe.as_ref().map(|r| r.dtype).or(typed.dtype).unwrap_or(Q8::Int8);
+    let base = recipe.unwrap_or_else(|| Modifiers::defaults(dtype));
+    let positive = |name: &str, value: Option<usize>, default: usize| match value.unwrap_or(default) {
+        0 => Err(setting(name, "a number above 0", "0")),
+        n => Ok(n),
+    };
+    let decided = Recipe {
+        dtype,
+        smooth: typed.smooth.unwrap_or(base.smooth),
+        mappings: base.mappings,
+        smooth_ignore: base.smooth_ignore,
+        weights: typed.weights.unwrap_or(base.weights),
+        block_size: base.block_size,
+        damping: base.damping,
+        act_order: base.act_order,
+        activations: typed.activations.unwrap_or(base.activations),
+        targets: base.targets,
+        ignore: typed.ignore.unwrap_or(base.ignore),
+        format: typed.format.unwrap_or(Format::CompressedTensors),
+        calib_dataset: args.calib_dataset.clone(),
+        calib_samples: positive("--calib-samples", args.calib_samples, 512)?,
+        calib_seqlen: positive("--calib-seqlen", args.calib_seqlen, 2048)?,
+        seed: args.seed.unwrap_or(42),
+    };
+    if decided.format == Format::Lmdeploy && decided.activations == Activations::Static {
+        return Err(setting("--activations", "dynamic (--format lmdeploy has no static scales)", "static"));
+    }
+    Ok(decided)
+}
+
+impl Recipe {
+    /// Whether the linear of this full name (without `.weight`) is to be quantized.
+    pub fn quantizes(&self, name: &str) -> bool {
+        let targeted = self.targets.iter().any(|t| t.text() == "Linear" || t.matches(name));
+        targeted && !self.ignore.iter().any(|p| p.matches(name))
+    }
+
+    /// Whether the group of linears `balance` that read the output of `smooth` is to be smoothed.
+    pub fn smooths(&self, smooth: &str, balance: &[&str]) -> bool {
+        let ignored = |name: &str| self.smooth_ignore.iter().any(|p| p.matches(name));
+        if self.smooth == Smooth::Off || (ignored(smooth) && balance.iter().all(|b| ignored(b))) {
+            return false;
+        }
+        let maps = |m: &Mapping| {
+            m.smooth.matches(smooth) && balance.iter().all(|b| m.balance.iter().any(|pattern| pattern.matches(b)))
+        };
+        self.mappings.as_ref().is_none_or(|all| all.iter().any(maps))
+    }
+
+    /// Whether anything of it needs calibration data.
+    pub fn needs_calibration(&self) -> bool {
+        self.smooth != Smooth::Off || self.weights == WeightMethod::Gptq || self.activations == Activations::Static
+    }
+
+    /// The text of `recipe.yaml`, in llm-compressor's schema.
+    pub fn to_yaml(&self) -> String {
+        yaml::write(self)
+    }
+}
+
+/// Name of an element type, as a user types it.
+pub fn dtype_name(dtype: Q8) -> &'static str {
+    match dtype {
+        Q8::Int8 => "int8",
+        Q8::E4M3 => "float8_e4m3fn",
+        Q8::E5M2 => "float8_e5m2",
+    }
+}
+
+/// The flags, each understood by itself.
+struct Typed {
+    dtype: Option<Q8>,
+    smooth: Option<Smooth>,
+    weights: Option<WeightMethod>,
+    activations: Option<Activations>,
+    format: Option<Format>,
+    ignore: Option<Vec<Pattern>>,
+}
+
+impl Typed {
+    fn read(args: &QuantizeArgs) -> Result<Typed> {
+        let e4m3 = Q8::E4M3;
+        let dtypes = [("int8", Q8::Int8), ("fp8", e4m3), ("float8_e4m3fn", e4m3), ("float8_e5m2", Q8::E5M2)];
+        let weights = [("gptq", WeightMethod::Gptq), ("rtn", WeightMethod::Rtn)];
+        let activations = [("dynamic", Activations::Dynamic), ("static", Activations::Static)];
+        let formats = [("compressed-tensors", Format::CompressedTensors), ("lmdeploy", Format::Lmdeploy)];
+        let ignore = args.ignore.iter().map(|p| Pattern::new(p)).collect::<Result<Vec<_>>>()?;
+        Ok(Typed {
+            dtype: choice("--quant-dtype", args.quant_dtype.as_deref(), &dtypes)?,
+            smooth: args.smooth.as_deref().map(|s| parse_smooth("--smooth", s)).transpose()?,
+            weights: choice("--weights", args.weights.as_deref(), &weights)?,
+            activations: choice("--activations", args.activations.as_deref(), &activations)?,
+            format: choice("--format", args.format.as_deref(), &formats)?,
+            ignore: (!ignore.is_empty()).then_some(ignore),
+        })
+    }
+
+    /// Refuses flags that say something else than the recipe.
+    fn agree(&self, args: &QuantizeArgs, recipe: &Modifiers) -> Result<()> {
+        let typed = |value: &Option<String>| value.clone().unwrap_or_default();
+        let clash = |flag, value: &Option<String>, field: &str, said: String| {
+            let (flag_value, recipe_field) = (typed(value), field.to_string());
+            Err(Error::Contradiction { flag, flag_value, recipe_field, recipe_value: said })
+        };
+        if self.dtype.is_some_and(|d| d != recipe.dtype) {
+            return clash("--quant-dtype", &args.quant_dtype, "scheme", recipe.scheme.clone());
+        }
+        if self.smooth.is_some_and(|s| s != recipe.smooth) {
+            return clash("--smooth", &args.smooth, "smoothing_strength", smooth_name(recipe.smooth));
+        }
+        if self.weights.is_some_and(|w| w != recipe.weights) {
+            let name = modifiers::weight_modifier(recipe.weights);
+            return clash("--weights", &args.weights, "modifier", name.into());
+        }
+        if self.activations.is_some_and(|a| a != recipe.activations) {
+            return clash("--activations", &args.activations, "scheme", recipe.scheme.clone());
+        }
+        if let Some(ignore) = &self.ignore {
+            let sorted = |p: &[Pattern]| {
+                let mut names: Vec<_> = p.iter().map(|p| p.text().to_string()).collect();
+                names.sort();
+                names
+            };
+            if sorted(ignore) != sorted(&recipe.ignore) {
+                let said = format!("{:?}", sorted(&recipe.ignore));
+                return clash("--ignore", &Some(args.ignore.join(", ")), "ignore", said);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn parse_smooth(name: &str, text: &str) -> Result<Smooth> {
+    match text {
+        "off" => Ok(Smooth::Off),
+        "auto" => Ok(Smooth::Auto),
+        _ => match text.parse::<f64>() {
+            Ok(alpha) if (0.0..=1.0).contains(&alpha) => Ok(Smooth::Alpha(alpha)),
+            _ => Err(setting(name, "a number from 0 to 1, auto or off", text)),
+        },
+    }
+}
+
+fn smooth_name(smooth: Smooth) -> String {
+    match smooth {
+        Smooth::Off => "off".into(),
+        Smooth::Auto => "auto".into(),
+        Smooth::Alpha(alpha) => alpha.to_string(),
+    }
+}
+
+fn choice<T: Copy>(flag: &str, value: Option<&str>, known: &[(&str, T)]) -> Result<Option<T>> {
+    let Some(value) = value else { return Ok(None) };
+    match known.iter().find(|(name, _)| *name == value) {
+        Some((_, choice)) => Ok(Some(*choice)),
+        None => {
+            let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+            Err(setting(flag, &names.join(", "), value))
+        }
+    }
+}
+
+fn setting(name: &str, expected: &str, found: &str) -> Error {
+    Error::Setting { name: name.into(), expected: expected.into(), found: found.into() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -40,15 +40,11 @@ fn summary(out: &mut String, report: &Report) {
         ("Activations", s.activations.clone()),
         ("Kept in float", s.ignore.join(", ")),
         ("Size", format!("{} → {}", bytes(t.bytes_before), bytes(t.bytes_after))),
-        ("Time", format!("{:.1} s on {}", t.seconds, s.device)),
         ("KL divergence from the original, smoothed only", number(c.smoothing_kl)),
         ("KL divergence from the original, quantized: mean", number(c.quantized_kl_mean)),
         ("KL divergence from the original, quantized: largest", number(c.quantized_kl_max)),
         ("Same first choice as the original", c.top1_agreement.map_or("–".into(), |x| format!("{:.2} %", 100.0 * x))),
     ];
-    if let Some(memory) = t.peak_memory_bytes {
-        rows.push(("Memory at most", bytes(memory)));
-    }
     if let Some(data) = &report.calibration {
         rows.push(("Calibration", format!("{} (sha256 {})", data.source, data.sha256)));
     }
@@ -202,7 +198,7 @@ mod tests {
                 ..GroupReport::default()
             };
             let name = format!("layers.{i}");
-            report.layers.push(LayerReport { name, smoothing: vec![group], linears: vec![linear], seconds: 0.0 });
+            report.layers.push(LayerReport { name, smoothing: vec![group], linears: vec![linear], state_error: None });
         }
         report
     }

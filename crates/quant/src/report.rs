@@ -1,4 +1,5 @@
-//! `planish_report.json`: what was done to every layer and how much it cost in accuracy, time and memory.
+//! `planish_report.json`: what was done to every layer and how much it cost in accuracy and saved in bytes.
+//! No time, no machine: the same input, flags and seed give the same bytes.
 //! Numbers that could not be measured are `null`; readers must allow new keys.
 use crate::gptq::GptqResult;
 use crate::rtn::QuantizedWeight;
@@ -21,7 +22,7 @@ pub struct Report {
     pub layers: Vec<LayerReport>,
     /// Is it still the same model?
     pub self_checks: SelfChecks,
-    /// Sizes, time, memory.
+    /// Sizes.
     pub totals: Totals,
     /// Sentences that the user should read.
     pub warnings: Vec<String>,
@@ -45,8 +46,6 @@ pub struct Settings {
     pub format: String,
     /// Seed of the shuffle of the calibration data.
     pub seed: u64,
-    /// Device on which the model ran.
-    pub device: String,
 }
 
 /// The calibration data.
@@ -96,8 +95,8 @@ pub struct LayerReport {
     pub smoothing: Vec<GroupReport>,
     /// The linears that were quantized.
     pub linears: Vec<LinearReport>,
-    /// Time of the block.
-    pub seconds: f64,
+    /// `||original - quantized|| / ||original||` of the hidden states after the block, on the held-back tokens.
+    pub state_error: Option<f64>,
 }
 
 /// One smoothed group.
@@ -221,7 +220,7 @@ pub struct SelfChecks {
     pub tokens: usize,
 }
 
-/// What it cost and what it saved.
+/// What it saved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Totals {
@@ -229,10 +228,6 @@ pub struct Totals {
     pub bytes_before: u64,
     /// Bytes of the tensors written.
     pub bytes_after: u64,
-    /// Wall time.
-    pub seconds: f64,
-    /// Largest resident memory of the process.
-    pub peak_memory_bytes: Option<u64>,
 }
 
 impl Report {

@@ -117,13 +117,6 @@ fn output_error<B: Backend>(backend: &B, k: usize, x: &[f32], float: LinearPart,
     Ok(relative_error(&y, &read(backend, &out)?))
 }
 
-/// Median and maximum of magnitudes.
-pub fn spread(values: &[f32]) -> (f32, f32) {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f32::total_cmp);
-    (sorted.get(sorted.len() / 2).copied().unwrap_or(0.0), sorted.last().copied().unwrap_or(0.0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 //! A factor `s` multiplies the columns of every reader and divides what feeds them. What feeds them may be saved in
 //! 16 bits: then the factor is taken from the value that the file can hold, so that the fold stays exact.
 use crate::error::Result;
+use crate::report::GroupReport;
 use crate::smooth::{column_absmax, divide_rows, expand_groups, scale_columns, smoothing_factors, tie_groups};
 use planish_model::weights::HostBlock;
 use planish_model::{Absorber, Input, Plan, Role};
@@ -25,12 +26,10 @@ pub struct FloatBlock {
 pub struct Smoothing {
     /// Which input.
     pub input: Input,
-    /// Strength.
-    pub alpha: f64,
     /// `[k]` factors that the columns were multiplied by.
     pub s: Vec<f32>,
-    /// Channels that no token ever excited.
-    pub dead_channels: usize,
+    /// Its entry in the report.
+    pub report: GroupReport,
 }
 
 impl FloatBlock {
@@ -52,6 +51,7 @@ impl FloatBlock {
         absmax: &[f32],
         alpha: f64,
         stored: DType,
+        layer: usize,
     ) -> Result<Smoothing> {
         let k = plan.input_width(input);
         let mut columns = vec![0.0f32; k];
@@ -63,13 +63,17 @@ impl FloatBlock {
         }
         let tied = input == Input::AttentionOutput;
         let tie = |v: &[f32]| if tied { tie_groups(v, plan.nq, plan.nkv, plan.d) } else { Ok(v.to_vec()) };
-        let factors = smoothing_factors(&tie(absmax)?, &tie(&columns)?, alpha)?;
+        let mut factors = smoothing_factors(&tie(absmax)?, &tie(&columns)?, alpha)?;
         let exact = self.absorb(plan, input.absorber(), factors.s, stored)?;
         let s = if tied { expand_groups(&exact, plan.nq, plan.nkv, plan.d)? } else { exact };
+        factors.s = s.clone();
         for &role in input.readers() {
             scale_columns(&mut self.weights[role as usize], k, &s)?;
         }
-        Ok(Smoothing { input, alpha, s, dead_channels: factors.dead_channels.len() })
+        let balance: Vec<String> = input.readers().iter().map(|&r| plan.linear_name(layer, r)).collect();
+        let balance: Vec<&str> = balance.iter().map(String::as_str).collect();
+        let report = GroupReport::new(&absorber_name(plan, layer, input), &balance, alpha, absmax, &factors);
+        Ok(Smoothing { input, s, report })
     }
 
     /// Divides the absorber by `s`; returns the factors by which it really shrank.
@@ -114,5 +118,15 @@ impl FloatBlock {
             mlp_norm: self.mlp_norm.clone(),
             linears: linears.try_into().expect("seven roles"),
         })
+    }
+}
+
+/// Module name of what takes up 1/s.
+pub fn absorber_name(plan: &Plan, layer: usize, input: Input) -> String {
+    let norm = |name: &str| plan.block_prefix(layer) + name.trim_end_matches(".weight");
+    match input.absorber() {
+        Absorber::AttentionNorm => norm(plan.arch.names.attention_norm),
+        Absorber::MlpNorm => norm(plan.arch.names.mlp_norm),
+        Absorber::Rows(role) => plan.linear_name(layer, role),
     }
 }

@@ -3,7 +3,6 @@ pub mod check;
 pub mod fold;
 pub mod hidden;
 pub mod observe;
-pub mod outcome;
 pub mod run;
 pub mod save;
 pub mod solve;

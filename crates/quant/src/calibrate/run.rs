@@ -3,10 +3,10 @@ use super::check::{self, Divergence};
 use super::fold::{FloatBlock, Smoothing};
 use super::hidden::{Hidden, Lane};
 use super::observe::{Recording, Statistics};
-use super::outcome::{LayerOutcome, LinearOutcome, SmoothingOutcome};
 use super::save::{self, Layout};
 use super::solve::{Algorithm, Solved, solve_input, to_part};
 use crate::error::Result;
+use crate::report::LayerReport;
 use crate::smooth::divide_gram;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
@@ -29,8 +29,8 @@ pub struct Job<'a> {
     pub held_back: &'a [u32],
     /// 8-bit type.
     pub kind: Q8,
-    /// Smoothing strength of each input; `None` leaves it alone.
-    pub alpha: [Option<f64>; 4],
+    /// Smoothing strength of a layer's input; `None` leaves it alone.
+    pub alpha: &'a dyn Fn(usize, Input) -> Option<f64>,
     /// How weights become codes.
     pub algorithm: Algorithm,
     /// Whether a linear is quantized.
@@ -39,11 +39,18 @@ pub struct Job<'a> {
     pub layout: Layout,
 }
 
+impl Job<'_> {
+    /// Whether anything is smoothed.
+    fn smooths(&self) -> bool {
+        (0..self.plan.layers).any(|layer| Input::ALL.iter().any(|&input| (self.alpha)(layer, input).is_some()))
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// Each block.
-    pub layers: Vec<LayerOutcome>,
+    pub layers: Vec<LayerReport>,
     /// KL(original || smoothed float model); `None` when nothing was smoothed.
     pub smoothing: Option<Divergence>,
     /// KL(original || quantized model).
@@ -98,7 +105,7 @@ pub fn quantize<B: Backend>(
     }
     drop(std::mem::take(&mut streams.calibration.values));
     let ends = Ends::load(backend, plan, job.source)?;
-    let smoothing = match job.alpha.iter().any(Option::is_some) {
+    let smoothing = match job.smooths() {
         true => Some(check::divergence(&mut lane, &ends, &streams.original, &streams.smoothed, plan.hidden)?),
         false => None,
     };
@@ -117,7 +124,7 @@ fn one_block<B: Backend>(
     streams: &mut Streams,
     writer: &mut CheckpointWriter,
     progress: &mut dyn FnMut(f64),
-) -> Result<LayerOutcome> {
+) -> Result<LayerReport> {
     let (plan, backend) = (job.plan, lane.backend);
     let host = HostBlock::read(plan, job.source, layer)?;
     let original = Block::load(backend, plan, layer, &host)?;
@@ -127,7 +134,7 @@ fn one_block<B: Backend>(
 
     let mut float = FloatBlock::new(&host);
     drop(host);
-    let smoothed = smooth(backend, job, &mut float, statistics.as_ref())?;
+    let smoothed = smooth(backend, job, layer, &mut float, statistics.as_ref())?;
     let float_host = float.to_host(plan)?;
     let recording = check_smoothing(lane, job, layer, &float_host, streams)?;
 
@@ -142,12 +149,16 @@ fn one_block<B: Backend>(
         lane.advance(&block, FloatMath::Bf16, &mut streams.calibration)?;
     }
     progress(1.0);
-    Ok(LayerOutcome {
-        layer,
-        smoothing: smoothed.iter().map(|(s, absmax)| describe_smoothing(s, absmax)).collect(),
-        linears: solved.iter().zip(errors).map(|(s, e)| describe_linear(job, layer, s, e)).collect(),
-        state_error: check::relative_error(&streams.original.values, &streams.quantized.values),
-    })
+    let mut report = LayerReport {
+        name: plan.block_prefix(layer).trim_end_matches('.').into(),
+        smoothing: smoothed.into_iter().map(|s| s.report).collect(),
+        linears: solved.into_iter().map(|s| s.report).collect(),
+        state_error: Some(check::relative_error(&streams.original.values, &streams.quantized.values)),
+    };
+    for (linear, error) in report.linears.iter_mut().zip(errors) {
+        linear.output_error = Some(error);
+    }
+    Ok(report)
 }
 
 /// Statistics of the block's inputs, if smoothing or GPTQ needs any.
@@ -159,7 +170,7 @@ fn calibrate<B: Backend>(
     progress: &mut dyn FnMut(f64),
 ) -> Result<Option<Statistics<B>>> {
     let grams = matches!(job.algorithm, Algorithm::Gptq(_));
-    if !grams && job.alpha.iter().all(Option::is_none) {
+    if !grams && !job.smooths() {
         return Ok(None);
     }
     let mut statistics = Statistics::new(lane.backend, job.plan, FloatMath::Bf16, grams)?;
@@ -171,20 +182,20 @@ fn calibrate<B: Backend>(
     Ok(Some(statistics))
 }
 
-/// Smooths every input that has a strength; gives back what was done beside the channels' maxima before.
+/// Smooths every input that has a strength.
 fn smooth<B: Backend>(
     backend: &B,
     job: &Job<'_>,
+    layer: usize,
     float: &mut FloatBlock,
     statistics: Option<&Statistics<B>>,
-) -> Result<Vec<(Smoothing, Vec<f32>)>> {
+) -> Result<Vec<Smoothing>> {
     let mut done = Vec::new();
     let Some(statistics) = statistics else { return Ok(done) };
     for input in Input::ALL {
-        if let Some(alpha) = job.alpha[input as usize] {
+        if let Some(alpha) = (job.alpha)(layer, input) {
             let absmax = statistics.absmax(backend, input)?;
-            let smoothing = float.smooth(job.plan, input, &absmax, alpha, job.layout.float_dtype)?;
-            done.push((smoothing, absmax));
+            done.push(float.smooth(job.plan, input, &absmax, alpha, job.layout.float_dtype, layer)?);
         }
     }
     Ok(done)
@@ -212,7 +223,7 @@ fn solve<B: Backend>(
     layer: usize,
     float: &FloatBlock,
     statistics: Option<&Statistics<B>>,
-    smoothed: &[(Smoothing, Vec<f32>)],
+    smoothed: &[Smoothing],
 ) -> Result<Vec<Solved>> {
     let mut solved = Vec::new();
     let quantized = |role| (job.quantized)(layer, role);
@@ -221,7 +232,7 @@ fn solve<B: Backend>(
             Some(s) => s.gram(backend, input)?,
             None => None,
         };
-        if let (Some(gram), Some((s, _))) = (&mut gram, smoothed.iter().find(|s| s.0.input == input)) {
+        if let (Some(gram), Some(s)) = (&mut gram, smoothed.iter().find(|s| s.input == input)) {
             divide_gram(gram, s.s.len(), &s.s)?;
         }
         let gram = gram.as_deref();
@@ -236,41 +247,6 @@ fn with_codes(mut host: HostBlock, solved: &[Solved]) -> Result<HostBlock> {
         *host.linear_mut(s.role) = to_part(&s.weight, bias)?;
     }
     Ok(host)
-}
-
-fn describe_smoothing(s: &Smoothing, absmax: &[f32]) -> SmoothingOutcome {
-    let after: Vec<f32> = absmax.iter().zip(&s.s).map(|(a, s)| a / s).collect();
-    let (median_before, absmax_before) = check::spread(absmax);
-    let (median_after, absmax_after) = check::spread(&after);
-    let (median, largest) = check::spread(&s.s);
-    let smallest = s.s.iter().copied().fold(f32::INFINITY, f32::min);
-    SmoothingOutcome {
-        input: s.input.name().into(),
-        alpha: s.alpha,
-        factors: [smallest, median, largest],
-        absmax_before,
-        median_before,
-        absmax_after,
-        median_after,
-        dead_channels: s.dead_channels,
-    }
-}
-
-fn describe_linear(job: &Job<'_>, layer: usize, s: &Solved, output_error: f64) -> LinearOutcome {
-    let gptq = matches!(job.algorithm, Algorithm::Gptq(_)) && !s.fell_back_to_rtn;
-    LinearOutcome {
-        name: job.plan.linear_name(layer, s.role),
-        shape: [s.weight.n, s.weight.k],
-        algorithm: if gptq { "gptq" } else { "rtn" }.into(),
-        output_error,
-        weight_error: s.weight_error,
-        proxy_loss: s.proxy_loss.map(|p| p.0),
-        rtn_proxy_loss: s.proxy_loss.map(|p| p.1),
-        damping: s.damping,
-        fell_back_to_rtn: s.fell_back_to_rtn,
-        zero_rows: s.weight.zero_rows.len(),
-        dead_columns: s.dead_columns,
-    }
 }
 
 impl Streams {
@@ -290,7 +266,7 @@ impl Streams {
 }
 
 /// State after a block: the outcomes so far as JSON, behind their length, then the four streams as f32.
-fn store(w: &mut dyn Write, streams: &Streams, layers: &[LayerOutcome]) -> std::io::Result<()> {
+fn store(w: &mut dyn Write, streams: &Streams, layers: &[LayerReport]) -> std::io::Result<()> {
     let json = serde_json::to_vec(layers)?;
     w.write_all(&(json.len() as u64).to_le_bytes())?;
     w.write_all(&json)?;
@@ -303,7 +279,7 @@ fn store(w: &mut dyn Write, streams: &Streams, layers: &[LayerOutcome]) -> std::
     Ok(())
 }
 
-fn restore(state: &mut dyn Read, job: &Job<'_>, layers: &mut Vec<LayerOutcome>) -> Result<Streams> {
+fn restore(state: &mut dyn Read, job: &Job<'_>, layers: &mut Vec<LayerReport>) -> Result<Streams> {
     let broken = |e: std::io::Error| crate::Error::State(e.to_string());
     let mut length = [0; 8];
     state.read_exact(&mut length).map_err(broken)?;

@@ -2,6 +2,7 @@
 use super::fold::FloatBlock;
 use crate::error::{Error, Result};
 use crate::gptq::{self, Factor, GptqOptions};
+use crate::report::LinearReport;
 use crate::rtn::{self, QuantizedWeight};
 use planish_model::{Input, Plan, Role};
 use planish_tensor::{HostTensor, LinearPart, Q8};
@@ -22,16 +23,8 @@ pub struct Solved {
     pub role: Role,
     /// Codes and scales.
     pub weight: QuantizedWeight,
-    /// `||W - Wq|| / ||W||`.
-    pub weight_error: f64,
-    /// GPTQ's loss and that of round-to-nearest.
-    pub proxy_loss: Option<(f64, f64)>,
-    /// Damping that GPTQ needed.
-    pub damping: Option<f64>,
-    /// GPTQ gave up on the Gram matrix.
-    pub fell_back_to_rtn: bool,
-    /// Input channels without a single token.
-    pub dead_columns: usize,
+    /// Its entry in the report; the output error is measured later.
+    pub report: LinearReport,
 }
 
 /// Quantizes the linears of one input, except those for which `keep` says no. `gram` is needed by GPTQ alone.
@@ -59,41 +52,20 @@ pub fn solve_input(
     };
     let solve = |&role: &Role| {
         let (n, k) = plan.linear_size(role);
-        let w = &block.weights[role as usize];
-        match &factor {
-            Some((factor, options)) => by_gptq(role, factor, options, kind, w, n),
-            None => by_rtn(role, kind, w, n, k),
-        }
-        .map_err(named(role))
+        let (w, name) = (&block.weights[role as usize], plan.linear_name(layer, role));
+        let solved = match &factor {
+            Some((factor, options)) => gptq::solve(factor, kind, w, n, options).map(|result| {
+                let report = LinearReport::gptq(&name, w, &result);
+                Solved { role, weight: result.weight, report }
+            }),
+            None => rtn::quantize_rows(kind, w, n, k).map(|weight| {
+                let report = LinearReport::rtn(&name, w, &weight);
+                Solved { role, weight, report }
+            }),
+        };
+        solved.map_err(named(role))
     };
     roles.iter().map(solve).collect()
-}
-
-fn by_rtn(role: Role, kind: Q8, w: &[f32], n: usize, k: usize) -> Result<Solved> {
-    let weight = rtn::quantize_rows(kind, w, n, k)?;
-    let weight_error = weight.relative_error(w);
-    Ok(Solved {
-        role,
-        weight,
-        weight_error,
-        proxy_loss: None,
-        damping: None,
-        fell_back_to_rtn: false,
-        dead_columns: 0,
-    })
-}
-
-fn by_gptq(role: Role, factor: &Factor, options: &GptqOptions, kind: Q8, w: &[f32], n: usize) -> Result<Solved> {
-    let result = gptq::solve(factor, kind, w, n, options)?;
-    Ok(Solved {
-        role,
-        weight_error: result.weight.relative_error(w),
-        proxy_loss: result.proxy_loss.zip(result.rtn_proxy_loss),
-        damping: result.damping_used,
-        fell_back_to_rtn: result.fell_back_to_rtn,
-        dead_columns: result.dead_columns.len(),
-        weight: result.weight,
-    })
 }
 
 /// A quantized weight as a linear.

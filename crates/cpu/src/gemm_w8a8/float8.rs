@@ -8,7 +8,7 @@ use planish_tensor::Q8;
 /// Input channels whose weights are decoded at a time: 48 columns of them fit the first-level cache.
 const CHUNK: usize = 128;
 /// Most rows for which decoding in registers is faster.
-const FEW: usize = 4;
+const FEW: usize = 8;
 /// How far ahead weights are asked for.
 const AHEAD: usize = 2048;
 /// Widest panel of any family.

@@ -9,6 +9,9 @@ pub const ALIGN: usize = 64;
 
 /// Owned, zeroed, aligned bytes.
 pub struct Aligned {
+    /// What the allocator gave.
+    base: NonNull<u8>,
+    /// The first aligned byte of it.
     ptr: NonNull<u8>,
     len: usize,
 }
@@ -23,14 +26,18 @@ impl Aligned {
     pub fn zeroed(len: usize) -> Self {
         let layout = Self::layout(len);
         // SAFETY: the layout has a non-zero size.
-        let ptr = unsafe { alloc_zeroed(layout) };
-        let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
-        Self { ptr, len }
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        // SAFETY: the layout has room for moving up by less than `ALIGN`.
+        let ptr = unsafe { base.add(base.as_ptr().align_offset(ALIGN)) };
+        ask_for_large_pages(ptr.as_ptr(), len);
+        Self { base, ptr, len }
     }
 
     fn layout(len: usize) -> Layout {
-        // One spare line lets vector tails be loaded whole.
-        Layout::from_size_align(len + ALIGN, ALIGN).expect("buffer size fits isize")
+        // Small alignment: then the system hands out pages that are zero already, and nobody writes zeros.
+        // One line is for aligning; one spare line lets vector tails be loaded whole.
+        Layout::from_size_align(len + 2 * ALIGN, 1).expect("buffer size fits isize")
     }
 
     /// The bytes.
@@ -49,9 +56,29 @@ impl Aligned {
 impl Drop for Aligned {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with the same layout.
-        unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.len)) }
+        unsafe { dealloc(self.base.as_ptr(), Self::layout(self.len)) }
     }
 }
+
+/// Asks the system to back a large buffer by large pages: fewer faults when it is filled, fewer address look-ups
+/// when it is read. Only advice; nothing depends on the answer.
+#[cfg(target_os = "linux")]
+fn ask_for_large_pages(ptr: *mut u8, len: usize) {
+    const LARGE: usize = 2 << 20;
+    const MADV_HUGEPAGE: i32 = 14;
+    unsafe extern "C" {
+        fn madvise(addr: *mut core::ffi::c_void, length: usize, advice: i32) -> i32;
+    }
+    let skip = ptr.align_offset(LARGE);
+    if len >= skip.saturating_add(2 * LARGE) {
+        let whole = (len - skip) / LARGE * LARGE;
+        // SAFETY: whole pages inside our own allocation; the advice does not change what they hold.
+        unsafe { madvise(ptr.add(skip).cast(), whole, MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_large_pages(_: *mut u8, _: usize) {}
 
 /// Memory of a CPU tensor.
 pub enum CpuBuf {

@@ -1,11 +1,19 @@
-//! The thread pool: workers spin briefly between operations, then park, so that a step of many small operations
-//! costs no system calls and an idle or oversubscribed machine costs nothing.
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering::*};
+//! The thread pool: workers spin briefly between operations, then yield, then park, so that a step of many small
+//! operations costs no system calls and an idle or oversubscribed machine costs nothing.
+//!
+//! An operation is open while tasks may be left. A worker enters an open operation or misses it; the caller closes it
+//! when no task is left and waits for those inside. A worker that the system does not run therefore delays nobody.
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
-/// How often a waiting thread looks before it parks: some tens of microseconds.
-const SPINS: u32 = 20_000;
+/// How long a worker looks for the next operation without a pause.
+const SPIN: Duration = Duration::from_micros(50);
+/// How long after that it looks between other threads' turns, before it parks.
+const YIELD: Duration = Duration::from_micros(200);
+/// Looks between two readings of the clock.
+const LOOKS: u32 = 64;
 
 /// A fixed set of threads (the caller is one of them) that run indexed tasks.
 pub struct Threads {
@@ -16,20 +24,28 @@ pub struct Threads {
     turn: Mutex<()>,
 }
 
+/// Lines of its own, so that waiting workers do not slow down anyone else.
+#[repr(align(128))]
 struct Shared {
-    /// Counts operations; a change wakes the workers.
-    epoch: AtomicU32,
+    /// Number of the operation in the upper half, [`OPEN`], and the number of workers inside.
+    state: AtomicU64,
     job: AtomicPtr<Job<'static>>,
-    /// Workers still inside the current operation.
-    busy: AtomicUsize,
     parked: Vec<AtomicBool>,
     stop: AtomicBool,
 }
 
+const OPEN: u64 = 1 << 31;
+const INSIDE: u64 = OPEN - 1;
+
+fn number(state: u64) -> u64 {
+    state >> 32
+}
+
+#[repr(align(128))]
 struct Job<'a> {
-    run: &'a (dyn Fn(usize) + Sync),
-    tasks: usize,
     next: AtomicUsize,
+    tasks: usize,
+    run: &'a (dyn Fn(usize) + Sync),
     panicked: AtomicBool,
 }
 
@@ -38,9 +54,8 @@ impl Threads {
     pub fn new(threads: usize) -> Self {
         let extra = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            epoch: AtomicU32::new(0),
+            state: AtomicU64::new(0),
             job: AtomicPtr::new(std::ptr::null_mut()),
-            busy: AtomicUsize::new(0),
             parked: (0..extra).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
         });
@@ -70,22 +85,28 @@ impl Threads {
             return;
         }
         let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
-        let job = Job { run: &run, tasks, next: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
-        self.shared.busy.store(self.workers.len(), Relaxed);
+        let job = Job { next: AtomicUsize::new(0), tasks, run: &run, panicked: AtomicBool::new(false) };
+        let state = &self.shared.state;
         self.shared.job.store((&raw const job).cast_mut().cast(), Relaxed);
-        self.shared.epoch.fetch_add(1, SeqCst);
+        // Nobody is inside and nobody can enter: the state is ours to write.
+        state.store((number(state.load(Relaxed)).wrapping_add(1) << 32) | OPEN, SeqCst);
+        self.wake();
+        job.drain();
+        let mut waiting = Waiting::default();
+        let mut now = state.fetch_and(!OPEN, AcqRel);
+        while now & INSIDE != 0 {
+            waiting.pause();
+            now = state.load(Acquire);
+        }
+        assert!(!job.panicked.load(Relaxed), "a task of the thread pool panicked");
+    }
+
+    fn wake(&self) {
         for (parked, handle) in self.shared.parked.iter().zip(&self.handles) {
             if parked.load(SeqCst) {
                 handle.unpark();
             }
         }
-        job.drain();
-        let mut spins = 0;
-        while self.shared.busy.load(Acquire) != 0 {
-            spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { thread::yield_now() }
-        }
-        assert!(!job.panicked.load(Relaxed), "a task of the thread pool panicked");
     }
 }
 
@@ -106,31 +127,43 @@ impl Job<'_> {
 
 fn work(shared: &Shared, index: usize) {
     let mut seen = 0;
-    loop {
-        seen = wait_for_change(shared, index, seen);
-        if shared.stop.load(SeqCst) {
-            return;
+    while !shared.stop.load(SeqCst) {
+        let now = wait_for_change(shared, index, seen);
+        seen = number(now);
+        let mut state = now;
+        // Enters, unless the operation was closed (or even followed by another) in the meantime.
+        while state & OPEN != 0 && number(state) == seen {
+            match shared.state.compare_exchange_weak(state, state + 1, Acquire, Relaxed) {
+                Ok(_) => {
+                    // SAFETY: the job lives on the stack of `run`, which does not return while a worker is inside.
+                    unsafe { (*shared.job.load(Relaxed)).drain() };
+                    shared.state.fetch_sub(1, Release);
+                    break;
+                }
+                Err(other) => state = other,
+            }
         }
-        // SAFETY: the job lives on the stack of `run`, which does not return before `busy` is 0.
-        unsafe { (*shared.job.load(Relaxed)).drain() };
-        shared.busy.fetch_sub(1, Release);
     }
 }
 
-fn wait_for_change(shared: &Shared, index: usize, seen: u32) -> u32 {
-    for _ in 0..SPINS {
-        let now = shared.epoch.load(Acquire);
-        if now != seen {
+/// The state, once its number is not `seen`.
+fn wait_for_change(shared: &Shared, index: usize, seen: u64) -> u64 {
+    let mut waiting = Waiting::default();
+    loop {
+        let now = shared.state.load(Acquire);
+        if number(now) != seen {
             return now;
         }
-        std::hint::spin_loop();
+        if !waiting.pause() {
+            break;
+        }
     }
     let parked = &shared.parked[index];
     loop {
         // The flag is raised before the last look, so that a caller either sees it or is seen here.
         parked.store(true, SeqCst);
-        let now = shared.epoch.load(SeqCst);
-        if now != seen {
+        let now = shared.state.load(SeqCst);
+        if number(now) != seen {
             parked.store(false, SeqCst);
             return now;
         }
@@ -138,10 +171,36 @@ fn wait_for_change(shared: &Shared, index: usize, seen: u32) -> u32 {
     }
 }
 
+/// Someone who waits: first for a moment, then longer and more politely.
+#[derive(Default)]
+struct Waiting {
+    looks: u32,
+    since: Option<Instant>,
+    polite: bool,
+}
+
+impl Waiting {
+    /// Lets a little time pass; false once it is time to park.
+    fn pause(&mut self) -> bool {
+        self.looks += 1;
+        if self.polite {
+            thread::yield_now();
+        } else {
+            std::hint::spin_loop();
+            if !self.looks.is_multiple_of(LOOKS) {
+                return true;
+            }
+        }
+        let waited = self.since.get_or_insert_with(Instant::now).elapsed();
+        self.polite = waited > SPIN;
+        waited < YIELD
+    }
+}
+
 impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.stop.store(true, SeqCst);
-        self.shared.epoch.fetch_add(1, SeqCst);
+        self.shared.state.fetch_add(1 << 32, SeqCst);
         self.handles.iter().for_each(Thread::unpark);
         for worker in self.workers.drain(..) {
             let _ = worker.join();
@@ -167,6 +226,31 @@ mod tests {
                 assert!(counts.iter().all(|c| c.load(Relaxed) == 50));
             }
         }
+    }
+
+    #[test]
+    fn many_threads_and_callers_share_a_pool() {
+        // Far more threads than cores, several callers, pauses that let workers park.
+        let pool = Threads::new(16);
+        let sum = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..300 {
+                        let local = AtomicUsize::new(0);
+                        pool.run(20, |i| {
+                            local.fetch_add(i + 1, Relaxed);
+                        });
+                        assert_eq!(local.load(Relaxed), 210);
+                        sum.fetch_add(1, Relaxed);
+                        if round % 100 == 0 {
+                            thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(sum.load(Relaxed), 1200);
     }
 
     #[test]

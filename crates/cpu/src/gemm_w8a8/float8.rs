@@ -1,5 +1,5 @@
 //! FP8: f32 fused multiply-adds of exactly decoded values, input channels ascending, columns side by side.
-//! A single row decodes the weights in registers; more rows decode a piece of a panel once and read it from cache.
+//! A few rows decode the weights in registers; more rows decode a piece of a panel once and read it from cache.
 use super::tile::{self, Kernel, Target};
 use super::{Block, part};
 use crate::simd::{Op, Simd};
@@ -7,6 +7,10 @@ use planish_tensor::Q8;
 
 /// Input channels whose weights are decoded at a time: 48 columns of them fit the first-level cache.
 const CHUNK: usize = 128;
+/// Most rows for which decoding in registers is faster.
+const FEW: usize = 8;
+/// How far ahead weights are asked for.
+const AHEAD: usize = 2048;
 /// Widest panel of any family.
 const WIDTH: usize = 64;
 
@@ -20,8 +24,9 @@ impl<const E4M3: bool> Op for Product<'_, E4M3> {
         let (rows, k) = (b.xs.len(), b.w.k);
         let x = decode_tokens::<S, E4M3>(s, &b);
         let tiles = rows.div_ceil(S::ROWS);
-        let chunks = if rows == 1 { 1 } else { k.div_ceil(CHUNK).max(1) };
-        let mut decoded = if rows == 1 { Vec::new() } else { vec![0f32; CHUNK * WIDTH] };
+        let few = rows <= FEW;
+        let chunks = if few { 1 } else { k.div_ceil(CHUNK).max(1) };
+        let mut decoded = if few { Vec::new() } else { vec![0f32; CHUNK * WIDTH] };
         let mut partial = if chunks > 1 { vec![0f32; rows * b.w.layout.width] } else { Vec::new() };
         for panel in b.panels.clone() {
             let panel = b.w.panel(panel);
@@ -30,13 +35,13 @@ impl<const E4M3: bool> Op for Product<'_, E4M3> {
                 // SAFETY: rows, panel and channels are inside their buffers, whose sizes `pack` and `gemm_w8a8` set.
                 unsafe {
                     let codes = b.w.codes.bytes().as_ptr().add(panel.first * k + channels.start * panel.width);
-                    if rows == 1 {
-                        let target = Target::new(&b, 0..1, &panel);
-                        let one = Coded::<E4M3> { x: x.as_ptr(), channels: k, codes, target };
-                        tile::run(s, one, 1, panel.width);
+                    if few {
+                        let target = Target::new(&b, 0..rows, &panel);
+                        tile::run(s, Coded::<E4M3> { x: x.as_ptr(), channels: k, codes, target }, rows, panel.width);
                         continue;
                     }
                     for i in (0..channels.len() * panel.width).step_by(S::LANES) {
+                        s.prefetch(codes.wrapping_add(i + AHEAD));
                         s.store(decoded.as_mut_ptr().add(i), s.decode::<E4M3>(codes.add(i)));
                     }
                     for tile in 0..tiles {
@@ -81,7 +86,7 @@ fn decode_tokens<S: Simd, const E4M3: bool>(s: S, b: &Block<'_>) -> Vec<f32> {
     x
 }
 
-/// One row times weights as they are stored.
+/// Rows times weights as they are stored.
 #[derive(Clone, Copy)]
 struct Coded<const E4M3: bool> {
     x: *const f32,
@@ -93,21 +98,32 @@ struct Coded<const E4M3: bool> {
 impl<const E4M3: bool> Kernel for Coded<E4M3> {
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const V: usize>(self, s: S) {
-        if R > 1 {
+        if R > FEW {
             return;
         }
-        let mut acc = [s.splat(0.0); V];
+        let mut acc = [[s.splat(0.0); V]; R];
+        let mut x = [self.x; R];
+        for r in 0..R {
+            x[r] = self.x.wrapping_add(r.min(self.target.rows - 1) * self.channels);
+        }
         // SAFETY: the caller's.
         unsafe {
             for i in 0..self.channels {
-                let x = s.splat(*self.x.add(i));
+                let codes = self.codes.add(i * V * S::LANES);
+                s.prefetch(codes.wrapping_add(AHEAD));
                 for v in 0..V {
-                    let w = s.decode::<E4M3>(self.codes.add((i * V + v) * S::LANES));
-                    acc[v] = s.fma(x, w, acc[v]);
+                    let w = s.decode::<E4M3>(codes.add(v * S::LANES));
+                    for r in 0..R {
+                        acc[r][v] = s.fma(s.splat(*x[r].add(i)), w, acc[r][v]);
+                    }
                 }
             }
-            for v in 0..V {
-                self.target.put(s, 0, v * S::LANES, acc[v]);
+            for r in 0..R {
+                for v in 0..V {
+                    if r < self.target.rows {
+                        self.target.put(s, r, v * S::LANES, acc[r][v]);
+                    }
+                }
             }
         }
     }

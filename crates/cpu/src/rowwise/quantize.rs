@@ -55,15 +55,16 @@ pub(super) fn quantize_row<S: Simd>(s: S, kind: Q8, x: &[f32], codes: &mut [u8])
         return if scale == 0.0 { scale } else { f32::NAN };
     }
     match kind {
-        Q8::Int8 => encode_row(s, x, scale, codes, |u| s.to_int(s.min(s.splat(127.0), s.max(s.splat(-128.0), u)))),
-        Q8::E4M3 => encode_row(s, x, scale, codes, |u| encode8::<S, 3>(s, u, 448.0, -6)),
-        Q8::E5M2 => encode_row(s, x, scale, codes, |u| encode8::<S, 2>(s, u, 57344.0, -14)),
+        Q8::Int8 => encode_row::<S, 0>(s, x, scale, codes),
+        Q8::E4M3 => encode_row::<S, 3>(s, x, scale, codes),
+        Q8::E5M2 => encode_row::<S, 2>(s, x, scale, codes),
     }
     scale
 }
 
+/// Codes with `M` bits of mantissa, or INT8 for 0. (Not a closure: those may stay calls, with all vectors in memory.)
 #[inline(always)]
-fn encode_row<S: Simd>(s: S, x: &[f32], scale: f32, codes: &mut [u8], encode: impl Fn(S::F) -> S::I) {
+fn encode_row<S: Simd, const M: i32>(s: S, x: &[f32], scale: f32, codes: &mut [u8]) {
     assert_eq!(x.len(), codes.len());
     let (p, c) = (x.as_ptr(), codes.as_mut_ptr());
     let scale = s.splat(scale);
@@ -73,12 +74,21 @@ fn encode_row<S: Simd>(s: S, x: &[f32], scale: f32, codes: &mut [u8], encode: im
             S,
             x.len(),
             |i| {
-                s.store_bytes(c.add(i), S::LANES, encode(s.div(s.load(p.add(i)), scale)));
+                s.store_bytes(c.add(i), S::LANES, encode::<S, M>(s, s.div(s.load(p.add(i)), scale)));
             },
             |i, n| {
-                s.store_bytes(c.add(i), n, encode(s.div(s.load_part(p.add(i), n, 0.0), scale)));
+                s.store_bytes(c.add(i), n, encode::<S, M>(s, s.div(s.load_part(p.add(i), n, 0.0), scale)));
             }
         );
+    }
+}
+
+#[inline(always)]
+fn encode<S: Simd, const M: i32>(s: S, units: S::F) -> S::I {
+    match M {
+        0 => s.to_int(s.min(s.splat(127.0), s.max(s.splat(-128.0), units))),
+        3 => encode8::<S, 3>(s, units, 448.0, -6),
+        _ => encode8::<S, 2>(s, units, 57344.0, -14),
     }
 }
 

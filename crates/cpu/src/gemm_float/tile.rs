@@ -129,8 +129,8 @@ impl<V: Vector> Product for Full<V> {
 impl<V: Vector> Product for Pairs<V> {
     type V = V;
     type X = f32;
-    // Both halves of a step's pairs need registers too.
-    const ROWS: usize = V::ROWS * 3 / 4;
+    // A step is two channels long: taller tiles are not unrolled by the compiler, and their sums live in memory.
+    const ROWS: usize = V::ROWS / 2;
 
     #[inline(always)]
     unsafe fn step<const M: usize, const S: usize>(
@@ -141,11 +141,9 @@ impl<V: Vector> Product for Pairs<V> {
         // SAFETY: the caller keeps the contract.
         unsafe {
             let low: [[V; N]; S] = gather(|s, c| V::load_pairs(w(s).add(c)).0);
-            for r in 0..M {
-                fma_row(&mut acc[r], *x(r), &low);
-            }
             let high: [[V; N]; S] = gather(|s, c| V::load_pairs(w(s).add(c)).1);
             for r in 0..M {
+                fma_row(&mut acc[r], *x(r), &low);
                 fma_row(&mut acc[r], *x(r).add(1), &high);
             }
         }

@@ -9,12 +9,12 @@ use planish_tensor::backend::FloatMath;
 #[cfg(target_arch = "x86_64")]
 use {
     crate::gemm_float::tile::{Dots, Full, Product, Tile, multiply},
-    crate::vector::{Avx2, Avx512, Vector},
-    half::bf16,
+    crate::vector::{Avx2, Avx512, DotVector, Vector, Work},
+    std::marker::PhantomData,
 };
 
 /// Rows of x that are summed before the matrix is touched (for the vector families, and the definition).
-const STRETCH: usize = 256;
+const STRETCH: usize = 512;
 
 /// `gram[i, j] += Σ_t x[t, i] x[t, j]` for `j <= i`; the upper triangle is left alone. `x` is `[t, k]`, `gram` `[k, k]`.
 /// [`FloatMath::Bf16`] rounds x to bf16 where the family has bf16 dot products; all else is computed in f32.
@@ -28,17 +28,17 @@ pub fn accumulate_gram(threads: &Threads, isa: Isa, x: &[f32], k: usize, math: F
     unsafe {
         match (isa, math) {
             (Isa::Avx512Bf16, FloatMath::Bf16) => {
-                let packed = pack(threads, x, k, 2, |a, b| {
-                    bf16::from_f32(a).to_bits() as u32 | (bf16::from_f32(b).to_bits() as u32) << 16
+                let packed = pack(threads, x, k, 2, |low, high, to| {
+                    Avx512::enter_dot(Join::<Avx512> { low, high, to, family: PhantomData });
                 });
                 return run::<Dots<Avx512>>(threads, &packed, t.div_ceil(2), STRETCH / 2, k, gram);
             }
             (Isa::Avx512 | Isa::Avx512Bf16, _) => {
-                let packed = pack(threads, x, k, 1, |a, _| a.to_bits());
+                let packed = pack(threads, x, k, 1, |row, _, to| to.copy_from_slice(row));
                 return run::<Full<Avx512>>(threads, &packed, t, STRETCH, k, gram);
             }
             (Isa::Avx2 | Isa::AvxVnni, _) => {
-                let packed = pack(threads, x, k, 1, |a, _| a.to_bits());
+                let packed = pack(threads, x, k, 1, |row, _, to| to.copy_from_slice(row));
                 return run::<Full<Avx2>>(threads, &packed, t, STRETCH, k, gram);
             }
             (Isa::Scalar | Isa::Neon, _) => {}
@@ -90,33 +90,58 @@ fn raise(to: &mut [f32], row: &[f32]) {
     }
 }
 
-/// x in panels of [`PANEL`] columns: word `(panel * steps + step) * PANEL + column` joins `rows` rows of x (absent
-/// ones are 0).
+/// x in panels of [`PANEL`] columns: word `(panel * steps + step) * PANEL + column`. `join` makes a step's words of a
+/// panel from those of one row of x, or of `rows` = 2 rows (a second row beyond the end is empty).
 #[cfg(target_arch = "x86_64")]
-fn pack(threads: &Threads, x: &[f32], k: usize, rows: usize, join: impl Fn(f32, f32) -> u32 + Sync) -> Aligned {
+fn pack(
+    threads: &Threads,
+    x: &[f32],
+    k: usize,
+    rows: usize,
+    join: impl Fn(&[f32], &[f32], &mut [f32]) + Sync,
+) -> Aligned {
     let (panels, steps) = (k.div_ceil(PANEL), (x.len() / k.max(1)).div_ceil(rows));
     let mut packed = Aligned::zeroed(panels * steps * PANEL * 4);
-    let to = Shared(packed.bytes_mut().as_mut_ptr().cast::<u32>());
-    let blocks = steps.div_ceil(64);
-    threads.run(blocks, |block| {
+    let to = Shared(packed.bytes_mut().as_mut_ptr().cast::<f32>());
+    threads.run(steps.div_ceil(64), |block| {
         for step in block * 64..(block * 64 + 64).min(steps) {
-            let first = &x[step * rows * k..][..k];
-            let second = x.get((step * rows + rows - 1) * k..).and_then(|r| r.get(..k));
+            let (low, rest) = x[step * rows * k..].split_at(k);
+            let high = if rows == 2 && rest.len() >= k { &rest[..k] } else { &[] };
             for p in 0..panels {
                 let columns = p * PANEL..(p * PANEL + PANEL).min(k);
                 // SAFETY: each task has its own steps of every panel.
                 let to = unsafe { std::slice::from_raw_parts_mut(to.at((p * steps + step) * PANEL), columns.len()) };
-                match second {
-                    Some(second) => {
-                        let pairs = first[columns.clone()].iter().zip(&second[columns]);
-                        to.iter_mut().zip(pairs).for_each(|(o, (&a, &b))| *o = join(a, b));
-                    }
-                    None => to.iter_mut().zip(&first[columns]).for_each(|(o, &a)| *o = join(a, 0.0)),
-                }
+                join(&low[columns.clone()], high.get(columns).unwrap_or(&[]), to);
             }
         }
     });
     packed
+}
+
+/// Two rows' columns to round and join in pairs.
+#[cfg(target_arch = "x86_64")]
+struct Join<'a, V> {
+    low: &'a [f32],
+    high: &'a [f32],
+    to: &'a mut [f32],
+    family: PhantomData<V>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<V: DotVector> Work for Join<'_, V> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        for c in (0..self.low.len()).step_by(V::LANES) {
+            let lanes = (self.low.len() - c).min(V::LANES);
+            // SAFETY: both rows (or an empty one) and `to` have these lanes.
+            unsafe {
+                let high =
+                    if self.high.is_empty() { V::splat(0.0) } else { V::load_part(self.high[c..].as_ptr(), lanes) };
+                let pairs = V::load_part(self.low[c..].as_ptr(), lanes).join_pairs(high);
+                pairs.store_part(self.to[c..].as_mut_ptr(), lanes);
+            }
+        }
+    }
 }
 
 /// Adds the lower triangle, a pair of panels at a time.
@@ -160,7 +185,7 @@ unsafe fn run<P: Product>(
 unsafe fn block<P: Product>(a: *const u8, b: *const u8, steps: usize, sums: *mut f32) {
     let strip = 3 * P::V::LANES;
     for column in (0..PANEL).step_by(strip) {
-        for row in (0..PANEL).step_by(P::V::ROWS) {
+        for row in (0..PANEL).step_by(P::ROWS) {
             let w = b.cast::<u32>().wrapping_add(column);
             let tile = Tile {
                 x: a.cast::<P::X>().wrapping_add(row),
@@ -168,6 +193,7 @@ unsafe fn block<P: Product>(a: *const u8, b: *const u8, steps: usize, sums: *mut
                 x_step: PANEL,
                 w: [w; 4],
                 w_step: PANEL,
+                ahead: 0,
                 steps,
                 odd: false,
                 out: sums.wrapping_add(row * PANEL + column),
@@ -177,7 +203,7 @@ unsafe fn block<P: Product>(a: *const u8, b: *const u8, steps: usize, sums: *mut
                 bias: std::ptr::null(),
             };
             // SAFETY: the caller keeps the contract; rows and columns lie inside the panels.
-            unsafe { multiply::<P>(&tile, P::V::ROWS, 1) };
+            unsafe { multiply::<P>(&tile, P::ROWS, 1) };
         }
     }
 }
@@ -206,7 +232,7 @@ mod tests {
     #[test]
     fn lower_triangle_of_the_gram_matrix() {
         let pools = [1, 2, 3].map(Threads::new);
-        for (t, k) in [(1, 1), (3, 50), (257, 47), (64, 96), (513, 129), (600, 33)] {
+        for (t, k) in [(1, 1), (3, 50), (257, 47), (64, 96), (513, 129), (1100, 33)] {
             let x = floats(t as u64, t * k);
             let rounded: Vec<f32> = x.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect();
             let before = floats(3, k * k);

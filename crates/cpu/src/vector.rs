@@ -31,6 +31,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// Loads the first `lanes` floats; the others are 0.
     unsafe fn load_part(from: *const f32, lanes: usize) -> Self;
+    /// Asks for the cache line of `at`, which may be anywhere.
+    unsafe fn prefetch(at: *const u32);
     /// Stores the first `lanes` floats.
     unsafe fn store_part(self, to: *mut f32, lanes: usize);
     unsafe fn add(self, y: Self) -> Self;
@@ -67,6 +69,10 @@ pub(crate) trait Vector: Copy {
 pub(crate) trait DotVector: Vector {
     /// Runs `work` compiled for this family with bf16 dot products.
     unsafe fn enter_dot<W: Work>(work: W);
+    /// Rounds 2 * LANES floats to bf16, in pairs of neighbours.
+    unsafe fn round_pairs(from: *const f32) -> Self;
+    /// Rounds to bf16, in pairs (self in the low halves, high in the high halves).
+    unsafe fn join_pairs(self, high: Self) -> Self;
     /// `self + x.low * w.low + x.high * w.high` for the bf16 pair `x` and the pairs in `w`.
     unsafe fn dot_pairs(self, x: u32, w: Self) -> Self;
 }

@@ -35,6 +35,19 @@ pub(super) struct Values<'a> {
     pub factors: &'a [f32],
 }
 
+/// Neighbouring registers.
+#[inline(always)]
+unsafe fn load<V: Vector, const N: usize>(from: *const f32) -> [V; N] {
+    // SAFETY: the caller keeps the contract of `Vector`.
+    unsafe {
+        let mut b = [V::splat(0.0); N];
+        for v in 0..N {
+            b[v] = V::load(from.add(v * V::LANES));
+        }
+        b
+    }
+}
+
 struct ScoreTile<'a, V, const M: usize>(&'a Scores<'a>, PhantomData<V>);
 
 impl<V: Vector, const M: usize> Work for ScoreTile<'_, V, M> {
@@ -43,12 +56,13 @@ impl<V: Vector, const M: usize> Work for ScoreTile<'_, V, M> {
         let t = self.0;
         // SAFETY: the maker of `Scores` answers for the pointers.
         unsafe {
-            let q: [*const f32; M] = std::array::from_fn(|r| t.q[r]);
+            let mut q = [std::ptr::null(); M];
+            q.copy_from_slice(&t.q[..M]);
             for first in (0..KEYS).step_by(4 * V::LANES) {
                 let mut acc = [[V::splat(0.0); 4]; M];
                 let mut k = t.kt.add(first);
                 for i in 0..t.d {
-                    let keys: [V; 4] = std::array::from_fn(|v| V::load(k.add(v * V::LANES)));
+                    let keys: [V; 4] = load(k);
                     for r in 0..M {
                         let x = V::splat(*q[r].add(i));
                         for v in 0..4 {
@@ -77,12 +91,16 @@ impl<V: Vector, const M: usize, const N: usize> Work for ValueTile<'_, V, M, N> 
         // SAFETY: the maker of `Values` answers for the pointers.
         unsafe {
             let at = |r: usize, v: usize| t.o.add(r * t.width + column + v * V::LANES);
-            let mut acc: [[V; N]; M] = std::array::from_fn(|r| {
-                std::array::from_fn(|v| V::load(at(r, v)).mul(V::splat(*t.factors.get_unchecked(r))))
-            });
+            let mut acc = [[V::splat(0.0); N]; M];
+            for r in 0..M {
+                let factor = V::splat(*t.factors.get_unchecked(r));
+                for v in 0..N {
+                    acc[r][v] = V::load(at(r, v)).mul(factor);
+                }
+            }
             for j in t.keys.clone() {
                 let value = (*t.v.get_unchecked(j)).add(column);
-                let value: [V; N] = std::array::from_fn(|v| V::load(value.add(v * V::LANES)));
+                let value: [V; N] = load(value);
                 for r in 0..M {
                     let p = V::splat(*t.p.add(r * KEYS + j));
                     for v in 0..N {

@@ -10,19 +10,25 @@ pub use scalar::gemm_float_scalar;
 
 use crate::isa::Isa;
 use crate::threads::Threads;
-use crate::vector::{Shared, Vector};
+use crate::vector::{DotVector, Shared, Vector, Work};
 use half::bf16;
 use planish_tensor::{DType, backend::FloatMath};
+use std::marker::PhantomData;
 use tile::{Dots, Full, Pairs, Product, Tile, multiply};
 
 /// Columns of a panel: three registers of the widest family.
 pub(crate) const PANEL: usize = 48;
 /// Steps between which sums may rest in memory, so that a panel's part stays in the near caches.
-const STEPS_BLOCK: usize = 256;
+const STEPS_BLOCK: usize = 384;
+/// Steps between asking for a panel's words and using them.
+pub(crate) const AHEAD: usize = 12;
 /// Rows of x that are run against one panel before the next.
 const ROWS_BLOCK: usize = 128;
 /// Multiply-adds below which waking other threads costs more than it saves.
 const INLINE: usize = 1 << 17;
+/// Rows of x rounded by one task.
+#[cfg(target_arch = "x86_64")]
+const ROUND_ROWS: usize = 16;
 
 /// Multiplies `x` `[t, k]` into `out` `[t, n]`. [`FloatMath::Bf16`] is used where the weight is BF16 and the family
 /// has bf16 dot products; all else is computed as [`FloatMath::F32`].
@@ -40,7 +46,7 @@ pub fn gemm_float(threads: &Threads, x: &[f32], w: &PackedFloat, math: FloatMath
         unsafe {
             match w.isa {
                 Isa::Avx512Bf16 if pairs && math == FloatMath::Bf16 => {
-                    let rounded = round_pairs(threads, x, w.k);
+                    let rounded = round_pairs::<Avx512>(threads, x, w.k);
                     let job = Job { x: rounded.as_ptr(), x_row: w.k.div_ceil(2), t, out, w };
                     return run::<Dots<Avx512>>(threads, &job, 1, false);
                 }
@@ -155,14 +161,17 @@ unsafe fn strip_rows<P: Product>(
     let w = job.w;
     // An odd channel is half a step of its own at the end.
     let steps = w.steps() - usize::from(odd);
-    let block = if rows.len() <= P::V::ROWS { steps.max(1) } else { STEPS_BLOCK };
+    let blocks = if rows.len() <= P::ROWS { 1 } else { steps.div_ceil(STEPS_BLOCK).max(1) };
+    let block = steps.div_ceil(blocks);
     let mut first = 0;
     loop {
         let count = (steps - first).min(block);
         let last = first + count == steps;
         let mut row = rows.start;
         while row < rows.end {
-            let m = (rows.end - row).min(P::V::ROWS);
+            // Tiles of about equal height.
+            let left = rows.end - row;
+            let m = left.div_ceil(left.div_ceil(P::ROWS));
             let bias = w.bias.as_ref().filter(|_| last).map_or(std::ptr::null(), |b| b[place.column..].as_ptr());
             // SAFETY: rows, columns and steps lie inside the operands, which the caller vouches for.
             unsafe {
@@ -172,6 +181,7 @@ unsafe fn strip_rows<P: Product>(
                     x_step,
                     w: place.w.map(|w| w.wrapping_add(first * PANEL)),
                     w_step: PANEL,
+                    ahead: AHEAD * PANEL,
                     steps: count,
                     odd: odd && last,
                     out: job.out.at(row * w.n + place.column),
@@ -192,26 +202,53 @@ unsafe fn strip_rows<P: Product>(
 }
 
 /// Rows of x rounded to bf16, in pairs of channels (an odd last one with 0).
-fn round_pairs(threads: &Threads, x: &[f32], k: usize) -> Vec<u32> {
-    let pairs = k.div_ceil(2);
-    let mut out = vec![0u32; x.len() / k * pairs];
+///
+/// # Safety
+/// The machine has the family's instructions.
+#[cfg(target_arch = "x86_64")]
+unsafe fn round_pairs<V: DotVector>(threads: &Threads, x: &[f32], k: usize) -> Vec<u32> {
+    let (rows, pairs) = (x.len() / k, k.div_ceil(2));
+    let mut out = vec![0u32; rows * pairs];
     let to = Shared(out.as_mut_ptr());
     let round = |i: usize| {
-        let row = &x[i * k..][..k];
-        // SAFETY: each task has its own row of `out`.
-        let to = unsafe { std::slice::from_raw_parts_mut(to.at(i * pairs), pairs) };
-        for (o, c) in to.iter_mut().zip(row.chunks(2)) {
-            let high = c.get(1).map_or(0, |&h| bf16::from_f32(h).to_bits());
-            *o = bf16::from_f32(c[0]).to_bits() as u32 | (high as u32) << 16;
+        let block = i * ROUND_ROWS * k..((i + 1) * ROUND_ROWS * k).min(x.len());
+        for (r, row) in x[block].chunks_exact(k).enumerate() {
+            // SAFETY: each task has its own rows of `out`; the caller vouches for the family.
+            unsafe { V::enter_dot(Round::<V> { row, to: to.at((i * ROUND_ROWS + r) * pairs), family: PhantomData }) };
         }
     };
-    let rows = x.len() / k;
+    let blocks = rows.div_ceil(ROUND_ROWS);
     if x.len() < INLINE {
-        (0..rows).for_each(round)
+        (0..blocks).for_each(round)
     } else {
-        threads.run(rows, round)
+        threads.run(blocks, round)
     }
     out
+}
+
+/// One row to round, and where its pairs go.
+#[cfg(target_arch = "x86_64")]
+struct Round<'a, V> {
+    row: &'a [f32],
+    to: *mut u32,
+    family: PhantomData<V>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<V: DotVector> Work for Round<'_, V> {
+    #[inline(always)]
+    unsafe fn run(self) {
+        let whole = self.row.len() / (2 * V::LANES) * V::LANES;
+        for i in (0..whole).step_by(V::LANES) {
+            // SAFETY: pairs i..i + LANES lie inside the row, and `to` has as many words.
+            unsafe { V::round_pairs(self.row.as_ptr().add(2 * i)).store(self.to.add(i).cast()) };
+        }
+        for (i, c) in self.row[2 * whole..].chunks(2).enumerate() {
+            let high = c.get(1).map_or(0, |&h| bf16::from_f32(h).to_bits());
+            // SAFETY: as above.
+            unsafe { *self.to.add(whole + i) = bf16::from_f32(c[0]).to_bits() as u32 | (high as u32) << 16 };
+        }
+    }
 }
 
 #[cfg(test)]

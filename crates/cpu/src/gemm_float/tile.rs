@@ -18,6 +18,8 @@ pub(crate) struct Tile<X> {
     pub w: [*const u32; 4],
     /// From one step to the next in the panel.
     pub w_step: usize,
+    /// How far ahead of a step to ask for memory.
+    pub ahead: usize,
     /// Whole steps.
     pub steps: usize,
     /// Whether half a step (one channel of a pair) follows.
@@ -39,6 +41,8 @@ pub(crate) trait Product {
     type V: Vector;
     /// What a step of one row of x is read as.
     type X;
+    /// Most rows of a tile.
+    const ROWS: usize = Self::V::ROWS;
 
     /// Adds one step of `M` rows times `S` strips of `N` registers.
     ///
@@ -79,6 +83,19 @@ pub(crate) struct Pairs<V>(PhantomData<V>);
 /// bf16 weights and activations: a step is one dot product of two channels.
 pub(crate) struct Dots<V>(PhantomData<V>);
 
+/// The registers of a step, by strip.
+#[inline(always)]
+unsafe fn gather<V: Vector, const S: usize>(read: impl Fn(usize, usize) -> V) -> [[V; N]; S] {
+    // SAFETY: the caller keeps the contract of `Vector`.
+    let mut b = [[unsafe { V::splat(0.0) }; N]; S];
+    for s in 0..S {
+        for v in 0..N {
+            b[s][v] = read(s, v * V::LANES);
+        }
+    }
+    b
+}
+
 #[inline(always)]
 unsafe fn fma_row<V: Vector, const S: usize>(acc: &mut [[V; N]; S], x: f32, w: &[[V; N]; S]) {
     for s in 0..S {
@@ -101,8 +118,7 @@ impl<V: Vector> Product for Full<V> {
     ) {
         // SAFETY: the caller keeps the contract.
         unsafe {
-            let b: [[V; N]; S] =
-                std::array::from_fn(|s| std::array::from_fn(|v| V::load(w(s).cast::<f32>().add(v * V::LANES))));
+            let b: [[V; N]; S] = gather(|s, c| V::load(w(s).cast::<f32>().add(c)));
             for r in 0..M {
                 fma_row(&mut acc[r], *x(r), &b);
             }
@@ -113,6 +129,8 @@ impl<V: Vector> Product for Full<V> {
 impl<V: Vector> Product for Pairs<V> {
     type V = V;
     type X = f32;
+    // A step is two channels long: taller tiles are not unrolled by the compiler, and their sums live in memory.
+    const ROWS: usize = V::ROWS / 2;
 
     #[inline(always)]
     unsafe fn step<const M: usize, const S: usize>(
@@ -122,14 +140,10 @@ impl<V: Vector> Product for Pairs<V> {
     ) {
         // SAFETY: the caller keeps the contract.
         unsafe {
-            let low: [[V; N]; S] =
-                std::array::from_fn(|s| std::array::from_fn(|v| V::load_pairs(w(s).add(v * V::LANES)).0));
+            let low: [[V; N]; S] = gather(|s, c| V::load_pairs(w(s).add(c)).0);
+            let high: [[V; N]; S] = gather(|s, c| V::load_pairs(w(s).add(c)).1);
             for r in 0..M {
                 fma_row(&mut acc[r], *x(r), &low);
-            }
-            let high: [[V; N]; S] =
-                std::array::from_fn(|s| std::array::from_fn(|v| V::load_pairs(w(s).add(v * V::LANES)).1));
-            for r in 0..M {
                 fma_row(&mut acc[r], *x(r).add(1), &high);
             }
         }
@@ -143,8 +157,7 @@ impl<V: Vector> Product for Pairs<V> {
     ) {
         // SAFETY: the caller keeps the contract.
         unsafe {
-            let low: [[V; N]; S] =
-                std::array::from_fn(|s| std::array::from_fn(|v| V::load_pairs(w(s).add(v * V::LANES)).0));
+            let low: [[V; N]; S] = gather(|s, c| V::load_pairs(w(s).add(c)).0);
             for r in 0..M {
                 fma_row(&mut acc[r], *x(r), &low);
             }
@@ -164,8 +177,7 @@ impl<V: DotVector> Product for Dots<V> {
     ) {
         // SAFETY: the caller keeps the contract.
         unsafe {
-            let b: [[V; N]; S] =
-                std::array::from_fn(|s| std::array::from_fn(|v| V::load(w(s).cast::<f32>().add(v * V::LANES))));
+            let b: [[V; N]; S] = gather(|s, c| V::load(w(s).cast::<f32>().add(c)));
             for r in 0..M {
                 let pair = *x(r);
                 for s in 0..S {
@@ -200,9 +212,17 @@ impl<P: Product, const M: usize, const S: usize> Work for Run<'_, P, M, S> {
                     acc[r][s][v] = P::V::load_part(at(r, s, v), lanes(s, v));
                 }
             }
-            let rows: [*const P::X; M] = std::array::from_fn(|r| t.x.add(r * t.x_row));
+            let mut rows = [t.x; M];
+            for r in 0..M {
+                rows[r] = t.x.add(r * t.x_row);
+            }
             let (mut x, mut w) = (0, 0);
             for _ in 0..t.steps {
+                for s in 0..S {
+                    for line in (0..N * P::V::LANES).step_by(16) {
+                        P::V::prefetch(t.w[s].wrapping_add(w + t.ahead + line));
+                    }
+                }
                 P::step(&mut acc, |r| rows[r].add(x), |s| t.w[s].add(w));
                 x += t.x_step;
                 w += t.w_step;
@@ -228,7 +248,7 @@ fn places<const M: usize, const S: usize>() -> impl Iterator<Item = (usize, usiz
 }
 
 /// Computes a tile of `rows` rows and `strips` strips.
-/// Strips need few rows: at most `V::ROWS` rows by one strip, two by two, or one by four.
+/// Strips need few rows: at most `P::ROWS` rows by one strip, two by two, or one by four.
 ///
 /// # Safety
 /// The machine has the product's instructions, and the tile's pointers cover rows, strips and steps.
@@ -255,8 +275,8 @@ pub(crate) unsafe fn multiply<P: Product>(tile: &Tile<P::X>, rows: usize, strips
 /// As for [`multiply`].
 #[inline(always)]
 unsafe fn multiply_tall<P: Product>(tile: &Tile<P::X>, rows: usize) {
-    if const { P::V::ROWS < 8 } {
-        unreachable!("tiles have at most V::ROWS rows");
+    if const { P::ROWS < 5 } {
+        unreachable!("tiles have at most P::ROWS rows");
     }
     // SAFETY: the caller keeps the contract.
     unsafe {

@@ -60,6 +60,7 @@ impl Vector for Avx2 {
         fn store(self: Self, to: *mut f32) { _mm256_storeu_ps(to, self.0) }
         fn load_part(from: *const f32, lanes: usize) -> Self { Self(_mm256_maskload_ps(from, mask(lanes))) }
         fn store_part(self: Self, to: *mut f32, lanes: usize) { _mm256_maskstore_ps(to, mask(lanes), self.0) }
+        fn prefetch(at: *const u32) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         fn add(self: Self, y: Self) -> Self { Self(_mm256_add_ps(self.0, y.0)) }
         fn sub(self: Self, y: Self) -> Self { Self(_mm256_sub_ps(self.0, y.0)) }
         fn mul(self: Self, y: Self) -> Self { Self(_mm256_mul_ps(self.0, y.0)) }

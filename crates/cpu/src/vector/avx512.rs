@@ -40,6 +40,7 @@ impl Vector for Avx512 {
         fn store(self: Self, to: *mut f32) { _mm512_storeu_ps(to, self.0) }
         fn load_part(from: *const f32, lanes: usize) -> Self { Self(_mm512_maskz_loadu_ps(mask(lanes), from)) }
         fn store_part(self: Self, to: *mut f32, lanes: usize) { _mm512_mask_storeu_ps(to, mask(lanes), self.0) }
+        fn prefetch(at: *const u32) { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         fn add(self: Self, y: Self) -> Self { Self(_mm512_add_ps(self.0, y.0)) }
         fn sub(self: Self, y: Self) -> Self { Self(_mm512_sub_ps(self.0, y.0)) }
         fn mul(self: Self, y: Self) -> Self { Self(_mm512_mul_ps(self.0, y.0)) }
@@ -84,6 +85,17 @@ impl DotVector for Avx512 {
     }
 
     methods! {
+        fn round_pairs(from: *const f32) -> Self {
+            let (low, high) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16)));
+            Self(std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low)))
+        }
+        fn join_pairs(self: Self, high: Self) -> Self {
+            let round = |x: __m512| {
+                _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)))
+            };
+            let high = _mm512_slli_epi32::<16>(round(high.0));
+            Self(_mm512_castsi512_ps(_mm512_or_si512(round(self.0), high)))
+        }
         fn dot_pairs(self: Self, x: u32, w: Self) -> Self {
             let x: __m512bh = std::mem::transmute(_mm512_set1_epi32(x as i32));
             let w: __m512bh = std::mem::transmute(w.0);

@@ -136,6 +136,11 @@ impl CheckpointWriter {
         self.blocks
     }
 
+    /// Bytes of the tensors written so far, those of a resumed run included.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.bytes).sum()
+    }
+
     /// True when a tensor of this name is written. After resuming, those of the complete blocks are.
     pub fn contains(&self, name: &str) -> bool {
         self.names.contains(name)

@@ -1,3 +1,117 @@
-//! The `planish` command.
+//! The `planish` command: what a user types, handed to the command of that name.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod commands;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Quantize a language model to 8 bits (weights and activations), prove that it is still the same model, and run it.
+#[derive(Parser)]
+#[command(name = "planish", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Args, Clone)]
+struct Global {
+    /// Where to run: auto, cpu or null
+    #[arg(long, global = true, default_value = "auto")]
+    device: String,
+    /// Threads of the CPU (default: all cores)
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    /// Print one JSON document on stdout and nothing else
+    #[arg(long, global = true)]
+    json: bool,
+    /// How much to say on stderr: off, error, warn, info
+    #[arg(long, global = true, default_value = "info", value_parser = ["off", "error", "warn", "info", "debug"])]
+    log_level: String,
+}
+
+impl Global {
+    /// Whether progress and notes are shown.
+    fn talks(&self) -> bool {
+        matches!(self.log_level.as_str(), "info" | "debug")
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make an 8-bit checkpoint: SmoothQuant, then GPTQ or round-to-nearest, with self-checks
+    Quantize(commands::quantize::Flags),
+    /// LMDeploy's spelling: `planish lite smooth_quant MODEL --work-dir DIR`
+    #[command(subcommand)]
+    Lite(Lite),
+    /// Perplexity of both models, KL divergence between them, answers side by side
+    Compare(commands::compare::Flags),
+    /// Answer prompts, all in one batch
+    Generate(commands::generate::Flags),
+    /// Talk to a model in the terminal
+    Chat(commands::chat::Flags),
+    /// Measure speed
+    #[command(subcommand)]
+    Bench(commands::bench::Bench),
+    /// Architecture, quantization, tensors and sizes; --verify checks the digests
+    Inspect(commands::inspect::Flags),
+    /// Devices of this machine and what each can run
+    CheckEnv,
+}
+
+#[derive(Subcommand)]
+enum Lite {
+    /// The same as `planish quantize`
+    #[command(name = "smooth_quant")]
+    SmoothQuant(commands::quantize::LiteFlags),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Quantize(flags) => commands::quantize::run(global, flags),
+        Command::Lite(Lite::SmoothQuant(flags)) => commands::quantize::run_lite(global, flags),
+        Command::Compare(flags) => commands::compare::run(global, flags),
+        Command::Generate(flags) => commands::generate::run(global, flags),
+        Command::Chat(flags) => commands::chat::run(global, flags),
+        Command::Bench(bench) => commands::bench::run(global, bench),
+        Command::Inspect(flags) => commands::inspect::run(global, flags),
+        Command::CheckEnv => commands::check_env::run(global),
+    }
+}
+
+/// The error and its causes on one line, each said once.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string().replace('\n', " ");
+        if !line.contains(&text) {
+            line += if line.is_empty() { "" } else { ": " };
+            line += &text;
+        }
+    }
+    line
+}
+
+/// A reader that has seen enough (`planish … | head`) is no failure.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|c| {
+        c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

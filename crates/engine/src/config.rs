@@ -57,7 +57,7 @@ impl EngineOptions {
             max_model_len,
             max_batch,
             step_tokens: 512.max(max_batch),
-            step_rows: 64.max(max_batch),
+            step_rows: 128.max(max_batch),
             pages,
             page_size: PAGE_SIZE,
             kv_dtype,

@@ -1,0 +1,95 @@
+//! `planish compare`: is the quantized model still the same?
+use super::generate::EngineFlags;
+use super::quantize::report_beside;
+use super::{bar, print, print_json};
+use crate::Global;
+use anyhow::{Context, Result};
+use clap::Args;
+use planish::{Generation, Model, Pipeline};
+use planish_eval::compare::{self, Sample};
+use planish_eval::html::Page;
+use planish_text::Message;
+use std::path::{Path, PathBuf};
+
+/// What is compared on unless `--data` says otherwise.
+const BUILT_IN: &str = include_str!("../../assets/compare.txt");
+/// Prompts that both models answer, side by side.
+const PROMPTS: [&str; 2] = ["Explain in one sentence why the sky is blue.", "What is 12 times 7?"];
+
+/// Flags of the command.
+#[derive(Args)]
+pub struct Flags {
+    /// The original: directory, .gguf file or hub id
+    original: String,
+    /// The quantized one
+    quantized: String,
+    /// Text file to measure on [default: a sample inside the program]
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Windows at most
+    #[arg(long, default_value_t = 40)]
+    windows: usize,
+    /// Tokens of a window
+    #[arg(long, default_value_t = 2048)]
+    window_len: usize,
+    /// Write a page with pictures
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Leave out the sample answers
+    #[arg(long)]
+    no_samples: bool,
+}
+
+/// Runs the command.
+pub fn run(global: &Global, flags: &Flags) -> Result<()> {
+    let text = match &flags.data {
+        Some(path) => std::fs::read_to_string(path).with_context(|| format!("--data {}", path.display()))?,
+        None => BUILT_IN.to_owned(),
+    };
+    let (original, quantized) = (Model::open(&flags.original)?, Model::open(&flags.quantized)?);
+    let tokens = original.words()?.tokenizer.encode(&text, planish_text::SpecialText::Recognised)?;
+    let windows = planish_eval::compare::windows(&tokens, flags.windows, flags.window_len)?;
+    let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(512);
+    let engine = EngineFlags { max_model_len: Some(longest), max_batch: Some(2), ..EngineFlags::default() };
+    let options = engine.options(global);
+    let (first, second) = (Pipeline::open(&original, &options)?, Pipeline::open(&quantized, &options)?);
+    let shown = bar(global.talks(), windows.iter().map(|w| w.len() as u64).sum(), "comparing");
+    let mut progress = |done: usize, _| shown.set_position(done as u64);
+    let mut result = compare::run(first.handle(), second.handle(), &windows, &mut progress)?;
+    shown.finish_and_clear();
+    (result.original.bytes, result.quantized.bytes) = (original.bytes, quantized.bytes);
+    if result.note.is_none() {
+        result.note = planish_eval::compare::shortage(&windows, flags.windows, flags.window_len);
+    }
+    if !flags.no_samples {
+        result.samples = samples(&first, &second)?;
+    }
+    if let Some(path) = &flags.html {
+        let report = report_beside(Path::new(&flags.quantized));
+        let page = Page { original: &flags.original, quantized: &flags.quantized, report: report.as_ref() };
+        std::fs::write(path, page.render(&result))
+            .with_context(|| format!("--html {}", path.display()))?;
+    }
+    match global.json {
+        true => print_json(&serde_json::to_value(&result)?),
+        false => print(&result.to_text()),
+    }
+}
+
+fn samples(original: &Pipeline, quantized: &Pipeline) -> Result<Vec<Sample>> {
+    let generation = Generation { max_new_tokens: 48, ..Generation::default() };
+    let answer = |pipeline: &Pipeline, prompt: &str| -> Result<String> {
+        let chat = pipeline.encode_chat(&[Message { role: "user".into(), content: prompt.into() }]);
+        let ids = chat.or_else(|_| pipeline.encode(prompt))?;
+        let answers = pipeline.generate(vec![ids], &generation)?;
+        Ok(answers.into_iter().map(|a| a.text).collect())
+    };
+    let sample = |prompt: &&str| {
+        Ok(Sample {
+            prompt: prompt.to_string(),
+            original: answer(original, prompt)?,
+            quantized: answer(quantized, prompt)?,
+        })
+    };
+    PROMPTS.iter().map(sample).collect()
+}

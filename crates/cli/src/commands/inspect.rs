@@ -1,0 +1,102 @@
+//! `planish inspect`: what a model is made of.
+use super::{human, print, print_json};
+use crate::Global;
+use anyhow::{Result, bail};
+use clap::Args;
+use planish::Model;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Flags of the command.
+#[derive(Args)]
+pub struct Flags {
+    /// Directory, .gguf file or hub id
+    model: String,
+    /// Read every byte and compare it with planish_digests.json
+    #[arg(long)]
+    verify: bool,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+}
+
+/// Runs the command.
+pub fn run(global: &Global, flags: &Flags) -> Result<()> {
+    let model = Model::open(&flags.model)?;
+    let plan = &model.plan;
+    let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
+    let mut tensors = Vec::new();
+    for name in model.tensors.names() {
+        let tensor = model.tensors.tensor(&name)?;
+        let entry = types.entry(tensor.dtype().to_string()).or_default();
+        entry.0 += 1;
+        entry.1 += tensor.bytes().len() as u64;
+        tensors.push(json!({"name": name, "dtype": tensor.dtype().name(), "shape": tensor.shape()}));
+    }
+    let scheme = model.scheme.as_ref().map(|s| s.to_json());
+    let problems = if flags.verify { Some(verify(&model)?) } else { None };
+    let mut document = json!({
+        "path": model.path.display().to_string(),
+        "architecture": plan.arch.name,
+        "layers": plan.layers, "hidden": plan.hidden, "heads": plan.nq, "kv_heads": plan.nkv, "head_dim": plan.d,
+        "ffn": plan.ffn, "vocab": plan.vocab, "max_positions": plan.max_positions, "tied_head": plan.tied,
+        "bytes": model.bytes,
+        "types": types.iter().map(|(t, (n, b))| (t.clone(), json!({"tensors": n, "bytes": b}))).collect::<serde_json::Map<_, _>>(),
+        "quantization_config": scheme,
+    });
+    if flags.tensors {
+        document["tensors"] = tensors.into();
+    }
+    if let Some(problems) = &problems {
+        document["verified"] = problems.is_empty().into();
+        document["problems"] = problems.clone().into();
+    }
+    if global.json {
+        print_json(&document)?;
+    } else {
+        print(&table(&document, flags))?;
+    }
+    match problems {
+        Some(problems) if !problems.is_empty() => bail!("{}", problems.join("; ")),
+        _ => Ok(()),
+    }
+}
+
+fn verify(model: &Model) -> Result<Vec<String>> {
+    if !model.path.is_dir() {
+        bail!("{}: --verify needs a directory with planish_digests.json", model.path.display());
+    }
+    let problems = planish_checkpoint::digests::verify(&model.path)?;
+    Ok(problems.iter().map(|p| p.to_string()).collect())
+}
+
+fn table(d: &Value, flags: &Flags) -> String {
+    let mut text = format!(
+        "{}\n  architecture  {} ({} layers, hidden {}, ffn {}, {} heads, {} kv heads of {})\n  vocabulary    {}{}\n",
+        d["path"].as_str().unwrap_or_default(),
+        d["architecture"].as_str().unwrap_or_default(),
+        d["layers"],
+        d["hidden"],
+        d["ffn"],
+        d["heads"],
+        d["kv_heads"],
+        d["head_dim"],
+        d["vocab"],
+        if d["tied_head"] == true { ", tied head" } else { "" },
+    );
+    text += &format!("  size          {}\n", human(d["bytes"].as_u64().unwrap_or(0)));
+    for (name, t) in d["types"].as_object().into_iter().flatten() {
+        text += &format!("  {name:12}  {} tensors, {}\n", t["tensors"], human(t["bytes"].as_u64().unwrap_or(0)));
+    }
+    text += &match d["quantization_config"].as_object() {
+        Some(q) => format!("  quantized     {}, {}\n", q["quant_method"], q.get("format").unwrap_or(&q["quant_method"])),
+        None => "  quantized     no\n".to_owned(),
+    };
+    for t in d["tensors"].as_array().into_iter().flatten().filter(|_| flags.tensors) {
+        text += &format!("  {} {} {}\n", t["name"].as_str().unwrap_or_default(), t["dtype"], t["shape"]);
+    }
+    if d["verified"] == true {
+        text += "  digests       all bytes as written\n";
+    }
+    text
+}

@@ -1,0 +1,44 @@
+//! One file for each command: its flags, and what it does.
+pub mod bench;
+pub mod chat;
+pub mod check_env;
+pub mod compare;
+pub mod generate;
+pub mod inspect;
+pub mod quantize;
+mod usage;
+
+use anyhow::Result;
+use std::io::Write;
+
+/// Prints to stdout; a closed pipe is an error that the caller's caller knows.
+pub fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Prints a JSON document.
+pub fn print_json(value: &serde_json::Value) -> Result<()> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// A progress bar on stderr, hidden where nobody looks.
+pub fn bar(shown: bool, length: u64, what: &str) -> indicatif::ProgressBar {
+    if !shown {
+        return indicatif::ProgressBar::hidden();
+    }
+    let style = indicatif::ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {elapsed} (eta {eta})")
+        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
+    indicatif::ProgressBar::new(length).with_style(style).with_message(what.to_owned())
+}
+
+/// Bytes for people.
+pub fn human(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}

@@ -1,0 +1,471 @@
+//! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
+use super::{bar, human, print, print_json, usage};
+use crate::Global;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use planish::Model;
+use planish::source::Words;
+use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
+use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
+use planish_devices::{Work, cores, with_device};
+use planish_model::{Input, Role};
+use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
+use planish_quant::calibrate::fold::absorber_name;
+use planish_quant::calibrate::run::{Job, Outcome, Progress, quantize};
+use planish_quant::calibrate::save::Layout;
+use planish_quant::calibrate::solve::Algorithm;
+use planish_quant::gptq::GptqOptions;
+use planish_quant::recipe::{Activations, Format, QuantizeArgs, Recipe, Smooth, WeightMethod, decide, dtype_name};
+use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
+use planish_quant::samples::{self, SampleOptions, SampleTokenizer, Samples, Source};
+use planish_tensor::{Backend, DType, Q8};
+use planish_text::{ChatInput, SpecialText};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Flags of the command.
+#[derive(Args)]
+pub struct Flags {
+    /// Directory, .gguf file or hub id
+    model: String,
+    /// Where the checkpoint goes
+    #[arg(long)]
+    work_dir: PathBuf,
+    /// int8, fp8 (= float8_e4m3fn), float8_e4m3fn or float8_e5m2 [default: int8]
+    #[arg(long)]
+    quant_dtype: Option<String>,
+    /// SmoothQuant's strength from 0 to 1, or off [default: 0.8 for int8, off for fp8]
+    #[arg(long)]
+    smooth: Option<String>,
+    /// gptq or rtn [default: gptq for int8, rtn for fp8]
+    #[arg(long)]
+    weights: Option<String>,
+    /// dynamic (per token) [default: dynamic]
+    #[arg(long)]
+    activations: Option<String>,
+    /// A recipe in llm-compressor's schema; other flags must agree with it
+    #[arg(long)]
+    recipe: Option<PathBuf>,
+    #[command(flatten)]
+    calibration: CalibrationFlags,
+    /// Linears to keep in float: names, or re: and a regular expression (repeatable) [default: lm_head]
+    #[arg(long)]
+    ignore: Vec<String>,
+    /// compressed-tensors or lmdeploy [default: compressed-tensors]
+    #[arg(long)]
+    format: Option<String>,
+    /// Continue an unfinished run
+    #[arg(long)]
+    resume: bool,
+    /// Replace what is in --work-dir
+    #[arg(long)]
+    overwrite: bool,
+    /// Size at which the next shard begins, such as 5GB
+    #[arg(long, default_value = "5GB", value_parser = parse_size)]
+    max_shard_size: u64,
+}
+
+/// What calibration reads.
+#[derive(Args, Clone)]
+struct CalibrationFlags {
+    /// jsonl, json or txt file [default: a small sample inside the program]
+    #[arg(long)]
+    calib_dataset: Option<String>,
+    /// Sequences [default: 512]
+    #[arg(long)]
+    calib_samples: Option<usize>,
+    /// Tokens of a sequence [default: 2048]
+    #[arg(long)]
+    calib_seqlen: Option<usize>,
+    /// Seed of the shuffle [default: 42]
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// LMDeploy's flags.
+#[derive(Args)]
+pub struct LiteFlags {
+    /// Directory, .gguf file or hub id
+    model: String,
+    /// Where the checkpoint goes
+    #[arg(long, default_value = "./work_dir")]
+    work_dir: PathBuf,
+    /// int8, fp8 (= float8_e4m3fn), float8_e4m3fn or float8_e5m2
+    #[arg(long, default_value = "int8")]
+    quant_dtype: String,
+    #[command(flatten)]
+    calibration: CalibrationFlags,
+    /// Accepted; samples run in chunks of a fixed size
+    #[arg(long)]
+    batch_size: Option<usize>,
+    /// Accepted; the strength is --smooth of `planish quantize`
+    #[arg(long)]
+    search_scale: bool,
+}
+
+/// Runs `planish lite smooth_quant`.
+pub fn run_lite(global: &Global, flags: &LiteFlags) -> Result<()> {
+    if global.talks() {
+        for (given, name) in [(flags.batch_size.is_some(), "--batch-size"), (flags.search_scale, "--search-scale")] {
+            if given {
+                eprintln!("note: {name} is accepted for LMDeploy's sake and changes nothing");
+            }
+        }
+    }
+    let flags = Flags {
+        model: flags.model.clone(),
+        work_dir: flags.work_dir.clone(),
+        quant_dtype: Some(flags.quant_dtype.clone()),
+        smooth: None,
+        weights: None,
+        activations: None,
+        recipe: None,
+        calibration: flags.calibration.clone(),
+        ignore: Vec::new(),
+        format: None,
+        resume: false,
+        overwrite: false,
+        max_shard_size: 5_000_000_000,
+    };
+    run(global, &flags)
+}
+
+/// Runs the command.
+pub fn run(global: &Global, flags: &Flags) -> Result<()> {
+    let start = Instant::now();
+    let recipe = decide_recipe(flags)?;
+    if recover(&flags.work_dir).unwrap_or(false) && flags.resume {
+        return print(&format!("{}: the unfinished run was complete and is now in place\n", flags.work_dir.display()));
+    }
+    let model = Model::open(&flags.model)?;
+    if model.scheme.is_some() {
+        bail!("{}: expected a float model, found one that is quantized already", model.path.display());
+    }
+    let (samples, held_back) = load_samples(&model, &recipe)?;
+    let quantized = |layer: usize, role: Role| recipe.quantizes(&model.plan.linear_name(layer, role));
+    let format = match recipe.format {
+        Format::CompressedTensors => QuantFormat::CompressedTensors,
+        Format::Lmdeploy => QuantFormat::LmDeploy,
+    };
+    let scheme = scheme_of(&model, &recipe, format, &quantized)?;
+    let mut writer = CheckpointWriter::create(
+        &flags.work_dir,
+        WriterOptions {
+            max_shard_size: flags.max_shard_size,
+            overwrite: flags.overwrite,
+            resume: flags.resume,
+            settings: settings_digest(&model, &recipe, &samples),
+            input: Some(model.path.clone()),
+        },
+    )?;
+    let progress_bar = bar(global.talks(), model.plan.layers as u64, "quantizing");
+    let alpha = |layer, input| strength(&model, &recipe, layer, input);
+    let float_dtype = model.tensors.tensor(model.plan.arch.names.embed)?.dtype();
+    let job = Job {
+        plan: &model.plan,
+        source: model.tensors.as_ref(),
+        samples: &samples.ids,
+        held_back: &held_back,
+        kind: recipe.dtype,
+        alpha: &alpha,
+        algorithm: algorithm(&recipe, global.threads.unwrap_or_else(cores)),
+        quantized: &quantized,
+        layout: Layout { scale_name: scheme.scale_name(), scale_dtype: DType::F32, float_dtype },
+    };
+    let mut progress = |p: Progress| progress_bar.set_position((p.layer as f64 + p.part) as u64);
+    let work = Quantize { job: &job, writer: &mut writer, progress: &mut progress };
+    let outcome = with_device(&global.device, global.threads, work)??;
+    progress_bar.finish_and_clear();
+    let report = report(flags, &model, &recipe, &samples, held_back.len(), outcome);
+    let report = save(&mut writer, &model, &recipe, &scheme, report)?;
+    writer.finish()?;
+    summarize(global, flags, &report, start.elapsed().as_secs_f64())
+}
+
+struct Quantize<'a, 'b> {
+    job: &'a Job<'b>,
+    writer: &'a mut CheckpointWriter,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Work for Quantize<'_, '_> {
+    type Output = planish_quant::Result<Outcome>;
+    fn run<B: Backend>(self, backend: B) -> Self::Output {
+        quantize(&backend, self.job, self.writer, self.progress)
+    }
+}
+
+fn decide_recipe(flags: &Flags) -> Result<Recipe> {
+    let text = match &flags.recipe {
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("--recipe {}", path.display()))?),
+        None => None,
+    };
+    let c = &flags.calibration;
+    let recipe = decide(&QuantizeArgs {
+        quant_dtype: flags.quant_dtype.clone(),
+        smooth: flags.smooth.clone(),
+        weights: flags.weights.clone(),
+        activations: flags.activations.clone(),
+        ignore: flags.ignore.clone(),
+        format: flags.format.clone(),
+        calib_dataset: c.calib_dataset.clone(),
+        calib_samples: c.calib_samples,
+        calib_seqlen: c.calib_seqlen,
+        seed: c.seed,
+        recipe: text,
+    })?;
+    if recipe.smooth == Smooth::Auto {
+        bail!("--smooth: expected a number from 0 to 1 or off, found auto, which this version does not search yet");
+    }
+    if recipe.activations == Activations::Static {
+        bail!("--activations: expected dynamic, found static, which this version does not run yet");
+    }
+    if recipe.dtype == Q8::E5M2 && recipe.format == Format::CompressedTensors {
+        bail!("--quant-dtype float8_e5m2: compressed-tensors has no E5M2 weights; give --format lmdeploy");
+    }
+    Ok(recipe)
+}
+
+/// Calibration sequences, and one more for the self-checks that no statistic has seen (if there are two).
+fn load_samples(model: &Model, recipe: &Recipe) -> Result<(Samples, Vec<u32>)> {
+    let path = recipe.calib_dataset.as_ref().map(PathBuf::from);
+    // A list of token ids is taken as it is given.
+    let as_given = path.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == "json"));
+    let source = path.map_or(Source::BuiltIn, Source::File);
+    let options = SampleOptions {
+        samples: recipe.calib_samples + 1,
+        seqlen: recipe.calib_seqlen.min(model.plan.max_positions),
+        seed: recipe.seed,
+        shuffle: !as_given,
+        pack: true,
+    };
+    let tokenizer = Tokens { words: model.words.as_ref(), vocab: model.plan.vocab };
+    let mut samples = samples::load(&source, &options, &tokenizer)?;
+    let held_back = match samples.ids.len() {
+        0 | 1 => samples.ids.first().cloned().unwrap_or_default(),
+        _ => samples.ids.pop().unwrap_or_default(),
+    };
+    if !recipe.needs_calibration() {
+        samples.ids.truncate(1);
+    }
+    let held_back = held_back[..held_back.len().min(512)].to_vec();
+    Ok((samples, held_back))
+}
+
+struct Tokens<'a> {
+    words: Option<&'a Words>,
+    vocab: usize,
+}
+
+impl Tokens<'_> {
+    fn words(&self) -> Result<&Words, String> {
+        self.words.ok_or_else(|| "the model has no tokenizer.json; give token ids".to_owned())
+    }
+}
+
+impl SampleTokenizer for Tokens<'_> {
+    fn text(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.words()?.tokenizer.encode_with_special(text).map_err(|e| e.to_string())
+    }
+
+    fn chat(&self, messages: &Value) -> Result<Vec<u32>, String> {
+        let words = self.words()?;
+        let chat = words.chat.as_ref().ok_or("the model has no chat template; give plain text")?;
+        let input = ChatInput { messages: messages.clone(), ..ChatInput::default() };
+        let text = chat.render(&input).map_err(|e| e.to_string())?;
+        words.tokenizer.encode(&text, SpecialText::Recognised).map_err(|e| e.to_string())
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+}
+
+fn strength(model: &Model, recipe: &Recipe, layer: usize, input: Input) -> Option<f64> {
+    let Smooth::Alpha(alpha) = recipe.smooth else { return None };
+    let readers: Vec<String> = input.readers().iter().map(|&r| model.plan.linear_name(layer, r)).collect();
+    let readers: Vec<&str> = readers.iter().map(String::as_str).collect();
+    recipe.smooths(&absorber_name(&model.plan, layer, input), &readers).then_some(alpha)
+}
+
+fn algorithm(recipe: &Recipe, threads: usize) -> Algorithm {
+    match recipe.weights {
+        WeightMethod::Rtn => Algorithm::Rtn,
+        WeightMethod::Gptq => Algorithm::Gptq(GptqOptions {
+            damping: recipe.damping,
+            act_order: recipe.act_order,
+            threads,
+            ..GptqOptions::default()
+        }),
+    }
+}
+
+/// The scheme as saved: every linear but those that stay in float, by name.
+fn scheme_of(
+    model: &Model,
+    recipe: &Recipe,
+    format: QuantFormat,
+    quantized: &dyn Fn(usize, Role) -> bool,
+) -> Result<Scheme> {
+    let mut ignore = vec![model.plan.arch.names.head.to_owned()];
+    for layer in 0..model.plan.layers {
+        let kept = Role::ALL.into_iter().filter(|&role| !quantized(layer, role));
+        ignore.extend(kept.map(|role| model.plan.linear_name(layer, role)));
+    }
+    let dtype = match recipe.dtype {
+        Q8::Int8 => QuantType::Int8,
+        Q8::E4M3 => QuantType::Fp8E4M3,
+        Q8::E5M2 => QuantType::Fp8E5M2,
+    };
+    let act_order = recipe.weights == WeightMethod::Gptq && recipe.act_order;
+    Ok(Scheme::w8a8(format, dtype, act_order, ignore)?)
+}
+
+/// What must be equal for a run to be continued.
+fn settings_digest(model: &Model, recipe: &Recipe, samples: &Samples) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(serde_json::to_vec(model.config.fields()).unwrap_or_default());
+    hasher.update(model.bytes.to_le_bytes());
+    hasher.update(recipe.to_yaml());
+    hasher.update(format!("{:?} {:?}", recipe.format, recipe.seed));
+    hasher.update(&samples.sha256);
+    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn report(
+    flags: &Flags,
+    model: &Model,
+    recipe: &Recipe,
+    samples: &Samples,
+    held_back: usize,
+    outcome: Outcome,
+) -> Report {
+    let calibration = Calibration {
+        source: samples.description.clone(),
+        samples: samples.ids.len(),
+        tokens: samples.tokens(),
+        sha256: samples.sha256.clone(),
+    };
+    let mut warnings = Vec::new();
+    if recipe.calib_dataset.is_none() && recipe.needs_calibration() {
+        warnings.push("calibrated on the small sample inside the program; --calib-dataset takes your own text".into());
+    }
+    for linear in outcome.layers.iter().flat_map(|l| &l.linears) {
+        if linear.fallback {
+            warnings.push(format!("{}: GPTQ could not be used, rounded to nearest", linear.name));
+        }
+        if !linear.zero_rows.is_empty() {
+            warnings.push(format!("{}: {} output channels are all zero", linear.name, linear.zero_rows.len()));
+        }
+    }
+    Report {
+        version: env!("CARGO_PKG_VERSION").into(),
+        model: flags.model.clone(),
+        settings: Settings {
+            quant_dtype: dtype_name(recipe.dtype).into(),
+            smooth: match recipe.smooth {
+                Smooth::Alpha(alpha) => alpha.to_string(),
+                _ => "off".into(),
+            },
+            weights: if recipe.weights == WeightMethod::Gptq { "gptq" } else { "rtn" }.into(),
+            activations: "dynamic".into(),
+            ignore: recipe.ignore.iter().map(|p| p.text().to_owned()).collect(),
+            format: if recipe.format == Format::Lmdeploy { "lmdeploy" } else { "compressed-tensors" }.into(),
+            seed: recipe.seed,
+        },
+        calibration: recipe.needs_calibration().then_some(calibration),
+        layers: outcome.layers,
+        self_checks: SelfChecks {
+            smoothing_kl: outcome.smoothing.map(|d| d.mean),
+            smoothing_kl_threshold: SMOOTHING_KL_LIMIT,
+            quantized_kl_mean: Some(outcome.quantized.mean),
+            quantized_kl_max: Some(outcome.quantized.max),
+            top1_agreement: Some(outcome.quantized.top1),
+            tokens: held_back,
+        },
+        totals: Totals { bytes_before: model.bytes, bytes_after: 0 },
+        warnings,
+    }
+}
+
+/// Adds the files beside the tensors.
+fn save(
+    writer: &mut CheckpointWriter,
+    model: &Model,
+    recipe: &Recipe,
+    scheme: &Scheme,
+    mut report: Report,
+) -> Result<Report> {
+    report.totals.bytes_after = writer.tensor_bytes();
+    for (name, bytes) in &model.companions {
+        writer.add_file(name, bytes)?;
+    }
+    writer.add_file("config.json", &model.config.to_json_with(Some(scheme.to_json())))?;
+    writer.add_file("recipe.yaml", recipe.to_yaml().as_bytes())?;
+    writer.add_file("planish_report.json", report.to_json().as_bytes())?;
+    writer.add_file("planish_report.html", planish_quant::html::render_html(&report).as_bytes())?;
+    Ok(report)
+}
+
+fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64) -> Result<()> {
+    let (checks, totals) = (&report.self_checks, &report.totals);
+    if global.json {
+        let mut document: Value = serde_json::to_value(report)?;
+        document["work_dir"] = flags.work_dir.display().to_string().into();
+        document["seconds"] = seconds.into();
+        document["cpu_seconds"] = json!(usage::cpu_seconds());
+        document["peak_memory_bytes"] = json!(usage::peak_memory());
+        return print_json(&document);
+    }
+    let kl = |x: Option<f64>| x.map_or("not measured".to_owned(), |x| format!("{x:.2e}"));
+    let mut text = format!(
+        "{}: {} -> {}\n  smoothed model   KL {} (limit {:.0e}) on {} held-back tokens\n  quantized model  KL {}, same first choice {:.2} %\n",
+        flags.work_dir.display(),
+        human(totals.bytes_before),
+        human(totals.bytes_after),
+        kl(checks.smoothing_kl),
+        checks.smoothing_kl_threshold,
+        checks.tokens,
+        kl(checks.quantized_kl_mean),
+        100.0 * checks.top1_agreement.unwrap_or(0.0),
+    );
+    let (cpu, memory) = (usage::cpu_seconds().unwrap_or(0.0), usage::peak_memory().unwrap_or(0));
+    text += &format!("  {seconds:.1} s, {cpu:.1} CPU seconds, {} at most\n", human(memory));
+    for warning in report.warnings.iter().take(10) {
+        text += &format!("  note: {warning}\n");
+    }
+    print(&text)
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return Err("expected a size such as 500MB or 5GB".into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| "expected a size such as 500MB or 5GB".to_owned())?;
+    number.checked_mul(unit).filter(|&n| n > 0).ok_or_else(|| "expected a size such as 500MB or 5GB".into())
+}
+
+/// The report beside a checkpoint, if it has one.
+pub fn report_beside(dir: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(dir.join("planish_report.json")).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_size("12"), Ok(12));
+        assert!(parse_size("5XB").is_err() && parse_size("GB").is_err() && parse_size("0").is_err());
+        assert!(parse_size("99999999999999GB").is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! Planish from Rust: open a model, get answers. The `planish` command is a thin layer over this.
+//!
+//! ```no_run
+//! let answers = planish::pipeline("dir")?.run(["Hi, pls intro yourself", "Shanghai is"])?;
+//! # anyhow::Ok(())
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod pipeline;
+pub mod source;
+
+pub use pipeline::{Answer, Generation, Pipeline, PipelineOptions, pipeline};
+pub use source::Model;

@@ -1,5 +1,5 @@
 //! FP8: f32 fused multiply-adds of exactly decoded values, input channels ascending, columns side by side.
-//! A few rows decode the weights in registers; more rows decode a piece of a panel once and read it from cache.
+//! The rows of one tile decode the weights in registers; more rows decode a piece of a panel once and read it from cache.
 use super::tile::{self, Kernel, Target};
 use super::{Block, part};
 use crate::simd::{Op, Simd};
@@ -7,8 +7,6 @@ use planish_tensor::Q8;
 
 /// Input channels whose weights are decoded at a time: 48 columns of them fit the first-level cache.
 const CHUNK: usize = 128;
-/// Most rows for which decoding in registers is faster.
-const FEW: usize = 8;
 /// How far ahead weights are asked for.
 const AHEAD: usize = 2048;
 /// Widest panel of any family.
@@ -24,7 +22,7 @@ impl<const E4M3: bool> Op for Product<'_, E4M3> {
         let (rows, k) = (b.xs.len(), b.w.k);
         let x = decode_tokens::<S, E4M3>(s, &b);
         let tiles = rows.div_ceil(S::ROWS);
-        let few = rows <= FEW;
+        let few = tiles <= 1;
         let chunks = if few { 1 } else { k.div_ceil(CHUNK).max(1) };
         let mut decoded = if few { Vec::new() } else { vec![0f32; CHUNK * WIDTH] };
         let mut partial = if chunks > 1 { vec![0f32; rows * b.w.layout.width] } else { Vec::new() };
@@ -98,9 +96,6 @@ struct Coded<const E4M3: bool> {
 impl<const E4M3: bool> Kernel for Coded<E4M3> {
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const V: usize>(self, s: S) {
-        if R > FEW {
-            return;
-        }
         let mut acc = [[s.splat(0.0); V]; R];
         let mut x = [self.x; R];
         for r in 0..R {

@@ -17,13 +17,7 @@ impl Op for Product<'_> {
     fn run<S: Simd>(self, s: S) {
         let Product(b) = self;
         let (rows, groups) = (b.xs.len(), b.w.layout.kp / 4);
-        let mut surplus = [0i32; BLOCK_ROWS];
-        if S::UNSIGNED_WEIGHTS {
-            for (r, sum) in surplus[..rows].iter_mut().enumerate() {
-                // SAFETY: every row has `kp` codes.
-                *sum = unsafe { s.sum_bytes(b.x.add(r * b.ldx), b.ldx) }.wrapping_mul(128);
-            }
-        }
+        let surplus = surplus(s, &b);
         let codes = b.w.codes.bytes().as_ptr();
         let tiles = rows.div_ceil(S::ROWS);
         // One tile never comes back to the same weights.
@@ -55,6 +49,19 @@ impl Op for Product<'_> {
             }
         }
     }
+}
+
+/// What has to be subtracted from each token's sums.
+#[inline(always)]
+fn surplus<S: Simd>(s: S, b: &Block<'_>) -> [i32; BLOCK_ROWS] {
+    let mut surplus = [0; BLOCK_ROWS];
+    if S::UNSIGNED_WEIGHTS {
+        for (r, sum) in surplus[..b.xs.len()].iter_mut().enumerate() {
+            // SAFETY: every row has `ldx` codes.
+            *sum = unsafe { s.sum_bytes(b.x.add(r * b.ldx), b.ldx) }.wrapping_mul(128);
+        }
+    }
+    surplus
 }
 
 #[derive(Clone, Copy)]

@@ -1,3 +1,4 @@
+//! Every kernel family against the definition in `planish_tensor::q8`, bit for bit.
 use super::*;
 use planish_tensor::q8;
 

@@ -17,6 +17,9 @@ pub(crate) const LN2_LOW: f32 = 1.428_606_8e-6;
 pub(crate) const P: [f32; 5] = [0.5, 0.166_665_76, 0.041_666_556, 0.008_363_203, 0.001_392_621_3];
 
 /// exp of 16 lanes.
+///
+/// # Safety
+/// Outside functions with the same target features: the machine must have AVX-512 F.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -41,6 +44,9 @@ pub fn exp512(x: __m512) -> __m512 {
 }
 
 /// exp of 8 lanes.
+///
+/// # Safety
+/// Outside functions with the same target features: the machine must have AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2,fma")]

@@ -57,7 +57,7 @@ fn dot256(rounds: usize) {
 /// Bytes a second that all threads read from an array far larger than the caches.
 pub fn read_bandwidth(threads: &Threads) -> f64 {
     let data = vec![1u64; 32 << 20];
-    let parts = threads.count();
+    let parts = 16 * threads.count();
     let seconds = best(|| {
         threads.run(parts, |i| {
             let part = &data[data.len() * i / parts..data.len() * (i + 1) / parts];

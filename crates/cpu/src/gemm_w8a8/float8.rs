@@ -1,5 +1,5 @@
 //! FP8: f32 fused multiply-adds of exactly decoded values, input channels ascending, columns side by side.
-//! A few rows decode the weights in registers; more rows decode a piece of a panel once and read it from cache.
+//! The rows of one tile decode the weights in registers; more rows decode a piece of a panel once and read it from cache.
 use super::tile::{self, Kernel, Target};
 use super::{Block, part};
 use crate::simd::{Op, Simd};
@@ -7,12 +7,8 @@ use planish_tensor::Q8;
 
 /// Input channels whose weights are decoded at a time: 48 columns of them fit the first-level cache.
 const CHUNK: usize = 128;
-/// Most rows for which decoding in registers is faster.
-const FEW: usize = 8;
 /// How far ahead weights are asked for.
 const AHEAD: usize = 2048;
-/// Widest panel of any family.
-const WIDTH: usize = 64;
 
 pub(super) struct Product<'a, const E4M3: bool>(pub(super) Block<'a>);
 
@@ -21,42 +17,54 @@ impl<const E4M3: bool> Op for Product<'_, E4M3> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product(b) = self;
-        let (rows, k) = (b.xs.len(), b.w.k);
         let x = decode_tokens::<S, E4M3>(s, &b);
-        let tiles = rows.div_ceil(S::ROWS);
-        let few = rows <= FEW;
-        let chunks = if few { 1 } else { k.div_ceil(CHUNK).max(1) };
-        let mut decoded = if few { Vec::new() } else { vec![0f32; CHUNK * WIDTH] };
-        let mut partial = if chunks > 1 { vec![0f32; rows * b.w.layout.width] } else { Vec::new() };
-        for panel in b.panels.clone() {
-            let panel = b.w.panel(panel);
-            for chunk in 0..chunks {
-                let channels = part(k, chunks, chunk);
-                // SAFETY: rows, panel and channels are inside their buffers, whose sizes `pack` and `gemm_w8a8` set.
-                unsafe {
-                    let codes = b.w.codes.bytes().as_ptr().add(panel.first * k + channels.start * panel.width);
-                    if few {
-                        let target = Target::new(&b, 0..rows, &panel);
-                        tile::run(s, Coded::<E4M3> { x: x.as_ptr(), channels: k, codes, target }, rows, panel.width);
-                        continue;
-                    }
-                    for i in (0..channels.len() * panel.width).step_by(S::LANES) {
-                        s.prefetch(codes.wrapping_add(i + AHEAD));
-                        s.store(decoded.as_mut_ptr().add(i), s.decode::<E4M3>(codes.add(i)));
-                    }
-                    for tile in 0..tiles {
-                        let rows = part(rows, tiles, tile);
-                        let target = Target::new(&b, rows.clone(), &panel);
-                        let sums = Decoded {
-                            x: x.as_ptr().add(rows.start * k + channels.start),
-                            ldx: k,
-                            channels: channels.len(),
-                            w: decoded.as_ptr(),
-                            partial: partial.as_mut_ptr().wrapping_add(rows.start * b.w.layout.width),
-                            target: Target { first: chunk == 0, last: chunk + 1 == chunks, ..target },
-                        };
-                        tile::run(s, sums, rows.len(), panel.width);
-                    }
+        if b.xs.len() <= S::ROWS { one_tile::<S, E4M3>(s, &b, &x) } else { many_tiles::<S, E4M3>(s, &b, &x) }
+    }
+}
+
+#[inline(always)]
+fn one_tile<S: Simd, const E4M3: bool>(s: S, b: &Block<'_>, x: &[f32]) {
+    let (rows, k) = (b.xs.len(), b.w.k);
+    for panel in b.panels.clone() {
+        let panel = b.w.panel(panel);
+        // SAFETY: rows and panel are inside their buffers, whose sizes `pack` and `gemm_w8a8` set.
+        unsafe {
+            let codes = b.w.codes.bytes().as_ptr().add(panel.first * k);
+            let target = Target::new(b, 0..rows, &panel);
+            tile::run(s, Coded::<E4M3> { x: x.as_ptr(), channels: k, codes, target }, rows, panel.width);
+        }
+    }
+}
+
+#[inline(always)]
+fn many_tiles<S: Simd, const E4M3: bool>(s: S, b: &Block<'_>, x: &[f32]) {
+    let (rows, k, width) = (b.xs.len(), b.w.k, b.w.layout.width);
+    let (tiles, chunks) = (rows.div_ceil(S::ROWS), k.div_ceil(CHUNK).max(1));
+    let mut decoded = vec![0f32; CHUNK * width];
+    let mut partial = vec![0f32; if chunks > 1 { rows * width } else { 0 }];
+    for panel in b.panels.clone() {
+        let panel = b.w.panel(panel);
+        for chunk in 0..chunks {
+            let channels = part(k, chunks, chunk);
+            // SAFETY: rows, panel and channels are inside their buffers, whose sizes `pack` and `gemm_w8a8` set.
+            unsafe {
+                let codes = b.w.codes.bytes().as_ptr().add(panel.first * k + channels.start * panel.width);
+                for i in (0..channels.len() * panel.width).step_by(S::LANES) {
+                    s.prefetch(codes.wrapping_add(i + AHEAD));
+                    s.store(decoded.as_mut_ptr().add(i), s.decode::<E4M3>(codes.add(i)));
+                }
+                for tile in 0..tiles {
+                    let rows = part(rows, tiles, tile);
+                    let target = Target::new(b, rows.clone(), &panel);
+                    let sums = Decoded {
+                        x: x.as_ptr().add(rows.start * k + channels.start),
+                        ldx: k,
+                        channels: channels.len(),
+                        w: decoded.as_ptr(),
+                        partial: partial.as_mut_ptr().wrapping_add(rows.start * width),
+                        target: Target { first: chunk == 0, last: chunk + 1 == chunks, ..target },
+                    };
+                    tile::run(s, sums, rows.len(), panel.width);
                 }
             }
         }
@@ -98,9 +106,6 @@ struct Coded<const E4M3: bool> {
 impl<const E4M3: bool> Kernel for Coded<E4M3> {
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const V: usize>(self, s: S) {
-        if R > FEW {
-            return;
-        }
         let mut acc = [[s.splat(0.0); V]; R];
         let mut x = [self.x; R];
         for r in 0..R {

@@ -17,13 +17,8 @@ impl Op for Product<'_> {
     fn run<S: Simd>(self, s: S) {
         let Product(b) = self;
         let (rows, groups) = (b.xs.len(), b.w.layout.kp / 4);
-        let mut surplus = [0i32; BLOCK_ROWS];
-        if S::UNSIGNED_WEIGHTS {
-            for (r, sum) in surplus[..rows].iter_mut().enumerate() {
-                // SAFETY: every row has `kp` codes.
-                *sum = unsafe { s.sum_bytes(b.x.add(r * b.ldx), b.ldx) }.wrapping_mul(128);
-            }
-        }
+        let surplus = surplus(s, &b);
+        let codes = b.w.codes.bytes().as_ptr();
         let tiles = rows.div_ceil(S::ROWS);
         // One tile never comes back to the same weights.
         let chunks = if tiles == 1 { 1 } else { groups.div_ceil(CHUNK).max(1) };
@@ -36,24 +31,16 @@ impl Op for Product<'_> {
                     let rows = part(rows, tiles, tile);
                     // SAFETY: rows, panel and groups are inside their buffers, whose sizes `pack` and `gemm_w8a8` set.
                     unsafe {
+                        let w = codes.add((panel.first * groups + g.start * panel.width) * 4);
                         let target = Target::new(&b, rows.clone(), &panel);
                         let sums = Sums {
                             x: b.x.add(rows.start * b.ldx + g.start * 4),
                             ldx: b.ldx,
                             groups: g.len(),
-                            w: b.w.codes.bytes().as_ptr().add((panel.first * groups + g.start * panel.width) * 4),
+                            w,
                             partial: partial.as_mut_ptr().wrapping_add(rows.start * b.w.layout.width),
                             surplus: surplus.as_ptr().add(rows.start),
-                            ahead: ahead(
-                                b.w.codes
-                                    .bytes()
-                                    .as_ptr()
-                                    .wrapping_add((panel.first * groups + g.start * panel.width) * 4),
-                                g.len() * panel.width * 4,
-                                tiles,
-                                tile,
-                            ),
-                            stride: if tiles == 1 { panel.width * 4 } else { panel.width * 4 / tiles },
+                            ahead: Ahead::new(w, g.len(), panel.width * 4, tiles, tile),
                             target: Target { first: chunk == 0, last: chunk + 1 == chunks, ..target },
                         };
                         tile::run(s, sums, rows.len(), panel.width);
@@ -62,6 +49,19 @@ impl Op for Product<'_> {
             }
         }
     }
+}
+
+/// What has to be subtracted from each token's sums.
+#[inline(always)]
+fn surplus<S: Simd>(s: S, b: &Block<'_>) -> [i32; BLOCK_ROWS] {
+    let mut surplus = [0; BLOCK_ROWS];
+    if S::UNSIGNED_WEIGHTS {
+        for (r, sum) in surplus[..b.xs.len()].iter_mut().enumerate() {
+            // SAFETY: every row has `ldx` codes.
+            *sum = unsafe { s.sum_bytes(b.x.add(r * b.ldx), b.ldx) }.wrapping_mul(128);
+        }
+    }
+    surplus
 }
 
 #[derive(Clone, Copy)]
@@ -75,27 +75,56 @@ struct Sums {
     partial: *mut i32,
     /// What is to be subtracted, by row.
     surplus: *const i32,
-    /// Weights to ask for, and bytes by which that moves on with each group.
-    ahead: *const u8,
-    stride: usize,
+    ahead: Ahead,
     target: Target,
 }
 
-fn ahead(w: *const u8, len: usize, tiles: usize, tile: usize) -> *const u8 {
-    if tiles == 1 { w.wrapping_add(AHEAD) } else { w.wrapping_add(len + len * tile / tiles) }
+/// Weights to ask for while others are multiplied: hardware alone does not keep up with panels.
+#[derive(Clone, Copy)]
+struct Ahead {
+    w: *const u8,
+    /// By how many bytes that moves on with each group.
+    stride: usize,
+    /// A little further in the same stream, else the tile's share of the panel after this one.
+    near: bool,
 }
-const AHEAD: usize = 4096;
+
+impl Ahead {
+    /// For tile `tile` of `tiles`, which all read `groups` groups of `bytes` at `w`.
+    #[inline(always)]
+    fn new(w: *const u8, groups: usize, bytes: usize, tiles: usize, tile: usize) -> Ahead {
+        const NEAR: usize = 4096;
+        if tiles == 1 {
+            return Ahead { w: w.wrapping_add(NEAR), stride: bytes, near: true };
+        }
+        let share = part(groups * bytes, tiles, tile);
+        Ahead { w: w.wrapping_add(groups * bytes + share.start), stride: bytes / tiles, near: false }
+    }
+
+    /// Asks for what belongs to group `g` of `bytes`.
+    #[inline(always)]
+    fn ask<S: Simd>(&self, s: S, g: usize, bytes: usize) {
+        let w = self.w.wrapping_add(g * self.stride);
+        if self.near {
+            for line in 0..bytes.div_ceil(64) {
+                s.prefetch(w.wrapping_add(line * 64));
+            }
+        } else {
+            // With two tiles or more, a share is at most a line and a half.
+            s.prefetch2(w);
+            s.prefetch2(w.wrapping_add(64));
+        }
+    }
+}
 
 impl Kernel for Sums {
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const V: usize>(self, s: S) {
         // Few rows: several sums for one output, or each addition would wait for the one before.
-        let phases = if R == 1 {
-            4
-        } else if R == 2 {
-            2
-        } else {
-            1
+        let phases = match R {
+            1 => 4,
+            2 => 2,
+            _ => 1,
         };
         let mut acc = [[[s.isplat(0); V]; R]; 4];
         let mut x = [self.x; R];
@@ -140,15 +169,7 @@ impl Sums {
         // SAFETY: the caller's.
         unsafe {
             let p = self.w.add(g * V * S::LANES * 4);
-            let ahead = self.ahead.wrapping_add(g * self.stride);
-            if self.stride == V * S::LANES * 4 {
-                for line in 0..(V * S::LANES).div_ceil(16) {
-                    s.prefetch(ahead.wrapping_add(line * 64));
-                }
-            } else {
-                s.prefetch2(ahead);
-                s.prefetch2(ahead.wrapping_add(64));
-            }
+            self.ahead.ask(s, g, V * S::LANES * 4);
             let mut w = [s.isplat(0); V];
             for v in 0..V {
                 w[v] = s.iload(p.add(v * S::LANES * 4).cast());

@@ -199,9 +199,12 @@ impl Plan {
         let max_rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(BLOCK_ROWS / 4, BLOCK_ROWS);
         let (row_blocks, panels) = (t.div_ceil(max_rows), w.panels());
         let work = t * w.n * w.k;
-        // Four tasks a thread even out what a busy machine takes away, as long as they are not tiny.
-        let tasks = if threads == 1 { 1 } else { (work / INLINE_WORK).clamp(1, 4 * threads) };
-        Plan { t, row_blocks, panels, groups: tasks.div_ceil(row_blocks).min(panels) }
+        // Eight tasks a thread even out what a busy machine takes away, as long as they are not tiny.
+        let tasks = if threads == 1 { 1 } else { (work / INLINE_WORK).clamp(1, 8 * threads) };
+        let most = tasks.div_ceil(row_blocks).min(panels);
+        // Groups of equal size, if that takes no less than half as many.
+        let groups = (most.div_ceil(2)..=most).rev().find(|g| panels.is_multiple_of(*g)).unwrap_or(most);
+        Plan { t, row_blocks, panels, groups }
     }
 
     fn tasks(&self) -> usize {

@@ -1,3 +1,4 @@
+//! Every kernel family against the definition in `planish_tensor::q8`, bit for bit.
 use super::*;
 use planish_tensor::q8;
 
@@ -168,5 +169,23 @@ fn empty_products() {
         Case::new(&mut random, Q8::E4M3, 2, 5, 0).check(isa, &pool);
         Case::new(&mut random, Q8::Int8, 2, 5, 0).check(isa, &pool);
         Case::new(&mut random, Q8::Int8, 2, 0, 8).check(isa, &pool);
+    }
+}
+
+#[test]
+fn every_output_belongs_to_one_task() {
+    let pool = Threads::new(1);
+    for (t, n, k) in [(1, 576, 576), (16, 960, 576), (300, 100, 64), (700, 49, 4096), (5, 1, 1)] {
+        let w = PackedQ8::pack(Q8::Int8, k, &[(&vec![0; n * k], &vec![1.0; n])], None, Isa::best(), &pool);
+        for threads in [1, 2, 3, 64] {
+            let plan = Plan::new(t, &w, threads);
+            let mut seen = vec![0; t * w.panels()];
+            for task in 0..plan.tasks() {
+                let (rows, panels) = plan.task(task);
+                assert!(rows.len() <= BLOCK_ROWS);
+                rows.for_each(|r| panels.clone().for_each(|p| seen[r * w.panels() + p] += 1));
+            }
+            assert!(seen.iter().all(|&count| count == 1), "{t} {n} {k} {threads}");
+        }
     }
 }

@@ -97,11 +97,11 @@ fn encode<S: Simd, const M: i32>(s: S, units: S::F) -> S::I {
 fn encode8<S: Simd, const M: i32>(s: S, units: S::F, largest: f32, min_exponent: i32) -> S::I {
     let bits = s.bits(units);
     let sign = s.iand(s.shr::<24>(bits), s.isplat(0x80));
-    let x = s.min(s.splat(largest), s.from_bits(s.iand(bits, s.isplat(0x7FFF_FFFF))));
+    let x = s.min(s.splat(largest), s.float_of(s.iand(bits, s.isplat(0x7FFF_FFFF))));
     let lowest = s.isplat(min_exponent + 127);
     let exponent = s.imax(s.shr::<23>(s.bits(x)), lowest);
     // One over the step, a power of two: the product is exact.
-    let per_step = s.from_bits(s.shl::<23>(s.isub(s.isplat(254 + M), exponent)));
+    let per_step = s.float_of(s.shl::<23>(s.isub(s.isplat(254 + M), exponent)));
     let multiple = s.to_int(s.mul(x, per_step));
     // A multiple of 2^(M+1) carries into the exponent field by plain addition.
     s.ior(sign, s.iadd(s.shl::<M>(s.isub(exponent, lowest)), multiple))

@@ -1,3 +1,4 @@
+//! Every kernel family against f64 arithmetic, and codes against the definition in `planish_tensor::q8`.
 use super::*;
 use crate::isa::Isa;
 use planish_tensor::backend::Activation;

@@ -103,7 +103,7 @@ macro_rules! lanes8 {
                 fn any_eq(a: __m256, b: __m256) -> bool = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b)) != 0;
                 fn isplat(x: i32) -> __m256i = _mm256_set1_epi32(x);
                 fn bits(x: __m256) -> __m256i = _mm256_castps_si256(x);
-                fn from_bits(x: __m256i) -> __m256 = _mm256_castsi256_ps(x);
+                fn float_of(x: __m256i) -> __m256 = _mm256_castsi256_ps(x);
                 fn to_int(x: __m256) -> __m256i = _mm256_cvtps_epi32(x);
                 fn to_float(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
                 fn iadd(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);

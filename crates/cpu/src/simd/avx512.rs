@@ -47,7 +47,7 @@ impl Simd for Avx512 {
         fn any_eq(a: __m512, b: __m512) -> bool = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) != 0;
         fn isplat(x: i32) -> __m512i = _mm512_set1_epi32(x);
         fn bits(x: __m512) -> __m512i = _mm512_castps_si512(x);
-        fn from_bits(x: __m512i) -> __m512 = _mm512_castsi512_ps(x);
+        fn float_of(x: __m512i) -> __m512 = _mm512_castsi512_ps(x);
         fn to_int(x: __m512) -> __m512i = _mm512_cvtps_epi32(x);
         fn to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
         fn iadd(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);

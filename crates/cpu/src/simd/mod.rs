@@ -55,7 +55,7 @@ pub(crate) trait Simd: Copy {
     unsafe fn iload(self, p: *const i32) -> Self::I;
     unsafe fn istore(self, p: *mut i32, x: Self::I);
     fn bits(self, x: Self::F) -> Self::I;
-    fn from_bits(self, x: Self::I) -> Self::F;
+    fn float_of(self, x: Self::I) -> Self::F;
     /// To the nearest integers, ties to even; lanes must be in range.
     fn to_int(self, x: Self::F) -> Self::I;
     fn to_float(self, x: Self::I) -> Self::F;

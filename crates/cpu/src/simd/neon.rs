@@ -82,7 +82,7 @@ impl Simd for Neon {
         fn any_eq(a: float32x4_t, b: float32x4_t) -> bool = vmaxvq_u32(vceqq_f32(a, b)) != 0;
         fn isplat(x: i32) -> int32x4_t = vdupq_n_s32(x);
         fn bits(x: float32x4_t) -> int32x4_t = vreinterpretq_s32_f32(x);
-        fn from_bits(x: int32x4_t) -> float32x4_t = vreinterpretq_f32_s32(x);
+        fn float_of(x: int32x4_t) -> float32x4_t = vreinterpretq_f32_s32(x);
         fn to_int(x: float32x4_t) -> int32x4_t = vcvtnq_s32_f32(x);
         fn to_float(x: int32x4_t) -> float32x4_t = vcvtq_f32_s32(x);
         fn iadd(a: int32x4_t, b: int32x4_t) -> int32x4_t = vaddq_s32(a, b);

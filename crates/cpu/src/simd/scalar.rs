@@ -107,7 +107,7 @@ impl Simd for Scalar {
         x.to_bits() as i32
     }
     #[inline(always)]
-    fn from_bits(self, x: i32) -> f32 {
+    fn float_of(self, x: i32) -> f32 {
         f32::from_bits(x as u32)
     }
     #[inline(always)]

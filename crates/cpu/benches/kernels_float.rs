@@ -1,5 +1,6 @@
 //! Float kernels: time, rate, and share of the peak measured in the same run; error against the plain loops.
-//! `cargo bench -p planish-cpu --bench kernels_float [-- FILTER]`. The best of many repetitions counts.
+//! `cargo bench -p planish-cpu --bench kernels_float [-- FILTER]`, with `BENCH_ISA=avx2` or
+//! `BENCH_THREADS=1` if wanted. The best of many repetitions counts.
 use half::bf16;
 use planish_cpu::attention::{KvSlice, KvSliceMut, paged_attention};
 use planish_cpu::gemm_float::{PackedFloat, gemm_float, gemm_float_scalar};
@@ -20,7 +21,11 @@ struct Peaks {
 
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let isa = Isa::best();
+    let wanted = std::env::var("BENCH_ISA").ok();
+    let isa = match Isa::available().into_iter().find(|i| Some(i.name()) == wanted.as_deref()) {
+        Some(isa) => isa,
+        None => Isa::best(),
+    };
     let peaks = Peaks { f32: peak_f32(isa), bf16: peak_bf16(isa), read: peak_read() };
     println!(
         "{}: {:.0} f32 and {:.0} bf16 GFLOP/s, {:.0} GB/s a thread",

@@ -254,7 +254,7 @@ mod tests {
                     if j > i {
                         assert_eq!(g, b, "the upper triangle is left alone");
                     } else {
-                        assert!((g as f64 - sum).abs() <= 1e-6 * size, "{isa:?} {math:?} t={t} k={k} [{i}, {j}]");
+                        assert!((g as f64 - sum).abs() <= 4e-6 * size, "{isa:?} {math:?} t={t} k={k} [{i}, {j}]");
                     }
                 }
             }

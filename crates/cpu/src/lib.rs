@@ -2,7 +2,7 @@
 
 pub mod attention;
 pub mod buffer;
-pub mod exp;
+mod exp;
 pub mod gemm_float;
 pub mod gram;
 pub mod isa;

@@ -5,6 +5,8 @@
 //! Scores are chains of fused multiply-adds over the head's channels, outputs over the keys, in ascending order.
 mod scalar;
 #[cfg(target_arch = "x86_64")]
+mod scratch;
+#[cfg(target_arch = "x86_64")]
 mod segment;
 #[cfg(target_arch = "x86_64")]
 mod softmax;

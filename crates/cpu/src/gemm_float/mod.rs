@@ -163,8 +163,7 @@ unsafe fn strip_rows<P: Product>(
     let steps = w.steps() - usize::from(odd);
     let blocks = if rows.len() <= P::ROWS { 1 } else { steps.div_ceil(STEPS_BLOCK).max(1) };
     let block = steps.div_ceil(blocks);
-    let mut first = 0;
-    loop {
+    for first in (0..steps.max(1)).step_by(block.max(1)) {
         let count = (steps - first).min(block);
         let last = first + count == steps;
         let mut row = rows.start;
@@ -172,31 +171,24 @@ unsafe fn strip_rows<P: Product>(
             // Tiles of about equal height.
             let left = rows.end - row;
             let m = left.div_ceil(left.div_ceil(P::ROWS));
-            let bias = w.bias.as_ref().filter(|_| last).map_or(std::ptr::null(), |b| b[place.column..].as_ptr());
+            let tile = Tile {
+                x: job.x.wrapping_add(row * job.x_row + first * x_step),
+                x_row: job.x_row,
+                x_step,
+                w: place.w.map(|w| w.wrapping_add(first * PANEL)),
+                w_step: PANEL,
+                ahead: AHEAD * PANEL,
+                steps: count,
+                odd: odd && last,
+                out: job.out.at(row * w.n + place.column),
+                out_row: w.n,
+                columns: place.columns,
+                resume: first > 0,
+                bias: w.bias.as_ref().filter(|_| last).map_or(std::ptr::null(), |b| b[place.column..].as_ptr()),
+            };
             // SAFETY: rows, columns and steps lie inside the operands, which the caller vouches for.
-            unsafe {
-                let tile = Tile {
-                    x: job.x.add(row * job.x_row + first * x_step),
-                    x_row: job.x_row,
-                    x_step,
-                    w: place.w.map(|w| w.wrapping_add(first * PANEL)),
-                    w_step: PANEL,
-                    ahead: AHEAD * PANEL,
-                    steps: count,
-                    odd: odd && last,
-                    out: job.out.at(row * w.n + place.column),
-                    out_row: w.n,
-                    columns: place.columns,
-                    resume: first > 0,
-                    bias,
-                };
-                multiply::<P>(&tile, m, place.strips);
-            }
+            unsafe { multiply::<P>(&tile, m, place.strips) };
             row += m;
-        }
-        first += count;
-        if last {
-            return;
         }
     }
 }

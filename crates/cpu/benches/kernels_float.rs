@@ -19,6 +19,9 @@ struct Peaks {
     read: f64,
 }
 
+/// Measures some kernels.
+type Section = fn(&Threads, Isa, &Peaks);
+
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let wanted = std::env::var("BENCH_ISA").ok();
@@ -43,7 +46,7 @@ fn main() {
     for threads in counts {
         let pool = Threads::new(threads);
         println!("\n{threads} thread(s)   kernel, µs, GFLOP/s (share of peak), GB/s, largest error / largest value");
-        let sections: [(&str, fn(&Threads, Isa, &Peaks)); 5] =
+        let sections: [(&str, Section); 5] =
             [("gemm", gemms), ("prefill", prefills), ("decode", decodes), ("rope", ropes), ("gram", grams)];
         sections.iter().filter(|(name, _)| name.contains(&filter)).for_each(|(_, section)| section(&pool, isa, &peaks));
     }

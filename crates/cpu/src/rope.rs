@@ -35,6 +35,7 @@ pub fn rope_store_kv(
     let (width, d) = (shape.qkv_width(), shape.d);
     assert_eq!(qkv.len(), batch.t() * width, "rope_store_kv: qkv is [t, (nq + 2 nkv) d]");
     assert!(rope.is_none_or(|r| 2 * r.half <= d), "rope_store_kv: more pairs than a head of {d} has");
+    assert!(isa.runs_here(), "this machine has no {}", isa.name());
     let floats = qkv.len();
     let qkv = Shared(qkv.as_mut_ptr());
     let (k, v) = (Pages::new(k), Pages::new(v));
@@ -99,7 +100,7 @@ impl Pages {
 fn rotate(isa: Isa, x: &mut [f32], rope: &RopeSlice<'_>, position: usize) {
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx2 {
-        // SAFETY: families in use run here, and those from AVX2 up have AVX2.
+        // SAFETY: the family runs here, as asserted, and those from AVX2 up have AVX2.
         return unsafe { rotate_avx2(x, rope, position) };
     }
     let _ = isa;

@@ -16,6 +16,8 @@ struct Item {
     seq: usize,
     head: usize,
     tokens: Range<usize>,
+    /// Keys from the first that a row sees to the last.
+    keys: usize,
     /// Segments in which a row sees a key.
     segments: Range<usize>,
     /// Where the segments' states go if they are computed one by one.
@@ -32,8 +34,8 @@ const INLINE: usize = 1 << 17;
 pub(super) unsafe fn run<V: Vector>(threads: &Threads, operands: Operands<'_>, out: &mut [f32]) {
     let width = operands.shape.d.next_multiple_of(V::LANES);
     let mut items = items(&operands);
-    let work: usize = items.iter().map(|i| i.tokens.len() * i.segments.len()).sum::<usize>();
-    let small = work * operands.group() * operands.shape.d * KEYS < INLINE;
+    let work: usize = items.iter().map(|i| i.tokens.len() * i.keys).sum();
+    let small = work * operands.group() * operands.shape.d < INLINE;
     let size = |i: &Item| i.tokens.len() * operands.group() * (width + 2);
     let split = !small && items.len() < 4 * threads.count() && items.iter().any(|i| i.segments.len() > 1);
     let mut tasks: Vec<(usize, Option<usize>)> = Vec::new();
@@ -94,12 +96,13 @@ fn items(o: &Operands<'_>) -> Vec<Item> {
                 seq,
                 head,
                 tokens: tokens.clone(),
+                keys: hi - lo,
                 segments: segments.clone(),
                 parts: 0,
             }));
         }
     }
-    items.sort_by_key(|i| std::cmp::Reverse(i.tokens.len() * i.segments.len()));
+    items.sort_by_key(|i| std::cmp::Reverse(i.tokens.len() * i.keys));
     items
 }
 

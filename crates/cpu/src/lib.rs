@@ -2,7 +2,7 @@
 
 pub mod attention;
 pub mod buffer;
-mod exp;
+pub mod exp;
 pub mod gemm_float;
 pub mod gram;
 pub mod isa;

@@ -1,5 +1,6 @@
 //! Float kernels: time, rate, and share of the peak measured in the same run; error against the plain loops.
-//! `cargo bench -p planish-cpu --bench kernels_float [-- FILTER]`. The best of many repetitions counts.
+//! `cargo bench -p planish-cpu --bench kernels_float [-- FILTER]`, with `BENCH_ISA=avx2` or
+//! `BENCH_THREADS=1` if wanted. The best of many repetitions counts.
 use half::bf16;
 use planish_cpu::attention::{KvSlice, KvSliceMut, paged_attention};
 use planish_cpu::gemm_float::{PackedFloat, gemm_float, gemm_float_scalar};
@@ -18,9 +19,16 @@ struct Peaks {
     read: f64,
 }
 
+/// Measures some kernels.
+type Section = fn(&Threads, Isa, &Peaks);
+
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let isa = Isa::best();
+    let wanted = std::env::var("BENCH_ISA").ok();
+    let isa = match Isa::available().into_iter().find(|i| Some(i.name()) == wanted.as_deref()) {
+        Some(isa) => isa,
+        None => Isa::best(),
+    };
     let peaks = Peaks { f32: peak_f32(isa), bf16: peak_bf16(isa), read: peak_read() };
     println!(
         "{}: {:.0} f32 and {:.0} bf16 GFLOP/s, {:.0} GB/s a thread",
@@ -38,7 +46,7 @@ fn main() {
     for threads in counts {
         let pool = Threads::new(threads);
         println!("\n{threads} thread(s)   kernel, µs, GFLOP/s (share of peak), GB/s, largest error / largest value");
-        let sections: [(&str, fn(&Threads, Isa, &Peaks)); 5] =
+        let sections: [(&str, Section); 5] =
             [("gemm", gemms), ("prefill", prefills), ("decode", decodes), ("rope", ropes), ("gram", grams)];
         sections.iter().filter(|(name, _)| name.contains(&filter)).for_each(|(_, section)| section(&pool, isa, &peaks));
     }

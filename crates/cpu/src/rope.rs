@@ -35,6 +35,7 @@ pub fn rope_store_kv(
     let (width, d) = (shape.qkv_width(), shape.d);
     assert_eq!(qkv.len(), batch.t() * width, "rope_store_kv: qkv is [t, (nq + 2 nkv) d]");
     assert!(rope.is_none_or(|r| 2 * r.half <= d), "rope_store_kv: more pairs than a head of {d} has");
+    assert!(isa.runs_here(), "this machine has no {}", isa.name());
     let floats = qkv.len();
     let qkv = Shared(qkv.as_mut_ptr());
     let (k, v) = (Pages::new(k), Pages::new(v));
@@ -99,7 +100,7 @@ impl Pages {
 fn rotate(isa: Isa, x: &mut [f32], rope: &RopeSlice<'_>, position: usize) {
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx2 {
-        // SAFETY: families in use run here, and those from AVX2 up have AVX2.
+        // SAFETY: the family runs here, as asserted, and those from AVX2 up have AVX2.
         return unsafe { rotate_avx2(x, rope, position) };
     }
     let _ = isa;
@@ -148,10 +149,25 @@ mod tests {
         batch
     }
 
+    fn angle(position: usize, pair: usize) -> f64 {
+        position as f64 * [1.0, 0.1][pair]
+    }
+
+    /// What element `at` of the rows `x` should become: two pairs of each head of q and k rotate.
+    fn turned(x: &[f32], at: usize, interleaved: bool) -> f64 {
+        let (token, head, i) = (at / 24, at % 24 / 6, at % 6);
+        if i >= 4 || head == 3 {
+            return x[at] as f64;
+        }
+        let (pair, part) = if interleaved { (i / 2, i % 2) } else { (i % 2, i / 2) };
+        let other = if interleaved { at ^ 1 } else { at / 6 * 6 + (i + 2) % 4 };
+        let (sin, cos) = angle(token, pair).sin_cos();
+        x[at] as f64 * cos + x[other] as f64 * if part == 0 { -sin } else { sin }
+    }
+
     #[test]
     fn rotates_in_f64s_direction_and_stores() {
         let (shape, batch, half) = (shape(), batch(), 2);
-        let angle = |p: usize, i: usize| p as f64 * [1.0, 0.1][i];
         let cos_sin: Vec<f32> = (0..3)
             .flat_map(|p| (0..4).map(move |i| if i < 2 { angle(p, i).cos() } else { angle(p, i - 2).sin() } as f32))
             .collect();
@@ -169,18 +185,10 @@ mod tests {
                 let rope = RopeSlice { cos_sin: &cos_sin, half, interleaved };
                 rope_store_kv(&Threads::new(2), isa, &mut qkv, Some(rope), &shape, &batch, &mut ks, &mut vs);
                 for (at, &y) in qkv.iter().enumerate() {
-                    let (token, head, i) = (at / 24, at % 24 / 6, at % 6);
-                    let pair = if interleaved { (i / 2, i % 2) } else { (i % 2, i / 2) };
-                    let other = if interleaved { at ^ 1 } else { at / 6 * 6 + (i + 2) % 4 };
-                    let expected = if i >= 4 || head == 3 {
-                        x[at] as f64
-                    } else {
-                        let (sin, cos) = angle(token, pair.0).sin_cos();
-                        x[at] as f64 * cos + x[other] as f64 * if pair.1 == 0 { -sin } else { sin }
-                    };
-                    assert!((y as f64 - expected).abs() < 1e-6, "{isa:?} token {token} head {head} channel {i}");
+                    assert!((y as f64 - turned(&x, at, interleaved)).abs() < 1e-6, "{isa:?} element {at}");
                 }
-                for (head, f32s, bf16s) in [(2, &k, &kb), (3, &v, &vb)] {
+                let stored = [(2, &k, &kb), (3, &v, &vb)];
+                for (head, f32s, bf16s) in stored {
                     for (token, i) in (0..3).flat_map(|t| (0..6).map(move |i| (t, i))) {
                         let (y, at) = (qkv[token * 24 + head * 6 + i], (4 + token) * 6 + i);
                         if bf {

@@ -1,5 +1,7 @@
 //! A vector of f32 as the float kernels see it, so that one kernel text serves every instruction set.
 //! Kernels are `#[inline(always)]` generics, compiled for a family where [`Vector::enter`] calls them.
+// Families without vectors use `Shared` alone.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 /// Something to compile with a family's instructions.
 pub(crate) trait Work {

@@ -5,6 +5,8 @@
 //! Scores are chains of fused multiply-adds over the head's channels, outputs over the keys, in ascending order.
 mod scalar;
 #[cfg(target_arch = "x86_64")]
+mod scratch;
+#[cfg(target_arch = "x86_64")]
 mod segment;
 #[cfg(target_arch = "x86_64")]
 mod softmax;
@@ -105,11 +107,12 @@ pub fn paged_attention(
     let t = batch.t();
     assert_eq!(qkv.len(), t * shape.qkv_width(), "paged_attention: qkv is [t, (nq + 2 nkv) d]");
     assert_eq!(out.len(), t * shape.nq * shape.d, "paged_attention: out is [t, nq d]");
+    assert!(isa.runs_here(), "this machine has no {}", isa.name());
     let operands = Operands { qkv, shape, batch, k, v };
     #[cfg(target_arch = "x86_64")]
     {
         use crate::vector::{Avx2, Avx512};
-        // SAFETY: families in use run here (`Isa` values come from `Isa::available`).
+        // SAFETY: the family runs here, as asserted.
         unsafe {
             match isa {
                 Isa::Avx512 | Isa::Avx512Bf16 => return segment::run::<Avx512>(threads, operands, out),

@@ -126,7 +126,7 @@ fn exp(x: f32) -> f32 {
 }
 
 /// Coefficients of tanh(x) = x + x³ p(x²) below [`TANH_SWITCH`] (Cephes), highest power first.
-pub(super) const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
+pub(super) const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_909e-2, -0.053_739_714, 1.333_144_2e-1, -0.333_332_8];
 /// Where the exponential takes over.
 pub(super) const TANH_SWITCH: f32 = 0.625;
 

@@ -1,5 +1,6 @@
 //! The vector engine: query rows of one key head against one segment of keys, and the split over the threads.
-use super::softmax::{Row, cap_scores, merge, weigh};
+use super::scratch::{Scratch, clear, row};
+use super::softmax::{cap_scores, merge, weigh};
 use super::tile::{MOST_ROWS, Scores, Values, add_values, score};
 use super::{KEYS, KvSlice, Operands, QUERY_ROWS, SEGMENT};
 use crate::buffer::Aligned;
@@ -15,6 +16,8 @@ struct Item {
     seq: usize,
     head: usize,
     tokens: Range<usize>,
+    /// Keys from the first that a row sees to the last.
+    keys: usize,
     /// Segments in which a row sees a key.
     segments: Range<usize>,
     /// Where the segments' states go if they are computed one by one.
@@ -31,8 +34,8 @@ const INLINE: usize = 1 << 17;
 pub(super) unsafe fn run<V: Vector>(threads: &Threads, operands: Operands<'_>, out: &mut [f32]) {
     let width = operands.shape.d.next_multiple_of(V::LANES);
     let mut items = items(&operands);
-    let work: usize = items.iter().map(|i| i.tokens.len() * i.segments.len()).sum::<usize>();
-    let small = work * operands.group() * operands.shape.d * KEYS < INLINE;
+    let work: usize = items.iter().map(|i| i.tokens.len() * i.keys).sum();
+    let small = work * operands.group() * operands.shape.d < INLINE;
     let size = |i: &Item| i.tokens.len() * operands.group() * (width + 2);
     let split = !small && items.len() < 4 * threads.count() && items.iter().any(|i| i.segments.len() > 1);
     let mut tasks: Vec<(usize, Option<usize>)> = Vec::new();
@@ -93,90 +96,14 @@ fn items(o: &Operands<'_>) -> Vec<Item> {
                 seq,
                 head,
                 tokens: tokens.clone(),
+                keys: hi - lo,
                 segments: segments.clone(),
                 parts: 0,
             }));
         }
     }
-    items.sort_by_key(|i| std::cmp::Reverse(i.tokens.len() * i.segments.len()));
+    items.sort_by_key(|i| std::cmp::Reverse(i.tokens.len() * i.keys));
     items
-}
-
-/// One thread's memory.
-struct Scratch {
-    memory: Aligned,
-    /// Width of a row of outputs: d padded to whole registers.
-    width: usize,
-    rows: usize,
-    k_rows: [*const f32; KEYS],
-    v_rows: [*const f32; KEYS],
-    /// Keys that each row sees.
-    visible: Vec<Range<usize>>,
-}
-
-impl Scratch {
-    fn new<V: Vector>(o: &Operands<'_>) -> Self {
-        let width = o.shape.d.next_multiple_of(V::LANES);
-        let rows = (QUERY_ROWS / o.group()).max(1) * o.group();
-        let floats = width + 3 * KEYS * width + MOST_ROWS * KEYS + 2 * rows * (width + 2);
-        let null = [std::ptr::null(); KEYS];
-        Scratch {
-            memory: Aligned::zeroed(floats * 4),
-            width,
-            rows,
-            k_rows: null,
-            v_rows: null,
-            visible: Vec::with_capacity(rows),
-        }
-    }
-
-    fn at(&mut self, i: usize) -> *mut f32 {
-        self.memory.bytes_mut().as_mut_ptr().cast::<f32>().wrapping_add(i)
-    }
-
-    /// Zeros, `[width]`.
-    fn zeros(&mut self) -> *mut f32 {
-        self.at(0)
-    }
-
-    /// The block's keys `[d, KEYS]`.
-    fn kt(&mut self) -> *mut f32 {
-        self.at(self.width)
-    }
-
-    /// Widened keys (0) and values (1) of a block, `[KEYS, width]`.
-    fn wide(&mut self, which: usize) -> *mut f32 {
-        self.at(self.width + (1 + which) * KEYS * self.width)
-    }
-
-    /// Scores of a tile, `[MOST_ROWS, KEYS]`.
-    fn scores(&mut self) -> *mut f32 {
-        self.at(self.width + 3 * KEYS * self.width)
-    }
-
-    /// State of the segment (0) and of all segments so far (1).
-    fn state(&mut self, which: usize) -> *mut f32 {
-        let size = self.rows * (self.width + 2);
-        self.at(self.width + 3 * KEYS * self.width + MOST_ROWS * KEYS + which * size)
-    }
-}
-
-/// Row `r` of a state: outputs `[rows, width]`, maxima `[rows]`, sums `[rows]`.
-fn row(state: *mut f32, rows: usize, width: usize, r: usize) -> Row {
-    let m = state.wrapping_add(rows * width + r);
-    Row { o: state.wrapping_add(r * width), m, l: m.wrapping_add(rows) }
-}
-
-/// A state of no keys.
-///
-/// # Safety
-/// `state` is that many floats.
-unsafe fn clear(state: *mut f32, rows: usize, width: usize) {
-    // SAFETY: the caller's contract; the parts of a state lie one after the other.
-    unsafe {
-        std::slice::from_raw_parts_mut(state, rows * (width + 2)).fill(0.0);
-        std::slice::from_raw_parts_mut(state.add(rows * width), rows).fill(f32::NEG_INFINITY);
-    }
 }
 
 /// Where an item's result goes.

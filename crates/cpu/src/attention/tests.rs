@@ -19,7 +19,7 @@ impl Case {
         let shape = AttentionShape { nq, nkv, d, scale: 1.0 / (d as f32).sqrt(), window: None, softcap: None };
         let used: usize = lengths.iter().map(|n| n.div_ceil(page_size)).sum();
         // Steps of 7 pages visit each page once where 7 does not divide their number.
-        let total = if (used + 1) % 7 == 0 { used + 2 } else { used + 1 };
+        let total = if (used + 1).is_multiple_of(7) { used + 2 } else { used + 1 };
         // What no sequence owns is NaN: it must never be seen.
         let mut kv = [vec![f32::NAN; total * nkv * page_size * d], vec![f32::NAN; total * nkv * page_size * d]];
         let (mut tables, mut all, mut next) = (Vec::new(), Vec::new(), 0);
@@ -116,9 +116,9 @@ fn bits(x: &[f32]) -> Vec<u32> {
 
 #[test]
 fn near_the_plain_softmax() {
-    for (nq, nkv, d) in [(1, 1, 16), (3, 1, 64), (4, 1, 80), (2, 2, 128), (6, 2, 20), (1, 1, 1), (8, 1, 256)] {
-        for page_size in [1, 16, 24] {
-            Case::new(nq, nkv, d, page_size, &[1, 70, 130]).check(false, 2e-6);
+    for (nq, nkv, d) in [(1, 1, 16), (3, 1, 64), (4, 1, 80), (2, 2, 128), (6, 2, 20), (1, 1, 1), (2, 1, 256)] {
+        for (page_size, length) in [(1, 66), (24, 130)] {
+            Case::new(nq, nkv, d, page_size, &[1, length]).check(false, 2e-6);
         }
     }
 }
@@ -161,7 +161,8 @@ fn steps_batches_and_threads_do_not_change_a_bit() {
                     let expected =
                         [&whole[from * row..to * row], &whole[(1100 + second.start) * row..][..row]].concat();
                     assert_eq!(bits(&got), bits(&expected), "{isa:?} d={d} window {window:?} tokens {from}..{to}");
-                    let alone = case.run(pool, isa, &[to - 1..to], bf);
+                    let last = [Range { start: to - 1, end: to }];
+                    let alone = case.run(pool, isa, &last, bf);
                     assert_eq!(bits(&alone), bits(&whole[(to - 1) * row..to * row]), "{isa:?} token {to} alone");
                 }
             }
@@ -173,11 +174,12 @@ fn steps_batches_and_threads_do_not_change_a_bit() {
 fn families_agree_to_the_bit() {
     let pool = Threads::new(2);
     let mut case = Case::new(3, 1, 20, 16, &[600]);
+    let all = [Range { start: 0, end: 600 }];
     for softcap in [None, Some(3.0)] {
         case.shape.softcap = softcap;
-        let expected = case.run(&pool, Isa::Scalar, &[0..600], false);
+        let expected = case.run(&pool, Isa::Scalar, &all, false);
         for isa in Isa::available() {
-            assert_eq!(bits(&case.run(&pool, isa, &[0..600], false)), bits(&expected), "{isa:?}");
+            assert_eq!(bits(&case.run(&pool, isa, &all, false)), bits(&expected), "{isa:?}");
         }
     }
 }

@@ -35,16 +35,16 @@ pub(super) struct Values<'a> {
     pub factors: &'a [f32],
 }
 
-/// Neighbouring registers.
+/// One float of each row, in all lanes: these stay in registers, and keys and values are loaded one at a time.
 #[inline(always)]
-unsafe fn load<V: Vector, const N: usize>(from: *const f32) -> [V; N] {
+unsafe fn splats<V: Vector, const M: usize>(read: impl Fn(usize) -> f32) -> [V; M] {
     // SAFETY: the caller keeps the contract of `Vector`.
     unsafe {
-        let mut b = [V::splat(0.0); N];
-        for v in 0..N {
-            b[v] = V::load(from.add(v * V::LANES));
+        let mut x = [V::splat(0.0); M];
+        for r in 0..M {
+            x[r] = V::splat(read(r));
         }
-        b
+        x
     }
 }
 
@@ -62,11 +62,11 @@ impl<V: Vector, const M: usize> Work for ScoreTile<'_, V, M> {
                 let mut acc = [[V::splat(0.0); 4]; M];
                 let mut k = t.kt.add(first);
                 for i in 0..t.d {
-                    let keys: [V; 4] = load(k);
-                    for r in 0..M {
-                        let x = V::splat(*q[r].add(i));
-                        for v in 0..4 {
-                            acc[r][v] = x.fma(keys[v], acc[r][v]);
+                    let x: [V; M] = splats(|r| *q[r].add(i));
+                    for v in 0..4 {
+                        let key = V::load(k.add(v * V::LANES));
+                        for r in 0..M {
+                            acc[r][v] = V::fma(x[r], key, acc[r][v]);
                         }
                     }
                     k = k.add(KEYS);
@@ -100,11 +100,11 @@ impl<V: Vector, const M: usize, const N: usize> Work for ValueTile<'_, V, M, N> 
             }
             for j in t.keys.clone() {
                 let value = (*t.v.get_unchecked(j)).add(column);
-                let value: [V; N] = load(value);
-                for r in 0..M {
-                    let p = V::splat(*t.p.add(r * KEYS + j));
-                    for v in 0..N {
-                        acc[r][v] = p.fma(value[v], acc[r][v]);
+                let p: [V; M] = splats(|r| *t.p.add(r * KEYS + j));
+                for v in 0..N {
+                    let value = V::load(value.add(v * V::LANES));
+                    for r in 0..M {
+                        acc[r][v] = V::fma(p[r], value, acc[r][v]);
                     }
                 }
             }

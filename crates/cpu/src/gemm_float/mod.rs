@@ -1,34 +1,23 @@
 //! `out[t, n] = x[t, k] · w[n, k]ᵀ + bias` for float weights.
 //! In f32, every output is one chain of fused multiply-adds over the channels in ascending order, then the bias:
 //! the same bits on every family, for any number of rows and threads. In bf16, the chain is over pairs of channels.
+#[cfg(target_arch = "x86_64")]
+mod engine;
 mod pack;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod tile;
 
 pub use pack::PackedFloat;
 pub use scalar::gemm_float_scalar;
 
-use crate::isa::Isa;
 use crate::threads::Threads;
-use crate::vector::{DotVector, Shared, Vector, Work};
-use half::bf16;
-use planish_tensor::{DType, backend::FloatMath};
-use std::marker::PhantomData;
-use tile::{Dots, Full, Pairs, Product, Tile, multiply};
+use planish_tensor::backend::FloatMath;
 
 /// Columns of a panel: three registers of the widest family.
 pub(crate) const PANEL: usize = 48;
-/// Steps between which sums may rest in memory, so that a panel's part stays in the near caches.
-const STEPS_BLOCK: usize = 384;
-/// Steps between asking for a panel's words and using them.
-pub(crate) const AHEAD: usize = 12;
-/// Rows of x that are run against one panel before the next.
-const ROWS_BLOCK: usize = 128;
 /// Multiply-adds below which waking other threads costs more than it saves.
 const INLINE: usize = 1 << 17;
-/// Rows of x rounded by one task.
-#[cfg(target_arch = "x86_64")]
-const ROUND_ROWS: usize = 16;
 
 /// Multiplies `x` `[t, k]` into `out` `[t, n]`. [`FloatMath::Bf16`] is used where the weight is BF16 and the family
 /// has bf16 dot products; all else is computed as [`FloatMath::F32`].
@@ -36,219 +25,11 @@ pub fn gemm_float(threads: &Threads, x: &[f32], w: &PackedFloat, math: FloatMath
     let t = x.len() / w.k;
     assert_eq!((x.len(), out.len()), (t * w.k, t * w.n), "gemm_float: x [t, {}], out [t, {}]", w.k, w.n);
     #[cfg(target_arch = "x86_64")]
-    {
-        use crate::vector::{Avx2, Avx512};
-        let out = Shared(out.as_mut_ptr());
-        let pairs = w.dtype == DType::BF16;
-        let job = |x: *const f32| Job { x, x_row: w.k, t, out, w };
-        // SAFETY: the packed weight's family runs here (`Isa` values come from `Isa::available`), and x, w and out
-        // have the sizes asserted above.
-        unsafe {
-            match w.isa {
-                Isa::Avx512Bf16 if pairs && math == FloatMath::Bf16 => {
-                    let rounded = round_pairs::<Avx512>(threads, x, w.k);
-                    let job = Job { x: rounded.as_ptr(), x_row: w.k.div_ceil(2), t, out, w };
-                    return run::<Dots<Avx512>>(threads, &job, 1, false);
-                }
-                Isa::Avx512 | Isa::Avx512Bf16 if pairs => {
-                    return run::<Pairs<Avx512>>(threads, &job(x.as_ptr()), 2, w.k % 2 == 1);
-                }
-                Isa::Avx512 | Isa::Avx512Bf16 => return run::<Full<Avx512>>(threads, &job(x.as_ptr()), 1, false),
-                Isa::Avx2 | Isa::AvxVnni if pairs => {
-                    return run::<Pairs<Avx2>>(threads, &job(x.as_ptr()), 2, w.k % 2 == 1);
-                }
-                Isa::Avx2 | Isa::AvxVnni => return run::<Full<Avx2>>(threads, &job(x.as_ptr()), 1, false),
-                Isa::Scalar | Isa::Neon => {}
-            }
-        }
+    if engine::run(threads, x, w, math, out) {
+        return;
     }
     let _ = math;
     gemm_float_scalar(threads, x, w, out);
-}
-
-/// A product with its operands as addresses. `x_row` is in elements of `X`.
-struct Job<'a, X> {
-    x: *const X,
-    x_row: usize,
-    t: usize,
-    out: Shared<f32>,
-    w: &'a PackedFloat,
-}
-
-// SAFETY: x is only read, and tasks write disjoint parts of `out`.
-unsafe impl<X> Sync for Job<'_, X> {}
-
-/// Splits the work over the threads: blocks of rows by runs of panels.
-///
-/// # Safety
-/// The machine has the product's instructions; the job's addresses cover its shape.
-unsafe fn run<P: Product>(threads: &Threads, job: &Job<'_, P::X>, x_step: usize, odd: bool) {
-    let w = job.w;
-    let panels = w.n.div_ceil(PANEL);
-    let small = job.t * w.n * w.k < INLINE;
-    let row_blocks = job.t.div_ceil(ROWS_BLOCK);
-    // Some more tasks than threads, so that a thread that lost its core does not hold up the others.
-    let run = if small { panels } else { (panels * row_blocks / (4 * threads.count())).clamp(4, 64) };
-    let runs = panels.div_ceil(run);
-    let task = |i: usize| {
-        let rows = i / runs * ROWS_BLOCK..(i / runs * ROWS_BLOCK + ROWS_BLOCK).min(job.t);
-        let panels = i % runs * run..(i % runs * run + run).min(panels);
-        // SAFETY: the caller's contract; tasks cover disjoint blocks of the result.
-        unsafe { block::<P>(job, rows, panels, x_step, odd) }
-    };
-    if small { (0..row_blocks * runs).for_each(task) } else { threads.run(row_blocks * runs, task) }
-}
-
-/// Multiplies a block of rows with a run of panels.
-///
-/// # Safety
-/// As for `run`.
-unsafe fn block<P: Product>(
-    job: &Job<'_, P::X>,
-    rows: std::ops::Range<usize>,
-    panels: std::ops::Range<usize>,
-    x_step: usize,
-    odd: bool,
-) {
-    let strip = 3 * P::V::LANES;
-    let (w, steps) = (job.w, job.w.steps());
-    let end = (panels.end * PANEL).min(w.n);
-    let mut column = panels.start * PANEL;
-    while column < end {
-        // With one or two rows, several strips at once keep enough sums in flight.
-        let whole = (end - column) / strip;
-        let strips = match rows.len() {
-            1 if whole >= 4 => 4,
-            1 | 2 if whole >= 2 => 2,
-            _ => 1,
-        };
-        let address = |c: usize| {
-            // SAFETY: column `c` is inside the packed weight.
-            unsafe { w.words().add(c / PANEL * PANEL * steps + c % PANEL) }
-        };
-        let columns = (end - column).min(strips * strip);
-        let place = Place {
-            w: std::array::from_fn(|s| if s < strips { address(column + s * strip) } else { std::ptr::null() }),
-            column,
-            columns,
-            strips,
-        };
-        // SAFETY: the caller keeps the contract.
-        unsafe { strip_rows::<P>(job, rows.clone(), &place, x_step, odd) };
-        column += columns;
-    }
-}
-
-/// Neighbouring strips of columns inside the packed weight.
-struct Place {
-    w: [*const u32; 4],
-    column: usize,
-    columns: usize,
-    strips: usize,
-}
-
-/// Multiplies a block of rows with neighbouring strips, some steps at a time.
-///
-/// # Safety
-/// As for `run`.
-unsafe fn strip_rows<P: Product>(
-    job: &Job<'_, P::X>,
-    rows: std::ops::Range<usize>,
-    place: &Place,
-    x_step: usize,
-    odd: bool,
-) {
-    let w = job.w;
-    // An odd channel is half a step of its own at the end.
-    let steps = w.steps() - usize::from(odd);
-    let blocks = if rows.len() <= P::ROWS { 1 } else { steps.div_ceil(STEPS_BLOCK).max(1) };
-    let block = steps.div_ceil(blocks);
-    let mut first = 0;
-    loop {
-        let count = (steps - first).min(block);
-        let last = first + count == steps;
-        let mut row = rows.start;
-        while row < rows.end {
-            // Tiles of about equal height.
-            let left = rows.end - row;
-            let m = left.div_ceil(left.div_ceil(P::ROWS));
-            let bias = w.bias.as_ref().filter(|_| last).map_or(std::ptr::null(), |b| b[place.column..].as_ptr());
-            // SAFETY: rows, columns and steps lie inside the operands, which the caller vouches for.
-            unsafe {
-                let tile = Tile {
-                    x: job.x.add(row * job.x_row + first * x_step),
-                    x_row: job.x_row,
-                    x_step,
-                    w: place.w.map(|w| w.wrapping_add(first * PANEL)),
-                    w_step: PANEL,
-                    ahead: AHEAD * PANEL,
-                    steps: count,
-                    odd: odd && last,
-                    out: job.out.at(row * w.n + place.column),
-                    out_row: w.n,
-                    columns: place.columns,
-                    resume: first > 0,
-                    bias,
-                };
-                multiply::<P>(&tile, m, place.strips);
-            }
-            row += m;
-        }
-        first += count;
-        if last {
-            return;
-        }
-    }
-}
-
-/// Rows of x rounded to bf16, in pairs of channels (an odd last one with 0).
-///
-/// # Safety
-/// The machine has the family's instructions.
-#[cfg(target_arch = "x86_64")]
-unsafe fn round_pairs<V: DotVector>(threads: &Threads, x: &[f32], k: usize) -> Vec<u32> {
-    let (rows, pairs) = (x.len() / k, k.div_ceil(2));
-    let mut out = vec![0u32; rows * pairs];
-    let to = Shared(out.as_mut_ptr());
-    let round = |i: usize| {
-        let block = i * ROUND_ROWS * k..((i + 1) * ROUND_ROWS * k).min(x.len());
-        for (r, row) in x[block].chunks_exact(k).enumerate() {
-            // SAFETY: each task has its own rows of `out`; the caller vouches for the family.
-            unsafe { V::enter_dot(Round::<V> { row, to: to.at((i * ROUND_ROWS + r) * pairs), family: PhantomData }) };
-        }
-    };
-    let blocks = rows.div_ceil(ROUND_ROWS);
-    if x.len() < INLINE {
-        (0..blocks).for_each(round)
-    } else {
-        threads.run(blocks, round)
-    }
-    out
-}
-
-/// One row to round, and where its pairs go.
-#[cfg(target_arch = "x86_64")]
-struct Round<'a, V> {
-    row: &'a [f32],
-    to: *mut u32,
-    family: PhantomData<V>,
-}
-
-#[cfg(target_arch = "x86_64")]
-impl<V: DotVector> Work for Round<'_, V> {
-    #[inline(always)]
-    unsafe fn run(self) {
-        let whole = self.row.len() / (2 * V::LANES) * V::LANES;
-        for i in (0..whole).step_by(V::LANES) {
-            // SAFETY: pairs i..i + LANES lie inside the row, and `to` has as many words.
-            unsafe { V::round_pairs(self.row.as_ptr().add(2 * i)).store(self.to.add(i).cast()) };
-        }
-        for (i, c) in self.row[2 * whole..].chunks(2).enumerate() {
-            let high = c.get(1).map_or(0, |&h| bf16::from_f32(h).to_bits());
-            // SAFETY: as above.
-            unsafe { *self.to.add(whole + i) = bf16::from_f32(c[0]).to_bits() as u32 | (high as u32) << 16 };
-        }
-    }
 }
 
 #[cfg(test)]

@@ -30,6 +30,9 @@ impl PackedFloat {
     /// Packs parts `[n_i, k]` of F32, F16 or BF16, concatenated over `n`. BF16 stays at two bytes a weight if every
     /// part is BF16; all else becomes f32 (exactly). `bias` is `[n]`.
     pub fn pack(parts: &[&HostTensor], bias: Option<Vec<f32>>, isa: Isa, threads: &Threads) -> Result<Self> {
+        if !isa.runs_here() {
+            return Err(Error::unsupported(format!("float weight: this machine has no {}", isa.name())));
+        }
         let (parts, n, k) = check(parts)?;
         if let Some(bias) = &bias
             && bias.len() != n
@@ -83,6 +86,7 @@ impl PackedFloat {
     }
 
     /// The packed words.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn words(&self) -> *const u32 {
         self.data.bytes().as_ptr().cast()
     }

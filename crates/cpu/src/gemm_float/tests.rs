@@ -1,6 +1,8 @@
 //! Every family against the plain loops, and against f64.
 use super::*;
-use planish_tensor::HostTensor;
+use crate::isa::Isa;
+use half::bf16;
+use planish_tensor::{DType, HostTensor};
 
 /// A repeatable stream of floats in (-1, 1).
 pub(crate) fn floats(seed: u64, n: usize) -> Vec<f32> {
@@ -84,6 +86,23 @@ fn bf16_is_near_the_exact_sum_of_rounded_inputs_for_any_rows_and_threads() {
             let mut one = vec![f32::NAN; n];
             gemm_float(&pools[1], &x[(t - 1) * k..], &packed, FloatMath::Bf16, &mut one);
             assert_eq!(bits(&one), bits(&first[(t - 1) * n..]), "a row alone, {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn rows_do_not_touch_each_other() {
+    let (t, n, k, pool) = (9, 50, 7, Threads::new(1));
+    let mut x = floats(1, t * k);
+    x[4 * k] = f32::INFINITY;
+    for (isa, dtype) in Isa::available().into_iter().flat_map(|i| [(i, DType::F32), (i, DType::BF16)]) {
+        let host = HostTensor::from_f32_as(dtype, vec![n, k], &floats(2, n * k)).unwrap();
+        let packed = PackedFloat::pack(&[&host], None, isa, &pool).unwrap();
+        for math in [FloatMath::F32, FloatMath::Bf16] {
+            let mut out = vec![0.0; t * n];
+            gemm_float(&pool, &x, &packed, math, &mut out);
+            let finite = |r: usize| out[r * n..][..n].iter().all(|y| y.is_finite());
+            assert!((0..t).all(|r| finite(r) == (r != 4)), "{isa:?} {dtype} {math:?}");
         }
     }
 }

@@ -130,7 +130,7 @@ impl<V: Vector> Product for Pairs<V> {
     type V = V;
     type X = f32;
     // A step is two channels long: taller tiles are not unrolled by the compiler, and their sums live in memory.
-    const ROWS: usize = V::ROWS / 2;
+    const ROWS: usize = if V::ROWS > 4 { 4 } else { 2 };
 
     #[inline(always)]
     unsafe fn step<const M: usize, const S: usize>(
@@ -264,27 +264,9 @@ pub(crate) unsafe fn multiply<P: Product>(tile: &Tile<P::X>, rows: usize, strips
             (2, _) => P::enter(Run::<P, 2, 1>(tile)),
             (3, _) => P::enter(Run::<P, 3, 1>(tile)),
             (4, _) => P::enter(Run::<P, 4, 1>(tile)),
-            _ => multiply_tall::<P>(tile, rows),
-        }
-    }
-}
-
-/// Tiles that only families with many registers have.
-///
-/// # Safety
-/// As for [`multiply`].
-#[inline(always)]
-unsafe fn multiply_tall<P: Product>(tile: &Tile<P::X>, rows: usize) {
-    if const { P::ROWS < 5 } {
-        unreachable!("tiles have at most P::ROWS rows");
-    }
-    // SAFETY: the caller keeps the contract.
-    unsafe {
-        match rows {
-            5 => P::enter(Run::<P, 5, 1>(tile)),
-            6 => P::enter(Run::<P, 6, 1>(tile)),
-            7 => P::enter(Run::<P, 7, 1>(tile)),
-            _ => P::enter(Run::<P, 8, 1>(tile)),
+            _ if const { P::ROWS < 6 } => unreachable!("tiles have at most P::ROWS rows"),
+            (5, _) => P::enter(Run::<P, 5, 1>(tile)),
+            _ => P::enter(Run::<P, 6, 1>(tile)),
         }
     }
 }

@@ -116,7 +116,8 @@ pub fn run(
             let position = positions.len() - first;
             measure(&rows_p[..n * vocab], &rows_q[..n * vocab], vocab, &text[position + 1..], &mut positions);
             check(&positions[first..], position, window)?;
-            (p.advance(n), q.advance(n));
+            p.advance(n);
+            q.advance(n);
             progress(positions.len(), tokens);
         }
     }
@@ -217,4 +218,35 @@ fn check(positions: &[Position], from: usize, window: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Enough rows for two threads, an odd number, the last without a next token.
+    #[test]
+    fn two_threads_equal_one() {
+        let (vocab, rows) = (40_000, 7);
+        let row = |a: f32| move |i: usize| -11.0 + (i as f32 * a).sin();
+        let p: Vec<f32> = (0..rows * vocab).map(row(0.37)).collect();
+        let q: Vec<f32> = (0..rows * vocab).map(row(0.371)).collect();
+        let next: Vec<u32> = (1..rows as u32).map(|i| i * 5000).collect();
+        assert!(p.len() >= TWO_THREADS);
+        let mut found = Vec::new();
+        measure(&p, &q, vocab, &next, &mut found);
+        assert_eq!(found, measure_rows(&p, &q, vocab, &next).collect::<Vec<_>>());
+        assert_eq!(found.len(), rows);
+        assert_eq!(found[5].original, p[5 * vocab + 30_000]);
+        assert_eq!((found[6].original, found[6].quantized), (0.0, 0.0));
+    }
+
+    #[test]
+    fn nan_is_named() {
+        let fine = Position { kl: 0.0, original: -1.0, quantized: -1.0, agrees: true };
+        let broken = Position { quantized: f32::NAN, ..fine };
+        let message = check(&[fine, fine, broken], 1, 4).unwrap_err().to_string();
+        assert_eq!(message, "window 4, position 2: the quantized model gave NaN");
+        assert!(check(&[broken, fine, fine], 1, 4).is_ok());
+    }
 }

@@ -5,6 +5,7 @@
 pub mod compare;
 pub mod divergence;
 mod error;
+pub mod html;
 pub mod perplexity;
 mod score;
 mod statistics;

@@ -8,7 +8,7 @@ const WIDE: [f64; 2] = [760.0, 300.0];
 const LOW: [f64; 2] = [760.0, 210.0];
 /// Bars in a decade of the histogram.
 const PER_DECADE: i32 = 5;
-/// Divergences below this are rounding; they share the first bar.
+/// Divergences below this are rounding, and 0 has no logarithm: they share the first bar.
 const LEAST: f64 = 1e-8;
 
 /// The histogram of divergences, on a logarithmic axis.
@@ -16,8 +16,14 @@ pub fn divergences(c: &Comparison) -> String {
     let finite: Vec<f64> = c.kl_positions.iter().map(|&x| x as f64).filter(|x| x.is_finite()).collect();
     let infinite = c.kl_positions.len() - finite.len();
     let title = "<h2>How far the next-token distributions are apart</h2>\n";
-    let Some(x) = Scale::decades(finite.iter().filter(|x| **x > 0.0).map(|x| x.max(LEAST))) else {
-        return format!("{title}<p>Not at all: the divergence is 0 at every position.</p>\n");
+    let differ = finite.iter().any(|x| *x > 0.0);
+    let Some(x) = Scale::decades(finite.iter().map(|x| x.max(LEAST))).filter(|_| differ || infinite > 0) else {
+        let all = if infinite > 0 {
+            "Infinitely: at every position"
+        } else {
+            "Not at all: the divergence is 0 at every position"
+        };
+        return format!("{title}<p>{all}.</p>\n");
     };
     let bins = count(&finite);
     let shares: Vec<(i32, f64)> =
@@ -27,7 +33,8 @@ pub fn divergences(c: &Comparison) -> String {
     let mut chart = Chart::new(WIDE, (x, "KL(original || quantized) at one position, nats (logarithmic)"), y);
     for ((bin, share), (_, n)) in shares.iter().zip(&bins) {
         let edges = [edge(*bin), edge(bin + 1)];
-        let hint = format!("{} to {} nats: {n} positions, {share:.2} %", figure(edges[0]), figure(edges[1]));
+        let hint =
+            format!("{} to {} nats: {}, {share:.2} %", figure(edges[0]), figure(edges[1]), plural(*n, "position"));
         chart.bar(0, edges, *share, &hint);
     }
     let rules = [("mean", c.kl.mean), ("p99", c.kl.p99), ("max", c.kl.max)];
@@ -38,7 +45,10 @@ pub fn divergences(c: &Comparison) -> String {
         0 => String::new(),
         n => format!(" Not shown: {}, infinitely far apart.", plural(n, "position")),
     };
-    let caption = format!("One count per position of the text; left is better.{outside}");
+    let caption = format!(
+        "One count per position of the text; left is better. The first bar has what is below {least}, if anything is.{outside}",
+        least = figure(LEAST)
+    );
     format!("{title}<figure>\n{}<figcaption>{caption}</figcaption>\n</figure>\n", chart.finish(&label))
 }
 

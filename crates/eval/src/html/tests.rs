@@ -36,6 +36,7 @@ fn the_page_stands_alone() {
     assert!(html.contains("&lt;b&gt;&amp;") && html.contains("&quot;two&quot;") && !html.contains("<b>"));
     assert_eq!(html.matches("<svg").count(), 3);
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
+    assert!(html.contains("1.00e-8 to 1.58e-8 nats: 1 position,"), "the position without divergence");
     // Every position is counted once.
     let counted: usize =
         html.split(" nats: ").skip(1).map(|rest| rest.split(' ').next().unwrap().parse::<usize>().unwrap()).sum();
@@ -55,6 +56,8 @@ fn equal_and_infinitely_different_models() {
     let html = render(&c, None);
     assert!(html.contains("1 position, infinitely far apart") && html.contains("max inf"));
     assert!(!html.contains("NaN"));
+    c.kl_positions.fill(f32::INFINITY);
+    assert!(render(&c, None).contains("Infinitely: at every position"));
 }
 
 #[test]

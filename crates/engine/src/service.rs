@@ -6,7 +6,7 @@ use crate::runner::Runner;
 use planish_checkpoint::source::TensorSource;
 use planish_model::{Decoder, Plan};
 use planish_tensor::Backend;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 /// Chunks of scores that may wait for a slow reader.
@@ -98,11 +98,8 @@ fn serve<B: Backend>(mut runner: Runner<B>, commands: Receiver<Command>) {
                 Err(_) => return,
             }
         }
-        loop {
-            match commands.try_recv() {
-                Ok(command) => accept(&mut runner, command),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+        while let Ok(command) = commands.try_recv() {
+            accept(&mut runner, command);
         }
         if !runner.is_idle()
             && let Err(error) = runner.step()

@@ -43,7 +43,7 @@ impl HostTensor {
 
     /// An F32 tensor.
     pub fn from_f32(shape: Vec<usize>, values: &[f32]) -> Result<Self> {
-        Self::from_bytes(DType::F32, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        Self::from_bytes(DType::F32, shape, bytemuck::cast_slice(values).to_vec())
     }
 
     /// Rounds `values` to `dtype` (a float type) to nearest even.
@@ -127,7 +127,7 @@ pub fn decode_f32_into(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         }};
     }
     match dtype {
-        DType::F32 => each!(4, f32::from_le_bytes),
+        DType::F32 => bytemuck::cast_slice_mut::<f32, u8>(out).copy_from_slice(bytes),
         DType::F64 => each!(8, |c| f64::from_le_bytes(c) as f32),
         DType::F16 => each!(2, |c| f16::from_le_bytes(c).to_f32()),
         DType::BF16 => each!(2, |c| bf16::from_le_bytes(c).to_f32()),
@@ -143,9 +143,15 @@ pub fn decode_f32_into(dtype: DType, bytes: &[u8], out: &mut [f32]) {
 /// Rounds f32 values to a float type, to nearest even, as little-endian bytes.
 pub fn encode_f32(dtype: DType, values: &[f32]) -> Result<Vec<u8>> {
     Ok(match dtype {
-        DType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        DType::F16 => values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-        DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
+        DType::F32 => bytemuck::cast_slice(values).to_vec(),
+        DType::F16 => {
+            let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
+            bytemuck::cast_slice(&halves).to_vec()
+        }
+        DType::BF16 => {
+            let halves: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v)).collect();
+            bytemuck::cast_slice(&halves).to_vec()
+        }
         DType::F64 => values.iter().flat_map(|&v| (v as f64).to_le_bytes()).collect(),
         other => return Err(Error::dtype(format!("cannot round f32 values to {other}"))),
     })

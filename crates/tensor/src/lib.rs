@@ -2,6 +2,9 @@
 //! Opens no file, starts no thread, names no device.
 #![forbid(unsafe_code)]
 
+#[cfg(target_endian = "big")]
+compile_error!("tensors are little-endian bytes, here as in every model file");
+
 pub mod backend;
 pub mod batch;
 pub mod dtype;

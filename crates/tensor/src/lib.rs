@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod batch;
+pub mod conformance;
 pub mod dtype;
 pub mod error;
 pub mod float8;

@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn bf16_rounds_to_nearest_even() {
-        let t = HostTensor::from_f32_as(DType::BF16, vec![2], &[1.00390625, 1.0117188]).unwrap();
+        let t = HostTensor::from_f32_as(DType::BF16, vec![2], &[1.0 + 1.0 / 256.0, 1.0117188]).unwrap();
         assert_eq!(t.to_f32(), [1.0, 1.015625]);
     }
 }

@@ -7,6 +7,7 @@ compile_error!("tensors are little-endian bytes, here as in every model file");
 
 pub mod backend;
 pub mod batch;
+pub mod conformance;
 pub mod dtype;
 pub mod error;
 pub mod float8;

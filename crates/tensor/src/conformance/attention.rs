@@ -1,0 +1,74 @@
+//! Rope, the storing of keys and values, and attention over shuffled pages that hold NaN where nothing was stored.
+mod chunks;
+mod paged;
+mod store;
+
+use super::case::{Judge, put};
+use super::data::Random;
+use crate::{AttentionShape, Backend, Batch, DType, KvLayer, Result};
+
+pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
+    store::cases(judge, random);
+    paged::cases(judge, random);
+    chunks::cases(judge, random);
+}
+
+/// Heads, head width, and every rule in turn.
+fn shape(random: &mut Random, i: usize) -> AttentionShape {
+    const HEADS: [(usize, usize); 5] = [(4, 2), (1, 1), (9, 3), (8, 1), (3, 3)];
+    const WIDTHS: [usize; 6] = [64, 128, 16, 80, 36, 7];
+    let ((nq, nkv), d) = (HEADS[i % HEADS.len()], WIDTHS[i % WIDTHS.len()]);
+    let window = (i % 3 == 1).then(|| 1 + random.below(90) as u32);
+    let softcap = (i % 4 == 3).then_some([5.0, 30.0][i / 4 % 2]);
+    AttentionShape { nq, nkv, d, scale: 1.0 / (d as f32).sqrt(), window, softcap }
+}
+
+/// Where sequences are: a pool of pages and, for each sequence, some of them in no order.
+#[derive(Clone)]
+struct Pool {
+    page_size: usize,
+    pages: usize,
+    tables: Vec<Vec<u32>>,
+}
+
+impl Pool {
+    /// Room for sequences of these lengths, and a few pages more.
+    fn new(random: &mut Random, lengths: &[usize], page_size: usize) -> Pool {
+        let needed: Vec<usize> = lengths.iter().map(|n| n.div_ceil(page_size)).collect();
+        let pages = needed.iter().sum::<usize>() + 1 + random.below(3);
+        let mut shuffled = random.permutation(pages).into_iter();
+        let tables = needed.iter().map(|&n| shuffled.by_ref().take(n).collect()).collect();
+        Pool { page_size, pages, tables }
+    }
+
+    fn slot(&self, sequence: usize, position: usize) -> usize {
+        self.tables[sequence][position / self.page_size] as usize * self.page_size + position % self.page_size
+    }
+
+    /// A step that adds positions `past..past + new` of each of some sequences, given as (sequence, past, new).
+    fn batch(&self, steps: &[(usize, usize, usize)]) -> Batch {
+        let pages_per_seq = self.tables.iter().map(Vec::len).max().unwrap_or(0);
+        let page_size = self.page_size;
+        let mut batch = Batch { pages_per_seq, page_size, query_starts: vec![0], ..Batch::default() };
+        for &(sequence, past, new) in steps {
+            for position in past..past + new {
+                batch.tokens.push(0);
+                batch.positions.push(position as u32);
+                batch.slots.push(self.slot(sequence, position) as u32);
+            }
+            batch.query_starts.push(batch.positions.len() as u32);
+            batch.kv_lens.push((past + new) as u32);
+            let table = &self.tables[sequence];
+            // Entries past a sequence's length mean nothing.
+            batch.page_tables.extend((0..pages_per_seq).map(|i| table.get(i).copied().unwrap_or(u32::MAX)));
+        }
+        batch
+    }
+
+    /// An empty layer: nothing in it is a number.
+    fn layer<B: Backend>(&self, b: &B, shape: &AttentionShape, dtype: DType) -> Result<KvLayer<B>> {
+        let cols = shape.nkv * self.page_size * shape.d;
+        let nothing = vec![f32::NAN; self.pages * cols];
+        Ok(KvLayer { k: put(b, dtype, cols, &nothing)?, v: put(b, dtype, cols, &nothing)? })
+    }
+}

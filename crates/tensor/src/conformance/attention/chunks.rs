@@ -1,0 +1,98 @@
+//! A token's result does not depend on how its sequence was cut into steps, nor on its company: to the bit.
+use super::super::case::{Case, Check, Judge, Output, activations, blank, read};
+use super::super::data::Random;
+use super::{Pool, shape};
+use crate::{AttentionShape, Backend, DType, KvLayer, Result};
+
+pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
+    for i in 0..12 {
+        let lengths: Vec<usize> = (0..2 + i % 2).map(|_| 1 + random.below(200)).collect();
+        judge.hear(&Chunks::new(random, i, lengths));
+    }
+    judge.hear(&Chunks::new(random, 0, vec![700, 90]));
+}
+
+struct Chunks {
+    shape: AttentionShape,
+    kv: DType,
+    /// For whole sequences, and for those in chunks.
+    pools: [Pool; 2],
+    /// Of each sequence, `[length, width]`.
+    qkv: Vec<Vec<f32>>,
+    /// Steps of (sequence, past, new).
+    steps: Vec<Vec<(usize, usize, usize)>>,
+}
+
+impl Chunks {
+    fn new(random: &mut Random, i: usize, lengths: Vec<usize>) -> Chunks {
+        let shape = shape(random, i);
+        let pools = [16, [16, 32, 8][i % 3]].map(|page_size| Pool::new(random, &lengths, page_size));
+        let qkv = lengths.iter().map(|n| random.activations(*n, shape.qkv_width())).collect();
+        let (mut steps, mut done) = (Vec::new(), vec![0; lengths.len()]);
+        while done != lengths {
+            let mut step = Vec::new();
+            for (s, past) in done.iter_mut().enumerate() {
+                let left = lengths[s] - *past;
+                let new = [1, 1 + random.below(17), 1 + random.below(90)][random.below(3)].min(left);
+                if new > 0 && random.below(4) > 0 {
+                    step.push((s, *past, new));
+                    *past += new;
+                }
+            }
+            if !step.is_empty() {
+                steps.push(step);
+            }
+        }
+        Chunks { shape, kv: [DType::F32, DType::BF16][i % 2], pools, qkv, steps }
+    }
+
+    /// Runs one step; the results of its tokens, and one row more.
+    fn step<B: Backend>(
+        &self,
+        b: &B,
+        pool: &Pool,
+        kv: &mut KvLayer<B>,
+        step: &[(usize, usize, usize)],
+    ) -> Result<Output> {
+        let width = self.shape.qkv_width();
+        let batch = b.upload_batch(&pool.batch(step), pool.pages)?;
+        let rows = step.iter().flat_map(|&(s, past, new)| &self.qkv[s][past * width..(past + new) * width]);
+        let mut qkv = activations(b, width, &rows.copied().collect::<Vec<f32>>())?;
+        let mut out = blank(b, qkv.dtype, qkv.rows, self.shape.nq * self.shape.d)?;
+        b.rope_store_kv(&mut qkv, None, &self.shape, &batch, kv)?;
+        b.paged_attention(&qkv, &self.shape, &batch, kv, &mut out)?;
+        read(b, &mut out, Check::Relative)
+    }
+}
+
+impl Case for Chunks {
+    fn operation(&self) -> &'static str {
+        "attention in chunks"
+    }
+
+    fn describe(&self) -> String {
+        format!("{:?} over {}, steps of (sequence, past, new) {:?}", self.shape, self.kv, self.steps)
+    }
+
+    fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        let (cols, width) = (self.shape.nq * self.shape.d, self.shape.qkv_width());
+        let mut kv = self.pools[0].layer(b, &self.shape, self.kv)?;
+        let mut whole = Vec::new();
+        for (s, qkv) in self.qkv.iter().enumerate() {
+            whole.push(self.step(b, &self.pools[0], &mut kv, &[(s, 0, qkv.len() / width)])?);
+        }
+        let mut kv = self.pools[1].layer(b, &self.shape, self.kv)?;
+        let mut different = 0;
+        for step in &self.steps {
+            let part = self.step(b, &self.pools[1], &mut kv, step)?;
+            let mut rows = part.values.chunks(cols);
+            for &(s, past, new) in step {
+                let wanted = whole[s].values.chunks(cols).skip(past).take(new);
+                let pairs = wanted.flatten().zip(rows.by_ref().take(new).flatten());
+                different += pairs.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            }
+        }
+        whole.push(Output { cols: 1, dtype: DType::F32, values: vec![different as f32], check: Check::Equal });
+        Ok(whole)
+    }
+}

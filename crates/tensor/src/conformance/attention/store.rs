@@ -1,0 +1,81 @@
+//! `rope_store_kv`: rotated q and k, and the whole pool.
+use super::super::case::{Case, Check, Judge, Output, activations, put, read};
+use super::super::data::Random;
+use super::{Pool, shape};
+use crate::{AttentionShape, Backend, DType, Result, RopeTable};
+
+pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
+    for i in 0..18 {
+        judge.hear(&Store::new(random, i));
+    }
+}
+
+/// Positions that have angles.
+const POSITIONS: usize = 300;
+
+struct Store {
+    shape: AttentionShape,
+    pool: Pool,
+    /// (sequence, past, new)
+    steps: Vec<(usize, usize, usize)>,
+    kv: DType,
+    /// Angles `[POSITIONS, 2 half]`, half, interleaved.
+    rope: Option<(Vec<f32>, usize, bool)>,
+    qkv: Vec<f32>,
+}
+
+impl Store {
+    fn new(random: &mut Random, i: usize) -> Store {
+        let shape = shape(random, i);
+        let steps: Vec<_> = (0..1 + i % 3).map(|s| (s, random.below(100), random.rows(i))).collect();
+        let lengths: Vec<usize> = steps.iter().map(|(_, past, new)| past + new).collect();
+        let tokens: usize = steps.iter().map(|s| s.2).sum();
+        let rope = (i % 3 != 2).then(|| {
+            // All of a head, or a part of it.
+            let half = (shape.d / [2, 4][i / 3 % 2]).max(1);
+            let angles = random.floats(POSITIONS * half).into_iter().map(|a| a * 7.0).collect::<Vec<f32>>();
+            let row = |row: &[f32]| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())).collect::<Vec<_>>();
+            (angles.chunks(half).flat_map(row).collect(), half, i / 2 % 2 == 0)
+        });
+        Store {
+            pool: Pool::new(random, &lengths, [16, 8, 32][i % 3]),
+            kv: [DType::F32, DType::BF16][i % 2],
+            qkv: random.activations(tokens, shape.qkv_width()),
+            shape,
+            steps,
+            rope,
+        }
+    }
+}
+
+impl Case for Store {
+    fn operation(&self) -> &'static str {
+        "rope_store_kv"
+    }
+
+    fn describe(&self) -> String {
+        let rope = self.rope.as_ref().map(|(_, half, interleaved)| (half, interleaved));
+        format!("{:?} to {}, (sequence, past, new) {:?}, (half, interleaved) {rope:?}", self.shape, self.kv, self.steps)
+    }
+
+    fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        let batch = b.upload_batch(&self.pool.batch(&self.steps), self.pool.pages)?;
+        let mut kv = self.pool.layer(b, &self.shape, self.kv)?;
+        let mut qkv = activations(b, self.shape.qkv_width(), &self.qkv)?;
+        let rope = match &self.rope {
+            Some((angles, half, interleaved)) => {
+                let cos_sin = put(b, DType::F32, 2 * half, angles)?;
+                Some(RopeTable { cos_sin, half: *half, interleaved: *interleaved })
+            }
+            None => None,
+        };
+        b.rope_store_kv(&mut qkv, rope.as_ref(), &self.shape, &batch, &mut kv)?;
+        let (rotated, stored) = match (&self.rope, self.kv) {
+            (None, _) => (Check::Equal, Check::Equal),
+            (Some(_), DType::BF16) => (Check::Relative, Check::RelativeBf16),
+            _ => (Check::Relative, Check::Relative),
+        };
+        let k = read(b, &mut kv.k, stored)?;
+        Ok(vec![read(b, &mut qkv, rotated)?, k, read(b, &mut kv.v, Check::Equal)?])
+    }
+}

@@ -1,0 +1,109 @@
+//! Fused operations, and the plain ones they stand for, from the same inputs.
+use super::case::{Case, Check, Judge, Output, activations, blank, put, read};
+use super::data::Random;
+use crate::{Activation, Backend, DType, Q8, Q8Rows, Result};
+
+pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
+    for i in 0..24 {
+        let (t, h) = (random.rows(i), random.size());
+        judge.hear(&Norm {
+            kind: (i % 4 > 0).then(|| Q8::ALL[i % 4 - 1]),
+            x: random.odd_activations(t, h),
+            delta: (i / 4 % 2 == 0).then(|| random.activations(t, h)),
+            weight: random.floats(h),
+        });
+        let (t, f) = (random.rows(i), random.size());
+        let act = [Activation::Silu, Activation::GeluTanh][i % 2];
+        judge.hear(&Gate { kind: Q8::ALL[i % 3], act, f, x: random.odd_activations(t, 2 * f) });
+    }
+}
+
+/// Codes and scales.
+pub(super) fn quantized<B: Backend>(b: &B, kind: Q8, mut rows: Q8Rows<B>) -> Result<[Output; 2]> {
+    Ok([read(b, &mut rows.codes, Check::Codes(kind))?, read(b, &mut rows.scales, Check::Relative)?])
+}
+
+struct Norm {
+    kind: Option<Q8>,
+    x: Vec<f32>,
+    delta: Option<Vec<f32>>,
+    weight: Vec<f32>,
+}
+
+const EPS: f32 = 1e-5;
+
+impl Case for Norm {
+    fn operation(&self) -> &'static str {
+        if self.kind.is_some() { "add_rms_norm_quantize" } else { "add_rms_norm" }
+    }
+
+    fn describe(&self) -> String {
+        let (h, delta) = (self.weight.len(), if self.delta.is_some() { "with" } else { "without" });
+        format!("x [{}, {h}] {delta} delta, to {:?}", self.x.len() / h, self.kind)
+    }
+
+    fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        let h = self.weight.len();
+        let weight = put(b, DType::F32, h, &self.weight)?;
+        let delta = self.delta.as_ref().map(|delta| activations(b, h, delta)).transpose()?;
+        let mut x = activations(b, h, &self.x)?;
+        let (t, mut normed) = (x.rows, blank(b, x.dtype, x.rows, h)?);
+        let mut outputs = Vec::new();
+        if let Some(kind) = self.kind {
+            let mut out = b.alloc_q8(kind, t, h)?;
+            b.add_rms_norm_quantize(&mut x, delta.as_ref(), &weight, EPS, &mut normed, &mut out)?;
+            outputs.extend(quantized(b, kind, out)?);
+        } else {
+            b.add_rms_norm(&mut x, delta.as_ref(), &weight, EPS, &mut normed)?;
+            outputs.push(read(b, &mut normed, Check::Relative)?);
+        }
+        outputs.push(read(b, &mut x, Check::Equal)?);
+        outputs.extend(self.plain(b)?);
+        Ok(outputs)
+    }
+}
+
+impl Norm {
+    fn plain<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        let h = self.weight.len();
+        let mut x = activations(b, h, &self.x)?;
+        if let Some(delta) = &self.delta {
+            b.add(&mut x, &activations(b, h, delta)?)?;
+        }
+        let mut normed = blank(b, x.dtype, x.rows, h)?;
+        b.rms_norm(&x, &put(b, DType::F32, h, &self.weight)?, EPS, &mut normed)?;
+        let Some(kind) = self.kind else { return Ok(vec![read(b, &mut normed, Check::Relative)?]) };
+        let mut out = b.alloc_q8(kind, x.rows, h)?;
+        b.quantize_rows(&normed, &mut out)?;
+        Ok(quantized(b, kind, out)?.into())
+    }
+}
+
+struct Gate {
+    kind: Q8,
+    act: Activation,
+    f: usize,
+    x: Vec<f32>,
+}
+
+impl Case for Gate {
+    fn operation(&self) -> &'static str {
+        "gated_quantize"
+    }
+
+    fn describe(&self) -> String {
+        format!("x [{}, {}] {:?} to {:?}", self.x.len() / 2 / self.f, 2 * self.f, self.act, self.kind)
+    }
+
+    fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        let x = activations(b, 2 * self.f, &self.x)?;
+        let mut scratch = blank(b, x.dtype, x.rows, self.f)?;
+        let mut out = b.alloc_q8(self.kind, x.rows, self.f)?;
+        b.gated_quantize(&x, self.act, &mut scratch, &mut out)?;
+        let fused = quantized(b, self.kind, out)?;
+        let mut out = b.alloc_q8(self.kind, x.rows, self.f)?;
+        b.gated(&x, self.act, &mut scratch)?;
+        b.quantize_rows(&scratch, &mut out)?;
+        Ok(fused.into_iter().chain(quantized(b, self.kind, out)?).collect())
+    }
+}

@@ -1,0 +1,123 @@
+//! The one suite that every back end passes: every operation of [`Backend`] on seeded cases, against a reference.
+//! Sizes are mostly odd; rows of zeros, NaN and infinity, unaligned weights and rows past the end are among the cases.
+mod attention;
+mod case;
+mod data;
+mod fused;
+mod products;
+mod report;
+mod rows;
+
+pub use report::{Operation, Report};
+
+use crate::{Backend, DType, Error, Result};
+use case::{Case, Judge};
+use data::Random;
+
+/// What a back end's float arithmetic may differ from the reference's by. Integer products, quantized rows, look-ups,
+/// sums and maxima have no tolerance: they are equal (after rounding to the output's type).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Norms, rope, attention, gates, log-softmax and Gram matrices: relative to the largest magnitude of the row.
+    pub relative: f32,
+    /// Float products in f32: relative to the sum of the terms' magnitudes. 0 asks for equality.
+    pub product: f32,
+    /// Float products in bf16: as `product`.
+    pub bf16_product: f32,
+    /// FP8 products: relative to the largest magnitude of the row. 0 asks for equality.
+    pub float8: f32,
+    /// Share of the codes of a fused operation that may be neighbours of the reference's codes.
+    pub neighbours: f64,
+}
+
+impl Tolerance {
+    /// What a back end with activations of this type is held to, unless it states otherwise.
+    pub fn of(activations: DType) -> Tolerance {
+        // Two operands rounded to bf16 differ by 2^-9 each; a little is left for the order of the sum.
+        let bf16_product = 1.02 / 256.0;
+        if activations == DType::F32 {
+            return Tolerance { relative: 2e-6, product: 0.0, bf16_product, float8: 0.0, neighbours: 0.005 };
+        }
+        let rounding = 1.0 / 128.0;
+        Tolerance { relative: rounding, product: rounding, bf16_product: rounding, float8: rounding, neighbours: 0.5 }
+    }
+}
+
+/// Compares every operation of `tested` with `reference`, within [`Tolerance::of`] its activations' type.
+pub fn run<R: Backend, B: Backend>(reference: &R, tested: &B) -> Report {
+    run_within(reference, tested, Tolerance::of(tested.activation_dtype()))
+}
+
+/// As [`run`], within a stated tolerance.
+pub fn run_within<R: Backend, B: Backend>(reference: &R, tested: &B, tolerance: Tolerance) -> Report {
+    let mut comparison = Comparison { reference, tested, tolerance, report: Report::new(tested.describe()) };
+    every_case(&mut comparison, tested.activation_dtype());
+    comparison.report.finish(tolerance.neighbours)
+}
+
+/// Only runs every operation: for a back end that computes nothing.
+pub fn run_unchecked<B: Backend>(tested: &B) -> Report {
+    let mut rehearsal = Rehearsal { tested, report: Report::new(tested.describe()) };
+    every_case(&mut rehearsal, tested.activation_dtype());
+    rehearsal.report.finish(0.0)
+}
+
+fn every_case(judge: &mut impl Judge, activations: DType) {
+    let mut random = Random::new(activations);
+    rows::cases(judge, &mut random);
+    products::cases(judge, &mut random);
+    attention::cases(judge, &mut random);
+    fused::cases(judge, &mut random);
+}
+
+struct Comparison<'a, R, B> {
+    reference: &'a R,
+    tested: &'a B,
+    tolerance: Tolerance,
+    report: Report,
+}
+
+impl<R: Backend, B: Backend> Judge for Comparison<'_, R, B> {
+    fn hear(&mut self, case: &impl Case) {
+        let operation = self.report.operation(case.operation());
+        let outputs = match case.run(self.reference) {
+            Ok(expected) => case.run(self.tested).map(|found| (expected, found)),
+            Err(error) => return operation.fail(case, &format!("the reference fails: {error}")),
+        };
+        let Some((expected, found)) = judged(operation, case, outputs) else { return };
+        for (expected, found) in expected.iter().zip(&found) {
+            match case::compare(expected, found, &self.tolerance) {
+                Ok(agreement) => operation.note(agreement),
+                Err(difference) => operation.fail(case, &difference),
+            }
+        }
+    }
+}
+
+struct Rehearsal<'a, B> {
+    tested: &'a B,
+    report: Report,
+}
+
+impl<B: Backend> Judge for Rehearsal<'_, B> {
+    fn hear(&mut self, case: &impl Case) {
+        let operation = self.report.operation(case.operation());
+        judged(operation, case, case.run(self.tested));
+    }
+}
+
+/// Counts a case; what it gave, if it ran.
+fn judged<T>(operation: &mut Operation, case: &impl Case, outcome: Result<T>) -> Option<T> {
+    operation.cases += 1;
+    match outcome {
+        Ok(outputs) => Some(outputs),
+        Err(Error::Unsupported(_)) => {
+            operation.unsupported += 1;
+            None
+        }
+        Err(error) => {
+            operation.fail(case, &error.to_string());
+            None
+        }
+    }
+}

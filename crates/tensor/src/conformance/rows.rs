@@ -1,0 +1,190 @@
+//! Operations on rows: look-ups, norms, quantizing, gates, sums, logits and column maxima.
+use super::case::{Case, Check, Judge, Output, activations, blank, put, read};
+use super::data::Random;
+use crate::{Activation, Backend, Batch, DType, HostTensor, Q8, Result};
+
+/// An operation and what it takes besides `x`.
+enum Op {
+    Embed { table: HostTensor, tokens: Vec<u32>, scale: f32 },
+    RmsNorm { weight: Vec<f32>, eps: f32 },
+    QuantizeRows(Q8),
+    Gated(Activation),
+    Add(Vec<f32>),
+    GatherRows(Vec<u32>),
+    Argmax,
+    LogSoftmax,
+    ObserveColumns(Vec<f32>),
+}
+
+struct RowCase {
+    op: Op,
+    /// Width of `x`.
+    cols: usize,
+    x: Vec<f32>,
+}
+
+pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
+    for i in 0..24 {
+        embed(judge, random, i);
+        let (rows, cols) = (random.rows(i), random.size());
+        let mut hear = |op: Op, x: Vec<f32>| judge.hear(&RowCase { op, cols, x });
+        let eps = [1e-5, 1e-6][i % 2];
+        hear(Op::RmsNorm { weight: random.floats(cols), eps }, random.odd_activations(rows, cols));
+        hear(Op::QuantizeRows(Q8::ALL[i % 3]), random.odd_activations(rows, cols));
+        hear(Op::Add(random.odd_activations(rows, cols)), random.odd_activations(rows, cols));
+        hear(Op::ObserveColumns(random.floats(cols)), random.odd_activations(rows, cols));
+        let wanted = if rows == 0 { Vec::new() } else { some_rows(random, rows) };
+        hear(Op::GatherRows(wanted), random.odd_activations(rows, cols));
+        hear(Op::Argmax, logits(random, rows, cols));
+        hear(Op::LogSoftmax, logits(random, rows, cols));
+        let act = [Activation::Silu, Activation::GeluTanh][i % 2];
+        let gate_up = random.odd_activations(rows, 2 * cols);
+        judge.hear(&RowCase { op: Op::Gated(act), cols: 2 * cols, x: gate_up });
+    }
+    // Rows as wide as those of a large model: sums of many terms.
+    for cols in [4099, 14336] {
+        let x = random.activations(3, cols);
+        judge.hear(&RowCase { op: Op::RmsNorm { weight: random.floats(cols), eps: 1e-5 }, cols, x });
+        let x = random.activations(3, cols);
+        judge.hear(&RowCase { op: Op::QuantizeRows(Q8::Int8), cols, x });
+        let x = logits(random, 3, cols);
+        judge.hear(&RowCase { op: Op::LogSoftmax, cols, x });
+    }
+}
+
+fn embed(judge: &mut impl Judge, random: &mut Random, i: usize) {
+    let (rows, cols, vocabulary) = (random.rows(i), random.size(), random.size());
+    let table = random.weight([DType::F32, DType::BF16, DType::F16][i % 3], vocabulary, cols);
+    let tokens = (0..rows).map(|_| random.below(vocabulary) as u32).collect();
+    let scale = [1.0, 24.0][i / 3 % 2];
+    judge.hear(&RowCase { op: Op::Embed { table, tokens, scale }, cols, x: vec![0.0; rows * cols] });
+}
+
+/// Some of `0..rows`, ascending; the last always.
+fn some_rows(random: &mut Random, rows: usize) -> Vec<u32> {
+    (0..rows as u32).filter(|&r| r as usize + 1 == rows || random.below(2) == 0).collect()
+}
+
+/// Logits with ties; rows with NaN, and with some or only negative infinities.
+fn logits(random: &mut Random, rows: usize, cols: usize) -> Vec<f32> {
+    let mut values: Vec<f32> = random.floats(rows * cols).iter().map(|v| (v * 64.0).round() / 4.0).collect();
+    for row in values.chunks_mut(cols) {
+        let at = random.below(cols);
+        match random.below(10) {
+            0 => row[at] = f32::NAN,
+            1 => row[at] = f32::NEG_INFINITY,
+            2 => row.fill(-3.25),
+            3 => row[..at].fill(f32::NEG_INFINITY),
+            4 => row[at] += 200.0,
+            _ => {}
+        }
+    }
+    values
+}
+
+impl Case for RowCase {
+    fn operation(&self) -> &'static str {
+        match self.op {
+            Op::Embed { .. } => "embed",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::QuantizeRows(_) => "quantize_rows",
+            Op::Gated(_) => "gated",
+            Op::Add(_) => "add",
+            Op::GatherRows(_) => "gather_rows",
+            Op::Argmax => "argmax",
+            Op::LogSoftmax => "log_softmax",
+            Op::ObserveColumns(_) => "observe_columns",
+        }
+    }
+
+    fn describe(&self) -> String {
+        let detail = match &self.op {
+            Op::Embed { table, scale, .. } => format!(" {table:?} scale {scale}"),
+            Op::RmsNorm { eps, .. } => format!(" eps {eps}"),
+            Op::QuantizeRows(kind) => format!(" {kind:?}"),
+            Op::Gated(act) => format!(" {act:?}"),
+            Op::GatherRows(rows) => format!(" {} rows", rows.len()),
+            _ => String::new(),
+        };
+        format!("x [{}, {}]{detail}", self.rows(), self.cols)
+    }
+
+    fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        match &self.op {
+            Op::Embed { table, tokens, scale } => self.embed(b, table, tokens, *scale),
+            Op::GatherRows(wanted) => self.gather(b, wanted),
+            Op::Argmax => self.argmax(b),
+            Op::QuantizeRows(kind) => self.quantize(b, *kind),
+            _ => self.arithmetic(b),
+        }
+    }
+}
+
+impl RowCase {
+    fn rows(&self) -> usize {
+        self.x.len() / self.cols
+    }
+
+    fn embed<B: Backend>(&self, b: &B, table: &HostTensor, tokens: &[u32], scale: f32) -> Result<Vec<Output>> {
+        let mut batch = Batch::fresh(&[tokens.len()], 16);
+        batch.tokens = tokens.to_vec();
+        let batch = b.upload_batch(&batch, 16)?;
+        let mut out = blank(b, b.activation_dtype(), tokens.len(), self.cols)?;
+        b.embed(&b.load(table)?, &batch, scale, &mut out)?;
+        Ok(vec![read(b, &mut out, Check::Equal)?])
+    }
+
+    fn gather<B: Backend>(&self, b: &B, wanted: &[u32]) -> Result<Vec<Output>> {
+        let mut batch = Batch::fresh(&[self.rows()], 16);
+        batch.tokens = vec![0; self.rows()];
+        batch.logit_rows = wanted.to_vec();
+        let batch = b.upload_batch(&batch, 16)?;
+        let mut out = blank(b, b.activation_dtype(), wanted.len(), self.cols)?;
+        b.gather_rows(&activations(b, self.cols, &self.x)?, &batch, &mut out)?;
+        Ok(vec![read(b, &mut out, Check::Equal)?])
+    }
+
+    fn argmax<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        let found = b.argmax(&put(b, DType::F32, self.cols, &self.x)?)?;
+        let values = found.iter().map(|&i| if i == u32::MAX { -1.0 } else { i as f32 }).collect();
+        Ok(vec![Output { cols: 1, dtype: DType::F32, values, check: Check::Equal }])
+    }
+
+    fn quantize<B: Backend>(&self, b: &B, kind: Q8) -> Result<Vec<Output>> {
+        let mut out = b.alloc_q8(kind, self.rows(), self.cols)?;
+        b.quantize_rows(&activations(b, self.cols, &self.x)?, &mut out)?;
+        Ok(vec![read(b, &mut out.codes, Check::Equal)?, read(b, &mut out.scales, Check::Equal)?])
+    }
+
+    fn arithmetic<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        if matches!(self.op, Op::LogSoftmax) {
+            let mut x = put(b, DType::F32, self.cols, &self.x)?;
+            b.log_softmax(&mut x)?;
+            return Ok(vec![read(b, &mut x, Check::Relative)?]);
+        }
+        let mut x = activations(b, self.cols, &self.x)?;
+        match &self.op {
+            Op::Add(y) => {
+                b.add(&mut x, &activations(b, self.cols, y)?)?;
+                Ok(vec![read(b, &mut x, Check::Equal)?])
+            }
+            Op::ObserveColumns(absmax) => {
+                let absmax: Vec<f32> = absmax.iter().map(|v| v.abs()).collect();
+                let mut absmax = put(b, DType::F32, self.cols, &absmax)?;
+                b.observe_columns(&x, &mut absmax)?;
+                Ok(vec![read(b, &mut absmax, Check::Equal)?])
+            }
+            Op::Gated(act) => {
+                let mut out = blank(b, x.dtype, x.rows, self.cols / 2)?;
+                b.gated(&x, *act, &mut out)?;
+                Ok(vec![read(b, &mut out, Check::Relative)?])
+            }
+            Op::RmsNorm { weight, eps } => {
+                let mut out = blank(b, x.dtype, x.rows, self.cols)?;
+                b.rms_norm(&x, &put(b, DType::F32, self.cols, weight)?, *eps, &mut out)?;
+                Ok(vec![read(b, &mut out, Check::Relative)?])
+            }
+            _ => unreachable!("has a function of its own"),
+        }
+    }
+}

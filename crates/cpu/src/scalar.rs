@@ -300,8 +300,9 @@ pub fn activate(act: Activation, x: f32) -> f32 {
     match act {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluTanh => {
-            let inner = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-            0.5 * x * (1.0 + inner.tanh())
+            // x (1 + tanh(u)) / 2 = x / (1 + exp(-2u)), which keeps the digits that 1 + tanh(u) loses near -1.
+            let u = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            x / (1.0 + (-2.0 * u).exp())
         }
     }
 }

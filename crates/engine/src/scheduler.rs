@@ -28,6 +28,8 @@ pub struct Sequence {
     pub computed: usize,
     /// Every position's logits are wanted, not only the last.
     pub scored: bool,
+    /// Positions of a scored sequence whose logits were given: once is enough, though they may be computed again.
+    told: usize,
     lease: Lease,
 }
 
@@ -70,7 +72,7 @@ impl Scheduler {
     /// Adds a sequence at the end of the queue.
     pub fn arrive(&mut self, id: u64, tokens: Vec<u32>, scored: bool) {
         let lease = self.pages.lease();
-        self.waiting.push_back(Sequence { id, tokens, computed: 0, scored, lease });
+        self.waiting.push_back(Sequence { id, tokens, computed: 0, scored, told: 0, lease });
     }
 
     /// Forgets a sequence, wherever it is; its pages are free at once.
@@ -127,7 +129,9 @@ impl Scheduler {
     /// Marks a step's tokens as computed.
     pub fn complete(&mut self, plan: &[Slice]) {
         for slice in plan {
-            self.running[slice.index].computed = slice.start + slice.count;
+            let s = &mut self.running[slice.index];
+            s.computed = slice.start + slice.count;
+            s.told = s.told.max(s.computed);
         }
     }
 
@@ -151,6 +155,9 @@ impl Scheduler {
     /// As much of a running sequence as the budget allows.
     fn stretch(&self, index: usize, tokens: usize, rows: usize) -> Slice {
         let s = &self.running[index];
+        if s.scored && s.computed < s.told {
+            return Slice { index, start: s.computed, count: tokens.min(s.told - s.computed), rows: 0 };
+        }
         let left = s.tokens.len() - s.computed;
         let count = if s.scored { left.min(tokens).min(rows) } else { left.min(tokens) };
         let rows = match (s.scored, count == left) {

@@ -179,8 +179,10 @@ impl Op for Add<'_> {
 #[inline(always)]
 fn norm_row<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     assert!(x.len() == weight.len() && x.len() == out.len());
-    let squares = fold4(s, x, 0.0, s.splat(0.0), |acc, x| s.madd(x, x, acc), |a, b| s.add(a, b));
-    let factor = s.splat(1.0 / (s.sum(squares) / x.len() as f32 + eps).sqrt());
+    // Short sums in f32, their sum in f64: as exact as the definition, for rows of any width.
+    let squares = |x| s.sum(fold4(s, x, 0.0, s.splat(0.0), |acc, x| s.madd(x, x, acc), |a, b| s.add(a, b)));
+    let sum = x.chunks(64 * S::LANES).fold(0f64, |sum, x| sum + squares(x) as f64);
+    let factor = s.splat(1.0 / ((sum / x.len() as f64) as f32 + eps).sqrt());
     let (x, w, o) = (x.as_ptr(), weight.as_ptr(), out.as_mut_ptr());
     // SAFETY: equal lengths; vectors lie inside.
     unsafe {

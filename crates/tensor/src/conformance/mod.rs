@@ -33,12 +33,12 @@ pub struct Tolerance {
 impl Tolerance {
     /// What a back end with activations of this type is held to, unless it states otherwise.
     pub fn of(activations: DType) -> Tolerance {
-        // Two operands rounded to bf16 differ by 2^-9 each; a little is left for the order of the sum.
-        let bf16_product = 1.02 / 256.0;
+        // Two operands rounded to bf16 differ by 2^-8 each at most; a little is left for the order of the sum.
+        let bf16_product = 1.02 / 128.0;
         if activations == DType::F32 {
             return Tolerance { relative: 2e-6, product: 0.0, bf16_product, float8: 0.0, neighbours: 0.005 };
         }
-        let rounding = 1.0 / 128.0;
+        let rounding = 1.5 / 128.0;
         Tolerance { relative: rounding, product: rounding, bf16_product: rounding, float8: rounding, neighbours: 0.5 }
     }
 }

@@ -125,6 +125,15 @@ impl RowCase {
         self.x.len() / self.cols
     }
 
+    /// `|gate| |up|`: a gate's value is a part of it.
+    fn gate_magnitudes(&self) -> Vec<f32> {
+        let row = |row: &[f32]| {
+            let (gate, up) = row.split_at(self.cols / 2);
+            gate.iter().zip(up).map(|(a, b)| (a * b).abs()).collect::<Vec<f32>>()
+        };
+        self.x.chunks(self.cols).flat_map(row).collect()
+    }
+
     fn embed<B: Backend>(&self, b: &B, table: &HostTensor, tokens: &[u32], scale: f32) -> Result<Vec<Output>> {
         let mut batch = Batch::fresh(&[tokens.len()], 16);
         batch.tokens = tokens.to_vec();
@@ -177,7 +186,7 @@ impl RowCase {
             Op::Gated(act) => {
                 let mut out = blank(b, x.dtype, x.rows, self.cols / 2)?;
                 b.gated(&x, *act, &mut out)?;
-                Ok(vec![read(b, &mut out, Check::Relative)?])
+                Ok(vec![read(b, &mut out, Check::Sum(self.gate_magnitudes()))?])
             }
             Op::RmsNorm { weight, eps } => {
                 let mut out = blank(b, x.dtype, x.rows, self.cols)?;

@@ -5,11 +5,11 @@ use super::{Pool, shape};
 use crate::{AttentionShape, Backend, DType, KvLayer, Result};
 
 pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
-    for i in 0..12 {
-        let lengths: Vec<usize> = (0..2 + i % 2).map(|_| 1 + random.below(200)).collect();
+    for i in 0..8 {
+        let lengths: Vec<usize> = (0..2 + i % 2).map(|_| 1 + random.below(130)).collect();
         judge.hear(&Chunks::new(random, i, lengths));
     }
-    judge.hear(&Chunks::new(random, 0, vec![700, 90]));
+    judge.hear(&Chunks::new(random, 0, vec![580, 60]));
 }
 
 struct Chunks {
@@ -27,7 +27,9 @@ impl Chunks {
     fn new(random: &mut Random, i: usize, lengths: Vec<usize>) -> Chunks {
         let shape = shape(random, i);
         let pools = [16, [16, 32, 8][i % 3]].map(|page_size| Pool::new(random, &lengths, page_size));
-        let qkv = lengths.iter().map(|n| random.activations(*n, shape.qkv_width())).collect();
+        // Magnitudes: averages of values of both signs would be small, and their errors large beside them.
+        let mut rows = |n: &usize| random.floats(n * shape.qkv_width()).iter().map(|v| rounded(v.abs())).collect();
+        let qkv = lengths.iter().map(&mut rows).collect();
         let (mut steps, mut done) = (Vec::new(), vec![0; lengths.len()]);
         while done != lengths {
             let mut step = Vec::new();
@@ -63,6 +65,11 @@ impl Chunks {
         b.paged_attention(&qkv, &self.shape, &batch, kv, &mut out)?;
         read(b, &mut out, Check::Relative)
     }
+}
+
+/// A number that bf16 holds.
+fn rounded(value: f32) -> f32 {
+    (value * 128.0).round() / 64.0
 }
 
 impl Case for Chunks {

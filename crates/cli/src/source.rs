@@ -105,7 +105,17 @@ impl Model {
         }
         let words = words_of(&companions, dir)?;
         let generation = GenerationDefaults::open(dir)?;
-        Ok(Model { path: dir.into(), config, plan, scheme, tensors: Box::new(files), generation, words, companions, bytes })
+        Ok(Model {
+            path: dir.into(),
+            config,
+            plan,
+            scheme,
+            tensors: Box::new(files),
+            generation,
+            words,
+            companions,
+            bytes,
+        })
     }
 
     fn open_gguf(path: &Path) -> Result<Model> {
@@ -183,7 +193,9 @@ fn words_of(companions: &[(String, Vec<u8>)], path: &Path) -> Result<Option<Word
     let special = ["bos_token", "eos_token", "unk_token", "pad_token"];
     let tokens = special.into_iter().filter_map(|name| Some((name, token_text(&config[name])?)));
     let chat = match source {
-        Some(source) => Some(ChatTemplate::new(&source, tokens).with_context(|| format!("{}: chat template", path.display()))?),
+        Some(source) => {
+            Some(ChatTemplate::new(&source, tokens).with_context(|| format!("{}: chat template", path.display()))?)
+        }
         None => None,
     };
     Ok(Some(Words { tokenizer, chat }))

@@ -89,7 +89,9 @@ fn table(d: &Value, flags: &Flags) -> String {
         text += &format!("  {name:12}  {} tensors, {}\n", t["tensors"], human(t["bytes"].as_u64().unwrap_or(0)));
     }
     text += &match d["quantization_config"].as_object() {
-        Some(q) => format!("  quantized     {}, {}\n", q["quant_method"], q.get("format").unwrap_or(&q["quant_method"])),
+        Some(q) => {
+            format!("  quantized     {}, {}\n", q["quant_method"], q.get("format").unwrap_or(&q["quant_method"]))
+        }
         None => "  quantized     no\n".to_owned(),
     };
     for t in d["tensors"].as_array().into_iter().flatten().filter(|_| flags.tensors) {

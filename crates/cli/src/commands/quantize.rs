@@ -1,5 +1,5 @@
 //! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
-use super::{bar, human, print, print_json, usage};
+use super::{bar, check_device, human, print, print_json, usage};
 use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -135,9 +135,10 @@ pub fn run_lite(global: &Global, flags: &LiteFlags) -> Result<()> {
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let start = Instant::now();
+    check_device(&global.device)?;
     let recipe = decide_recipe(flags)?;
     if recover(&flags.work_dir).unwrap_or(false) && flags.resume {
-        return print(&format!("{}: the unfinished run was complete and is now in place\n", flags.work_dir.display()));
+        return say_complete(global, &flags.work_dir);
     }
     let model = Model::open(&flags.model)?;
     if model.scheme.is_some() {
@@ -409,10 +410,21 @@ fn save(
     Ok(report)
 }
 
+/// An earlier run had done everything but the last renames, which are done now.
+fn say_complete(global: &Global, dir: &Path) -> Result<()> {
+    if !global.json {
+        return print(&format!("{}: the unfinished run was complete and is now in place\n", dir.display()));
+    }
+    let mut document = report_beside(dir).unwrap_or_else(|| json!({}));
+    document["work_dir"] = dir.display().to_string().into();
+    print_json(&document)
+}
+
 fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64) -> Result<()> {
     let (checks, totals) = (&report.self_checks, &report.totals);
     if global.json {
-        let mut document: Value = serde_json::to_value(report)?;
+        // Through the saved text, so that both say the same digits.
+        let mut document: Value = serde_json::from_str(&report.to_json())?;
         document["work_dir"] = flags.work_dir.display().to_string().into();
         document["seconds"] = seconds.into();
         document["cpu_seconds"] = json!(usage::cpu_seconds());

@@ -121,7 +121,7 @@ fn a_publication_cut_short_is_completed() {
     program::quantize(&tiny(), &whole).run().ok();
     program::copy_of(&whole, &out);
     // As it is when the list of renames is durable and two of them are not done yet.
-    let staging = out.join(".planish");
+    let staging = out.join(".planish-partial");
     std::fs::create_dir_all(staging.join("files")).unwrap();
     std::fs::rename(out.join("config.json"), staging.join("files/config.json")).unwrap();
     std::fs::rename(out.join("model.safetensors"), staging.join("shard-00001.safetensors")).unwrap();

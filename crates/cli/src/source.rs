@@ -8,6 +8,7 @@ use planish_checkpoint::scheme::{ActQuant, ActUnit, Scheme, WeightStrategy};
 use planish_checkpoint::shards::ModelFiles;
 use planish_checkpoint::source::TensorSource;
 use planish_model::{Plan, Role};
+use planish_tensor::DType;
 use planish_text::{ChatTemplate, GgufVocab, Tokenizer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -96,6 +97,7 @@ impl Model {
             check_scheme(&plan, scheme, dir)?;
         }
         let files = ModelFiles::open(dir)?;
+        check_types(&plan, scheme.as_ref(), &files, dir)?;
         let bytes = files.total_bytes();
         let mut companions = Vec::new();
         for name in COMPANIONS {
@@ -155,6 +157,31 @@ fn check_scheme(plan: &Plan, scheme: &Scheme, dir: &Path) -> Result<()> {
                     linear.activations
                 );
             }
+        }
+    }
+    Ok(())
+}
+
+/// Weights must be stored as the configuration says: codes without their scheme, or floats under one, are not a model.
+fn check_types(plan: &Plan, scheme: Option<&Scheme>, files: &ModelFiles, dir: &Path) -> Result<()> {
+    for (layer, role) in (0..plan.layers).flat_map(|layer| Role::ALL.map(|role| (layer, role))) {
+        let name = plan.linear_name(layer, role);
+        let weight = format!("{name}.weight");
+        if !files.contains(&weight) {
+            // Said by whoever reads it.
+            continue;
+        }
+        let found = files.tensor(&weight)?.dtype();
+        let expected = scheme.and_then(|s| s.for_linear(&name)).map(|l| l.weights.dtype.dtype());
+        let fits = match expected {
+            Some(dtype) => found == dtype,
+            None => matches!(found, DType::F32 | DType::F16 | DType::BF16),
+        };
+        if !fits {
+            let expected = expected.map_or("a float type, as config.json has no quantization for it".into(), |d| {
+                format!("{d}, as quantization_config in config.json says")
+            });
+            bail!("{}: tensor {weight}: expected {expected}, found {found}", dir.display());
         }
     }
     Ok(())

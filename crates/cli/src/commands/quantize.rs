@@ -1,7 +1,7 @@
 //! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
 use super::{bar, check_device, human, print, print_json, usage};
 use crate::Global;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use planish::Model;
 use planish::source::Words;
@@ -177,7 +177,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     };
     let mut progress = |p: Progress| progress_bar.set_position((p.layer as f64 + p.part) as u64);
     let work = Quantize { job: &job, writer: &mut writer, progress: &mut progress };
-    let outcome = with_device(&global.device, global.threads, work)??;
+    let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| explain(&model, e))?;
     progress_bar.finish_and_clear();
     let report = report(flags, &model, &recipe, &samples, held_back.len(), outcome);
     let report = save(&mut writer, &model, &recipe, &scheme, report)?;
@@ -196,6 +196,24 @@ impl Work for Quantize<'_, '_> {
     fn run<B: Backend>(self, backend: B) -> Self::Output {
         quantize(&backend, self.job, self.writer, self.progress)
     }
+}
+
+/// NaN and infinity spread: what calibration stumbled over is seldom where they are. Names the tensor that holds one.
+fn explain(model: &Model, error: planish_quant::Error) -> anyhow::Error {
+    use planish_quant::Error::{NotTheSame, Statistic, Tensor, Weight};
+    if !matches!(error, NotTheSame { .. } | Statistic { .. } | Tensor { .. } | Weight { .. }) {
+        return error.into();
+    }
+    for name in model.tensors.names() {
+        let Ok(tensor) = model.tensors.tensor(&name) else { continue };
+        let values = tensor.to_f32();
+        if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+            let path = model.path.display();
+            return anyhow!("{path}: tensor {name}: expected finite numbers, found {} at element {at}", values[at]);
+        }
+        model.tensors.release(&name);
+    }
+    error.into()
 }
 
 fn decide_recipe(flags: &Flags) -> Result<Recipe> {

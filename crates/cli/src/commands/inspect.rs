@@ -6,6 +6,7 @@ use clap::Args;
 use planish::Model;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Flags of the command.
 #[derive(Args)]
@@ -22,7 +23,7 @@ pub struct Flags {
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
-    let model = Model::open(&flags.model)?;
+    let model = Model::open(&flags.model).map_err(|e| if flags.verify { damage(&flags.model, e) } else { e })?;
     let plan = &model.plan;
     let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     let mut tensors = Vec::new();
@@ -59,6 +60,17 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     match problems {
         Some(problems) if !problems.is_empty() => bail!("{}", problems.join("; ")),
         _ => Ok(()),
+    }
+}
+
+/// A model that does not open may be one that was damaged: the digests know the file.
+fn damage(dir: &str, error: anyhow::Error) -> anyhow::Error {
+    match planish_checkpoint::digests::verify(Path::new(dir)) {
+        Ok(problems) if !problems.is_empty() => {
+            let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
+            error.context(problems.join("; "))
+        }
+        _ => error,
     }
 }
 

@@ -160,10 +160,12 @@ fn shards_that_are_missing_or_elsewhere() {
 fn weights_that_are_no_numbers() {
     let dir = scratch();
     // Quiet NaN, infinity, minus infinity in bf16.
-    for (i, bits) in [0x7FC0u16, 0x7F80, 0xFF80].into_iter().enumerate() {
-        let name = ["model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.q_proj.weight"][i % 2];
+    let names =
+        ["layers.1.mlp.up_proj.", "layers.0.self_attn.q_proj.", "norm.", "embed_tokens.", "layers.0.input_layernorm."];
+    for (i, bits) in [0x7FC0u16, 0x7F80, 0xFF80, 0x7FC0, 0x7FC0].into_iter().enumerate() {
+        let name = &format!("model.{}weight", names[i]);
         let model = with_tensors(dir.path(), |f| {
-            let start = f.place(name).start + 2 * 131;
+            let start = f.place(name).start + 2 * 35;
             f.data[start..start + 2].copy_from_slice(&bits.to_le_bytes());
         });
         for flags in ["", "--weights rtn --smooth off", "--quant-dtype fp8"] {
@@ -221,13 +223,40 @@ fn unknown_architectures_and_schemes() {
         json!("int8"),
     ] {
         let model = with_config(dir.path(), |c| c["quantization_config"] = scheme.clone());
-        generate(&model).run().fails(&["quant"]);
+        generate(&model).run().fails(&["config.json", "quant"]);
         quantize(&model, &dir.path().join("out")).run().fails(&["quant"]);
     }
-    // A scheme without the scales it speaks of.
-    let scheme = read_json(&golden("w8a8_rtn").join("config.json"))["quantization_config"].clone();
-    let model = with_config(dir.path(), |c| c["quantization_config"] = scheme);
-    generate(&model).run().fails(&["_proj"]);
+}
+
+#[test]
+fn weights_of_another_type_than_the_configuration_says() {
+    let dir = scratch();
+    let scheme = |name: &str| read_json(&golden(name).join("config.json"))["quantization_config"].clone();
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    let model = with_config(dir.path(), |c| c["quantization_config"] = scheme("w8a8_rtn"));
+    generate(&model).run().fails(&[name, "I8", "BF16"]);
+    let out = dir.path().join("out");
+    quantize(&tiny(), &out).run().ok();
+    let path = out.join("config.json");
+    let config = read_json(&path);
+    let mut lying = config.clone();
+    lying["quantization_config"] = scheme("fp8_dynamic");
+    std::fs::write(&path, lying.to_string()).unwrap();
+    generate(&out).run().fails(&[name, "F8_E4M3", "I8"]);
+    lying.as_object_mut().unwrap().remove("quantization_config");
+    std::fs::write(&path, lying.to_string()).unwrap();
+    generate(&out).run().fails(&[name, "I8", "quantization"]);
+    quantize(&out, &dir.path().join("again")).run().fails(&[name, "I8"]);
+    std::fs::write(&path, config.to_string()).unwrap();
+    let mut file = File::open(&out.join("model.safetensors"));
+    let scale = name.replace("weight", "weight_scale");
+    let place = file.place(&scale);
+    file.data[place.start..place.start + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    file.save(&out.join("model.safetensors"));
+    generate(&out).run().fails(&[&scale]);
+    file.header.as_object_mut().unwrap().shift_remove(&scale);
+    file.save(&out.join("model.safetensors"));
+    generate(&out).run().fails(&["model.safetensors"]);
 }
 
 #[test]

@@ -179,6 +179,11 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let work = Quantize { job: &job, writer: &mut writer, progress: &mut progress };
     let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| explain(&model, e))?;
     progress_bar.finish_and_clear();
+    let kl = outcome.quantized.mean;
+    if !kl.is_finite() {
+        let unknown = || anyhow!("the quantized model: expected a finite KL divergence, found {kl}");
+        return Err(not_finite(&model).unwrap_or_else(unknown));
+    }
     let report = report(flags, &model, &recipe, &samples, held_back.len(), outcome);
     let report = save(&mut writer, &model, &recipe, &scheme, report)?;
     writer.finish()?;
@@ -198,22 +203,32 @@ impl Work for Quantize<'_, '_> {
     }
 }
 
-/// NaN and infinity spread: what calibration stumbled over is seldom where they are. Names the tensor that holds one.
+/// Says more about a failure of the numbers.
 fn explain(model: &Model, error: planish_quant::Error) -> anyhow::Error {
     use planish_quant::Error::{NotTheSame, Statistic, Tensor, Weight};
-    if !matches!(error, NotTheSame { .. } | Statistic { .. } | Tensor { .. } | Weight { .. }) {
-        return error.into();
+    match error {
+        NotTheSame { .. } | Statistic { .. } | Tensor { .. } | Weight { .. } => {
+            not_finite(model).unwrap_or_else(|| error.into())
+        }
+        _ => error.into(),
     }
+}
+
+/// NaN and infinity spread: what calibration stumbled over is seldom where they are. Names the tensor that holds one.
+fn not_finite(model: &Model) -> Option<anyhow::Error> {
     for name in model.tensors.names() {
         let Ok(tensor) = model.tensors.tensor(&name) else { continue };
         let values = tensor.to_f32();
         if let Some(at) = values.iter().position(|x| !x.is_finite()) {
             let path = model.path.display();
-            return anyhow!("{path}: tensor {name}: expected finite numbers, found {} at element {at}", values[at]);
+            return Some(anyhow!(
+                "{path}: tensor {name}: expected finite numbers, found {} at element {at}",
+                values[at]
+            ));
         }
         model.tensors.release(&name);
     }
-    error.into()
+    None
 }
 
 fn decide_recipe(flags: &Flags) -> Result<Recipe> {

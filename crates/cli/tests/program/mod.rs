@@ -6,12 +6,14 @@ pub mod tensors;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// A command line in the making.
 pub struct Program {
     args: Vec<OsString>,
+    input: Vec<u8>,
 }
 
 /// What came back.
@@ -24,7 +26,7 @@ pub struct Output {
 impl Program {
     /// `planish …`, words separated by blanks.
     pub fn new(words: &str) -> Program {
-        Program { args: Vec::new() }.words(words)
+        Program { args: Vec::new(), input: Vec::new() }.words(words)
     }
 
     /// Adds arguments separated by blanks.
@@ -39,9 +41,18 @@ impl Program {
         self
     }
 
+    /// What is typed into it.
+    pub fn input(mut self, text: &str) -> Program {
+        self.input = text.as_bytes().to_vec();
+        self
+    }
+
     /// Runs to the end.
     pub fn run(self) -> Output {
-        let output = self.command().output().unwrap();
+        let mut child = self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // A program that fails early reads nothing.
+        let _ = child.stdin.take().unwrap().write_all(&self.input);
+        let output = child.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         // A death by a signal (a crash) is no exit code of the contract.
         let code = output.status.code().unwrap_or(-1);
@@ -55,7 +66,7 @@ impl Program {
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_planish"));
-        command.args(&self.args).args(["--log-level", "error"]).env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
+        command.args(&self.args).args(["--log-level", "error"]).env("HF_HUB_OFFLINE", "1").stdin(Stdio::piped());
         command
     }
 }
@@ -179,9 +190,8 @@ pub fn answers(model: &Path) -> Vec<Value> {
     results.iter().map(|r| r["token_ids"].clone()).collect()
 }
 
-/// A copy of a tiny model with a tokenizer whose tokens are the bytes.
+/// A copy of a tiny model with a tokenizer whose tokens are the bytes, and a chat template.
 pub fn with_words(model: &Path, to: &Path) -> PathBuf {
     copy_of(model, to);
-    std::fs::write(to.join("tokenizer.json"), std::fs::read(data("tokenizer/tokenizer.json")).unwrap()).unwrap();
-    to.to_owned()
+    copy_of(&data("tokenizer"), to)
 }

@@ -24,7 +24,7 @@ struct Global {
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     /// Threads of the CPU (default: all cores)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_parser = parse_threads)]
     threads: Option<usize>,
     /// Print one JSON document on stdout and nothing else
     #[arg(long, global = true)]
@@ -96,6 +96,11 @@ fn run(cli: &Cli) -> Result<()> {
     }
 }
 
+/// A number of threads that a process can start.
+fn parse_threads(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "expected a number from 1 to 1024".into())
+}
+
 /// The error and its causes on one line, each said once.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
@@ -111,7 +116,7 @@ fn one_line(error: &anyhow::Error) -> String {
 
 /// A reader that has seen enough (`planish … | head`) is no failure.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|c| {
-        c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    })
+    error
+        .chain()
+        .any(|c| c.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe))
 }

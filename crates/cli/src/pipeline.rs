@@ -127,8 +127,7 @@ impl Pipeline {
 
     /// Answers prompts given as ids, all in one batch.
     pub fn generate(&self, prompts: Vec<Vec<u32>>, generation: &Generation) -> Result<Vec<Answer>> {
-        let streams: Vec<Answering> =
-            prompts.into_iter().map(|p| self.stream(p, generation)).collect::<Result<_>>()?;
+        let streams: Vec<Answering> = prompts.into_iter().map(|p| self.stream(p, generation)).collect::<Result<_>>()?;
         streams.into_iter().map(|s| s.finish(|_| {})).collect()
     }
 

@@ -8,6 +8,7 @@ use planish_checkpoint::scheme::{ActQuant, ActUnit, Scheme, WeightStrategy};
 use planish_checkpoint::shards::ModelFiles;
 use planish_checkpoint::source::TensorSource;
 use planish_model::{Plan, Role};
+use planish_tensor::DType;
 use planish_text::{ChatTemplate, GgufVocab, Tokenizer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -96,6 +97,7 @@ impl Model {
             check_scheme(&plan, scheme, dir)?;
         }
         let files = ModelFiles::open(dir)?;
+        check_types(&plan, scheme.as_ref(), &files, dir)?;
         let bytes = files.total_bytes();
         let mut companions = Vec::new();
         for name in COMPANIONS {
@@ -105,7 +107,17 @@ impl Model {
         }
         let words = words_of(&companions, dir)?;
         let generation = GenerationDefaults::open(dir)?;
-        Ok(Model { path: dir.into(), config, plan, scheme, tensors: Box::new(files), generation, words, companions, bytes })
+        Ok(Model {
+            path: dir.into(),
+            config,
+            plan,
+            scheme,
+            tensors: Box::new(files),
+            generation,
+            words,
+            companions,
+            bytes,
+        })
     }
 
     fn open_gguf(path: &Path) -> Result<Model> {
@@ -150,6 +162,31 @@ fn check_scheme(plan: &Plan, scheme: &Scheme, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Weights must be stored as the configuration says: codes without their scheme, or floats under one, are not a model.
+fn check_types(plan: &Plan, scheme: Option<&Scheme>, files: &ModelFiles, dir: &Path) -> Result<()> {
+    for (layer, role) in (0..plan.layers).flat_map(|layer| Role::ALL.map(|role| (layer, role))) {
+        let name = plan.linear_name(layer, role);
+        let weight = format!("{name}.weight");
+        if !files.contains(&weight) {
+            // Said by whoever reads it.
+            continue;
+        }
+        let found = files.tensor(&weight)?.dtype();
+        let expected = scheme.and_then(|s| s.for_linear(&name)).map(|l| l.weights.dtype.dtype());
+        let fits = match expected {
+            Some(dtype) => found == dtype,
+            None => matches!(found, DType::F32 | DType::F16 | DType::BF16),
+        };
+        if !fits {
+            let expected = expected.map_or("a float type, as config.json has no quantization for it".into(), |d| {
+                format!("{d}, as quantization_config in config.json says")
+            });
+            bail!("{}: tensor {weight}: expected {expected}, found {found}", dir.display());
+        }
+    }
+    Ok(())
+}
+
 fn gguf_in(dir: &Path) -> Result<Option<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -183,7 +220,9 @@ fn words_of(companions: &[(String, Vec<u8>)], path: &Path) -> Result<Option<Word
     let special = ["bos_token", "eos_token", "unk_token", "pad_token"];
     let tokens = special.into_iter().filter_map(|name| Some((name, token_text(&config[name])?)));
     let chat = match source {
-        Some(source) => Some(ChatTemplate::new(&source, tokens).with_context(|| format!("{}: chat template", path.display()))?),
+        Some(source) => {
+            Some(ChatTemplate::new(&source, tokens).with_context(|| format!("{}: chat template", path.display()))?)
+        }
         None => None,
     };
     Ok(Some(Words { tokenizer, chat }))

@@ -1,7 +1,7 @@
 //! `planish compare`: is the quantized model still the same?
 use super::generate::EngineFlags;
 use super::quantize::report_beside;
-use super::{bar, print, print_json};
+use super::{bar, check_device, print, print_json};
 use crate::Global;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -42,6 +42,7 @@ pub struct Flags {
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
+    check_device(&global.device)?;
     let text = match &flags.data {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("--data {}", path.display()))?,
         None => BUILT_IN.to_owned(),
@@ -67,8 +68,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     if let Some(path) = &flags.html {
         let report = report_beside(Path::new(&flags.quantized));
         let page = Page { original: &flags.original, quantized: &flags.quantized, report: report.as_ref() };
-        std::fs::write(path, page.render(&result))
-            .with_context(|| format!("--html {}", path.display()))?;
+        std::fs::write(path, page.render(&result)).with_context(|| format!("--html {}", path.display()))?;
     }
     match global.json {
         true => print_json(&serde_json::to_value(&result)?),

@@ -56,7 +56,7 @@ pub struct SamplingFlags {
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
     /// 0 takes the likeliest token always
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Keep this many of the likeliest tokens (0: all)
     #[arg(long, default_value_t = 0)]
@@ -160,9 +160,7 @@ fn encode(pipeline: &Pipeline, prompt: &str, chat: bool) -> Result<Vec<u32>> {
 
 fn parse_ids(text: &str) -> Result<Vec<u32>> {
     let words = text.split(|c: char| c.is_whitespace() || c == ',').filter(|w| !w.is_empty());
-    words
-        .map(|w| w.parse().map_err(|_| anyhow::anyhow!("--input-ids: expected token ids, found {w:?}")))
-        .collect()
+    words.map(|w| w.parse().map_err(|_| anyhow::anyhow!("--input-ids: expected token ids, found {w:?}"))).collect()
 }
 
 fn document(texts: &[Value], answers: &[Answer], seconds: f64) -> Value {

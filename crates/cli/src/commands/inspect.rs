@@ -6,6 +6,7 @@ use clap::Args;
 use planish::Model;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Flags of the command.
 #[derive(Args)]
@@ -22,7 +23,7 @@ pub struct Flags {
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
-    let model = Model::open(&flags.model)?;
+    let model = Model::open(&flags.model).map_err(|e| if flags.verify { damage(&flags.model, e) } else { e })?;
     let plan = &model.plan;
     let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     let mut tensors = Vec::new();
@@ -62,6 +63,17 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
 }
 
+/// A model that does not open may be one that was damaged: the digests know the file.
+fn damage(dir: &str, error: anyhow::Error) -> anyhow::Error {
+    match planish_checkpoint::digests::verify(Path::new(dir)) {
+        Ok(problems) if !problems.is_empty() => {
+            let problems: Vec<String> = problems.iter().map(|p| p.to_string()).collect();
+            error.context(problems.join("; "))
+        }
+        _ => error,
+    }
+}
+
 fn verify(model: &Model) -> Result<Vec<String>> {
     if !model.path.is_dir() {
         bail!("{}: --verify needs a directory with planish_digests.json", model.path.display());
@@ -89,7 +101,9 @@ fn table(d: &Value, flags: &Flags) -> String {
         text += &format!("  {name:12}  {} tensors, {}\n", t["tensors"], human(t["bytes"].as_u64().unwrap_or(0)));
     }
     text += &match d["quantization_config"].as_object() {
-        Some(q) => format!("  quantized     {}, {}\n", q["quant_method"], q.get("format").unwrap_or(&q["quant_method"])),
+        Some(q) => {
+            format!("  quantized     {}, {}\n", q["quant_method"], q.get("format").unwrap_or(&q["quant_method"]))
+        }
         None => "  quantized     no\n".to_owned(),
     };
     for t in d["tensors"].as_array().into_iter().flatten().filter(|_| flags.tensors) {

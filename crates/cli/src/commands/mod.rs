@@ -8,7 +8,9 @@ pub mod inspect;
 pub mod quantize;
 mod usage;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use planish_devices::{Work, with_device};
+use planish_tensor::Backend;
 use std::io::Write;
 
 /// Prints to stdout; a closed pipe is an error that the caller's caller knows.
@@ -32,6 +34,22 @@ pub fn bar(shown: bool, length: u64, what: &str) -> indicatif::ProgressBar {
     let style = indicatif::ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {elapsed} (eta {eta})")
         .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
     indicatif::ProgressBar::new(length).with_style(style).with_message(what.to_owned())
+}
+
+struct Nothing;
+
+impl Work for Nothing {
+    type Output = ();
+    fn run<B: Backend>(self, _: B) {}
+}
+
+/// Refuses a device that is not there before anything is written, and the null device, which answers every
+/// operation without computing: good for measuring overhead, never for a result.
+pub fn check_device(device: &str) -> Result<()> {
+    if device == "null" {
+        bail!("--device: expected a device that computes (auto or cpu), found null");
+    }
+    Ok(with_device(device, Some(1), Nothing)?)
 }
 
 /// Bytes for people.

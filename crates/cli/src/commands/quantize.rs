@@ -1,7 +1,7 @@
 //! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
-use super::{bar, human, print, print_json, usage};
+use super::{bar, check_device, human, print, print_json, usage};
 use crate::Global;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use planish::Model;
 use planish::source::Words;
@@ -135,9 +135,10 @@ pub fn run_lite(global: &Global, flags: &LiteFlags) -> Result<()> {
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let start = Instant::now();
+    check_device(&global.device)?;
     let recipe = decide_recipe(flags)?;
     if recover(&flags.work_dir).unwrap_or(false) && flags.resume {
-        return print(&format!("{}: the unfinished run was complete and is now in place\n", flags.work_dir.display()));
+        return say_complete(global, &flags.work_dir);
     }
     let model = Model::open(&flags.model)?;
     if model.scheme.is_some() {
@@ -176,8 +177,13 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     };
     let mut progress = |p: Progress| progress_bar.set_position((p.layer as f64 + p.part) as u64);
     let work = Quantize { job: &job, writer: &mut writer, progress: &mut progress };
-    let outcome = with_device(&global.device, global.threads, work)??;
+    let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| explain(&model, e))?;
     progress_bar.finish_and_clear();
+    let kl = outcome.quantized.mean;
+    if !kl.is_finite() {
+        let unknown = || anyhow!("the quantized model: expected a finite KL divergence, found {kl}");
+        return Err(not_finite(&model).unwrap_or_else(unknown));
+    }
     let report = report(flags, &model, &recipe, &samples, held_back.len(), outcome);
     let report = save(&mut writer, &model, &recipe, &scheme, report)?;
     writer.finish()?;
@@ -195,6 +201,34 @@ impl Work for Quantize<'_, '_> {
     fn run<B: Backend>(self, backend: B) -> Self::Output {
         quantize(&backend, self.job, self.writer, self.progress)
     }
+}
+
+/// Says more about a failure of the numbers.
+fn explain(model: &Model, error: planish_quant::Error) -> anyhow::Error {
+    use planish_quant::Error::{NotTheSame, Statistic, Tensor, Weight};
+    match error {
+        NotTheSame { .. } | Statistic { .. } | Tensor { .. } | Weight { .. } => {
+            not_finite(model).unwrap_or_else(|| error.into())
+        }
+        _ => error.into(),
+    }
+}
+
+/// NaN and infinity spread: what calibration stumbled over is seldom where they are. Names the tensor that holds one.
+fn not_finite(model: &Model) -> Option<anyhow::Error> {
+    for name in model.tensors.names() {
+        let Ok(tensor) = model.tensors.tensor(&name) else { continue };
+        let values = tensor.to_f32();
+        if let Some(at) = values.iter().position(|x| !x.is_finite()) {
+            let path = model.path.display();
+            return Some(anyhow!(
+                "{path}: tensor {name}: expected finite numbers, found {} at element {at}",
+                values[at]
+            ));
+        }
+        model.tensors.release(&name);
+    }
+    None
 }
 
 fn decide_recipe(flags: &Flags) -> Result<Recipe> {
@@ -409,10 +443,21 @@ fn save(
     Ok(report)
 }
 
+/// An earlier run had done everything but the last renames, which are done now.
+fn say_complete(global: &Global, dir: &Path) -> Result<()> {
+    if !global.json {
+        return print(&format!("{}: the unfinished run was complete and is now in place\n", dir.display()));
+    }
+    let mut document = report_beside(dir).unwrap_or_else(|| json!({}));
+    document["work_dir"] = dir.display().to_string().into();
+    print_json(&document)
+}
+
 fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64) -> Result<()> {
     let (checks, totals) = (&report.self_checks, &report.totals);
     if global.json {
-        let mut document: Value = serde_json::to_value(report)?;
+        // Through the saved text, so that both say the same digits.
+        let mut document: Value = serde_json::from_str(&report.to_json())?;
         document["work_dir"] = flags.work_dir.display().to_string().into();
         document["seconds"] = seconds.into();
         document["cpu_seconds"] = json!(usage::cpu_seconds());

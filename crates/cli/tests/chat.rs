@@ -1,0 +1,46 @@
+//! `planish chat` and `generate --chat`: conversations in the model's own template.
+mod program;
+
+use program::{Program, golden, scratch, tiny, with_words};
+use serde_json::json;
+
+#[test]
+fn a_prompt_goes_through_the_template() {
+    let dir = scratch();
+    let model = with_words(&tiny(), &dir.path().join("model"));
+    let run = |flags: &str| {
+        let program = Program::new("generate --json --max-new-tokens 1").words(flags).arg(&model);
+        program.arg("-p").arg("Hi you").run().json()["results"][0]["prompt_token_ids"].clone()
+    };
+    assert_eq!(run("--chat"), json!(b"user: Hi you\nassistant: ".to_vec()));
+    assert_eq!(run(""), json!(b"Hi you".to_vec()));
+}
+
+#[test]
+fn a_conversation_remembers_and_forgets() {
+    let dir = scratch();
+    let model = with_words(&golden("llama"), &dir.path().join("model"));
+    let chat = |input: &str| {
+        let program = Program::new("chat --max-new-tokens 6 --ignore-eos").arg(&model).input(input);
+        program.run().ok().stdout
+    };
+    let once = chat("Hi\n");
+    assert!(once.ends_with('\n') && once.chars().count() > 2, "{once:?}");
+    assert_eq!(chat("Hi\n/clear\n\nHi\n/exit\nHi\n"), once.repeat(2), "forgotten, and nothing after /exit");
+    let twice = chat("Hi\nHi\n");
+    assert!(twice.starts_with(&once) && twice != once.repeat(2), "the second answer knows the first: {twice:?}");
+    assert_eq!(chat(""), "");
+}
+
+#[test]
+fn a_model_without_words_or_template_says_so() {
+    let dir = scratch();
+    let chat = |model: &std::path::Path| Program::new("chat").arg(model).input("Hi\n").run();
+    chat(&tiny()).fails(&["tokenizer.json"]);
+    let model = with_words(&tiny(), &dir.path().join("model"));
+    std::fs::remove_file(model.join("tokenizer_config.json")).unwrap();
+    chat(&model).fails(&["chat template"]);
+    Program::new("generate --chat -p Hi").arg(&model).run().fails(&["chat template", "--chat"]);
+    std::fs::write(model.join("tokenizer_config.json"), "{\"chat_template\": \"{% for\"}").unwrap();
+    chat(&model).fails(&["chat template"]);
+}

@@ -1,0 +1,140 @@
+//! `planish quantize`, killed: nothing that loads stays behind, and `--resume` ends in the same bytes.
+mod program;
+
+use program::{Program, assert_same_bytes, inspect, read_json, scratch, tiny};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The golden sequences over and over, so that a run takes long enough to be killed in the middle.
+fn long_calibration(dir: &Path) -> PathBuf {
+    let ids = read_json(&program::data("calibration.json"))["calibration_ids"].clone();
+    let ids = ids.as_array().unwrap();
+    let many: Vec<_> = (0..250).map(|i| ids[i % ids.len()].clone()).collect();
+    let path = dir.join("long.json");
+    std::fs::write(&path, json!({"calibration_ids": many}).to_string()).unwrap();
+    path
+}
+
+fn quantize(calibration: &Path, out: &Path) -> Program {
+    let program = Program::new("quantize --max-shard-size 100KB --threads 1 --calib-seqlen 64").arg(tiny());
+    program.arg("--work-dir").arg(out).arg("--calib-dataset").arg(calibration)
+}
+
+/// Starts a run and kills it after a while; false when it was faster.
+fn killed(program: Program, after: Duration) -> bool {
+    let mut child = program.spawn();
+    std::thread::sleep(after);
+    child.kill().unwrap();
+    !child.wait().unwrap().success()
+}
+
+#[test]
+fn a_killed_run_leaves_nothing_that_loads_and_resumes_to_the_same_bytes() {
+    let dir = scratch();
+    let calibration = long_calibration(dir.path());
+    let whole = dir.path().join("whole");
+    let start = Instant::now();
+    quantize(&calibration, &whole).run().ok();
+    let full = start.elapsed();
+    let (mut cut, mut continued) = (0, 0);
+    for i in 0..12 {
+        let out = dir.path().join(format!("cut-{i}"));
+        if !killed(quantize(&calibration, &out), full * (2 * i + 1) / 24) {
+            continue;
+        }
+        cut += 1;
+        // Killed between the last rename and the exit it is complete; otherwise it must not load.
+        let loaded = inspect(&out).words("--verify").run();
+        if loaded.code == 0 {
+            assert_same_bytes(&whole, &out);
+            continue;
+        }
+        loaded.fails(&[]);
+        continued += usize::from(!staged(&out).is_empty());
+        quantize(&calibration, &out).words("--resume").run().ok();
+        assert_same_bytes(&whole, &out);
+    }
+    assert!(cut >= 6 && continued >= 3, "{cut} of 12 runs were killed in time, {continued} of them in the middle");
+}
+
+#[test]
+fn a_run_killed_again_and_again_arrives() {
+    let dir = scratch();
+    let calibration = long_calibration(dir.path());
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    let start = Instant::now();
+    quantize(&calibration, &whole).run().ok();
+    let part = start.elapsed() * 2 / 3;
+    for i in 0..6 {
+        if !killed(quantize(&calibration, &out).words("--resume"), part * (i + 2) / 7) {
+            break;
+        }
+    }
+    if inspect(&out).run().code != 0 {
+        quantize(&calibration, &out).words("--resume").run().ok();
+    }
+    assert_same_bytes(&whole, &out);
+}
+
+#[test]
+fn unfinished_work_is_neither_mixed_nor_lost() {
+    let dir = scratch();
+    let calibration = long_calibration(dir.path());
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    let start = Instant::now();
+    quantize(&calibration, &whole).run().ok();
+    let full = start.elapsed();
+    // Until a kill falls between the first record and the end.
+    let unfinished = (0..40).any(|i| {
+        let _ = std::fs::remove_dir_all(&out);
+        killed(quantize(&calibration, &out), full * (10 + i % 14) / 24) && !staged(&out).is_empty()
+    });
+    assert!(unfinished, "no run was killed in the middle");
+    quantize(&calibration, &out).run().fails(&["out", "unfinished work", "--resume"]);
+    for other in ["--smooth 0.5", "--weights rtn", "--quant-dtype fp8", "--calib-samples 100"] {
+        quantize(&calibration, &out).words("--resume").words(other).run().fails(&["out"]);
+    }
+    quantize(&calibration, &out).words("--resume").run().ok();
+    assert_same_bytes(&whole, &out);
+    let fresh = dir.path().join("fresh");
+    quantize(&calibration, &fresh).words("--resume").run().ok();
+    assert_same_bytes(&whole, &fresh);
+}
+
+#[test]
+fn overwrite_starts_again_over_unfinished_work() {
+    let dir = scratch();
+    let calibration = long_calibration(dir.path());
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    let start = Instant::now();
+    quantize(&calibration, &whole).run().ok();
+    killed(quantize(&calibration, &out).words("--weights rtn"), start.elapsed() / 2);
+    quantize(&calibration, &out).words("--overwrite").run().ok();
+    assert_same_bytes(&whole, &out);
+}
+
+#[test]
+fn a_publication_cut_short_is_completed() {
+    let dir = scratch();
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    program::quantize(&tiny(), &whole).run().ok();
+    program::copy_of(&whole, &out);
+    // As it is when the list of renames is durable and two of them are not done yet.
+    let staging = out.join(".planish-partial");
+    std::fs::create_dir_all(staging.join("files")).unwrap();
+    std::fs::rename(out.join("config.json"), staging.join("files/config.json")).unwrap();
+    std::fs::rename(out.join("model.safetensors"), staging.join("shard-00001.safetensors")).unwrap();
+    let moves = json!([["files/config.json", "config.json"], ["shard-00001.safetensors", "model.safetensors"]]);
+    std::fs::write(staging.join("publish.json"), json!({"remove": [], "moves": moves}).to_string()).unwrap();
+    inspect(&out).run().fails(&["config.json"]);
+    let document = program::quantize(&tiny(), &out).words("--resume --json").run().json();
+    assert_eq!(document["settings"]["weights"], "gptq");
+    assert_same_bytes(&whole, &out);
+}
+
+/// Journals of unfinished work in a directory.
+fn staged(out: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(out) else { return Vec::new() };
+    entries.map(|e| e.unwrap().path().join("journal")).filter(|p| p.exists()).collect()
+}

@@ -54,8 +54,7 @@ impl Budget {
     }
 
     pub(crate) fn multiply(&self, args: &[Value]) -> Result<Value, Error> {
-        static MULTIPLY: LazyLock<Expression<'static, 'static>> =
-            LazyLock::new(|| arithmetic("a * b"));
+        static MULTIPLY: LazyLock<Expression<'static, 'static>> = LazyLock::new(|| arithmetic("a * b"));
         let [a, b] = args else {
             return Err(Error::from(ErrorKind::MissingArgument));
         };
@@ -71,12 +70,7 @@ impl Budget {
         self.charge_value(MULTIPLY.eval(context! { a, b })?)
     }
 
-    pub(crate) fn filter(
-        &self,
-        state: &mut State<'_, '_>,
-        name: &'static str,
-        args: &[Value],
-    ) -> Result<Value, Error> {
+    pub(crate) fn filter(&self, state: &mut State<'_, '_>, name: &'static str, args: &[Value]) -> Result<Value, Error> {
         methods::check_growth(name, args, self.measure_all(args)?)?;
         match (name, args) {
             ("string", [value]) => self.concat(std::slice::from_ref(value)),
@@ -120,11 +114,7 @@ impl Budget {
     /// Charges what a new list or map holds; its texts too, which may be new.
     pub(crate) fn keep(&self, items: &[Value], made: Value) -> Result<Value, Error> {
         self.measure_all(items)?;
-        let texts: u64 = items
-            .iter()
-            .filter_map(Value::as_str)
-            .map(|text| text.len() as u64)
-            .sum();
+        let texts: u64 = items.iter().filter_map(Value::as_str).map(|text| text.len() as u64).sum();
         self.charge(texts)?;
         self.charge_value(made)
     }
@@ -149,21 +139,14 @@ impl Budget {
     }
 
     fn charge(&self, bytes: u64) -> Result<(), Error> {
-        if self
-            .made
-            .fetch_add(bytes, Ordering::Relaxed)
-            .saturating_add(bytes)
-            > MAX_MADE
-        {
+        if self.made.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > MAX_MADE {
             return Err(over(format!("{MAX_MADE} bytes of values")));
         }
         Ok(())
     }
 
     pub(crate) fn measure_all(&self, values: &[Value]) -> Result<u64, Error> {
-        values.iter().try_fold(0u64, |sum, value| {
-            Ok(sum.saturating_add(self.measure(value)?))
-        })
+        values.iter().try_fold(0u64, |sum, value| Ok(sum.saturating_add(self.measure(value)?)))
     }
 
     /// About the bytes of `value` written out; an error if it is too large or too deep to walk.
@@ -171,12 +154,7 @@ impl Budget {
         let mut nodes = 0;
         let bytes = Self::walk(value, 0, &mut nodes)?;
         let work = bytes.saturating_add(nodes * NODE_WORK);
-        if self
-            .work
-            .fetch_add(work, Ordering::Relaxed)
-            .saturating_add(work)
-            > MAX_WORK
-        {
+        if self.work.fetch_add(work, Ordering::Relaxed).saturating_add(work) > MAX_WORK {
             return Err(over("its time".to_owned()));
         }
         Ok(bytes)
@@ -217,20 +195,12 @@ impl Budget {
     }
 
     pub(crate) fn explain(&self, error: Error) -> TextError {
-        if let Some(message) = self
-            .refused
-            .lock()
-            .ok()
-            .and_then(|mut refused| refused.take())
-        {
+        if let Some(message) = self.refused.lock().ok().and_then(|mut refused| refused.take()) {
             return TextError::TemplateRefused(message);
         }
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(at) = cause {
-            if at
-                .downcast_ref::<Error>()
-                .is_some_and(|error| error.kind() == ErrorKind::OutOfFuel)
-            {
+            if at.downcast_ref::<Error>().is_some_and(|error| error.kind() == ErrorKind::OutOfFuel) {
                 let detail = at.downcast_ref::<Error>().and_then(Error::detail);
                 return TextError::TemplateLimit(detail.unwrap_or("number of steps").to_owned());
             }
@@ -261,18 +231,12 @@ impl Write for Capped {
 /// The engine's own arithmetic, outside any template.
 fn arithmetic(source: &'static str) -> Expression<'static, 'static> {
     static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(Environment::empty);
-    ENGINE
-        .compile_expression(source)
-        .expect("a constant expression compiles")
+    ENGINE.compile_expression(source).expect("a constant expression compiles")
 }
 
 /// Elements, if it is a list.
 fn count(value: &Value) -> u64 {
-    if value.as_str().is_some() {
-        0
-    } else {
-        value.len().unwrap_or(0) as u64
-    }
+    if value.as_str().is_some() { 0 } else { value.len().unwrap_or(0) as u64 }
 }
 
 fn list_fits(elements: u64) -> Result<(), Error> {
@@ -283,11 +247,7 @@ fn list_fits(elements: u64) -> Result<(), Error> {
 }
 
 pub(crate) fn text_fits(bytes: u64) -> Result<(), Error> {
-    if bytes > MAX_TEXT {
-        Err(over(format!("{MAX_TEXT} bytes of a text")))
-    } else {
-        Ok(())
-    }
+    if bytes > MAX_TEXT { Err(over(format!("{MAX_TEXT} bytes of a text"))) } else { Ok(()) }
 }
 
 pub(crate) fn over(what: String) -> Error {

@@ -52,38 +52,21 @@ pub struct ChatTemplate {
 }
 
 /// Names that further variables may not take.
-const RESERVED: [&str; 7] = [
-    "messages",
-    "tools",
-    "add_generation_prompt",
-    "namespace",
-    "raise_exception",
-    "strftime_now",
-    source::ONE,
-];
+const RESERVED: [&str; 7] =
+    ["messages", "tools", "add_generation_prompt", "namespace", "raise_exception", "strftime_now", source::ONE];
 /// Nesting of the JSON that is given.
 const MAX_DEPTH: usize = 64;
 
 impl ChatInput {
     /// A conversation without tools or further variables.
     pub fn new(messages: &[Message], add_generation_prompt: bool) -> Self {
-        let objects = messages
-            .iter()
-            .map(|m| serde_json::json!({"role": m.role, "content": m.content}));
-        Self {
-            messages: Value::Array(objects.collect()),
-            add_generation_prompt,
-            ..Self::default()
-        }
+        let objects = messages.iter().map(|m| serde_json::json!({"role": m.role, "content": m.content}));
+        Self { messages: Value::Array(objects.collect()), add_generation_prompt, ..Self::default() }
     }
 
     fn check(&self, template: &ChatTemplate) -> Result<()> {
         let wrong = |field: &str, expected, found: &dyn std::fmt::Display| {
-            Err(TextError::ChatInput {
-                field: field.to_owned(),
-                expected,
-                found: found.to_string(),
-            })
+            Err(TextError::ChatInput { field: field.to_owned(), expected, found: found.to_string() })
         };
         if !self.messages.is_array() {
             return wrong("messages", "a list", &kind(&self.messages));
@@ -92,24 +75,13 @@ impl ChatInput {
             return wrong("tools", "a list", &kind(tools));
         }
         let taken = |name: &str| template.special_tokens.contains_key(name);
-        if let Some(name) = self
-            .extra
-            .keys()
-            .find(|name| taken(name) || !is_free_name(name))
-        {
+        if let Some(name) = self.extra.keys().find(|name| taken(name) || !is_free_name(name)) {
             let expected = "a variable name that the template is not given anyway";
             return wrong("extra", expected, &format!("{name:?}"));
         }
-        let mut values = [&self.messages]
-            .into_iter()
-            .chain(&self.tools)
-            .chain(self.extra.values());
+        let mut values = [&self.messages].into_iter().chain(&self.tools).chain(self.extra.values());
         if values.any(|value| deeper_than(value, MAX_DEPTH)) {
-            return wrong(
-                "messages, tools or extra",
-                "at most 64 levels of nesting",
-                &"more",
-            );
+            return wrong("messages, tools or extra", "at most 64 levels of nesting", &"more");
         }
         Ok(())
     }
@@ -139,15 +111,8 @@ impl ChatTemplate {
     ) -> Result<Self> {
         let source = source::prepare(source)?;
         sandbox::check(&source)?;
-        let special_tokens = special_tokens
-            .into_iter()
-            .map(|(name, token)| (name.into(), token.into()))
-            .collect();
-        Ok(Self {
-            source,
-            special_tokens,
-            now: None,
-        })
+        let special_tokens = special_tokens.into_iter().map(|(name, token)| (name.into(), token.into())).collect();
+        Ok(Self { source, special_tokens, now: None })
     }
 
     /// Fixes what `strftime_now` shows, in seconds since 1970-01-01 00:00 UTC; else it is the time of rendering.
@@ -168,25 +133,12 @@ impl ChatTemplate {
         let json = |value: &Value| minijinja::Value::from(Serde(value.clone()));
         let mut root: BTreeMap<&str, minijinja::Value> = BTreeMap::new();
         root.insert("documents", none.clone());
-        root.extend(
-            self.special_tokens
-                .iter()
-                .map(|(name, token)| (name.as_str(), token.as_str().into())),
-        );
-        root.extend(
-            input
-                .extra
-                .iter()
-                .map(|(name, value)| (name.as_str(), json(value))),
-        );
+        root.extend(self.special_tokens.iter().map(|(name, token)| (name.as_str(), token.as_str().into())));
+        root.extend(input.extra.iter().map(|(name, value)| (name.as_str(), json(value))));
         root.insert("messages", json(&input.messages));
         root.insert("tools", input.tools.as_ref().map_or(none, json));
         root.insert("add_generation_prompt", input.add_generation_prompt.into());
-        let now = || {
-            SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs())
-        };
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         sandbox::render(&self.source, root.into(), self.now.unwrap_or_else(now))
     }
 
@@ -197,15 +149,9 @@ impl ChatTemplate {
     /// As [`ChatTemplate::render`].
     pub fn render_plain(&self, input: &ChatInput, tokenizer: &Tokenizer) -> Result<RenderedChat> {
         input.check(self)?;
-        let values = [&input.messages]
-            .into_iter()
-            .chain(&input.tools)
-            .chain(input.extra.values());
+        let values = [&input.messages].into_iter().chain(&input.tools).chain(input.extra.values());
         if !values.clone().any(|value| has_special(value, tokenizer)) {
-            return Ok(RenderedChat {
-                text: self.render(input)?,
-                plain: Vec::new(),
-            });
+            return Ok(RenderedChat { text: self.render(input)?, plain: Vec::new() });
         }
         let texts: Vec<String> = values.map(Value::to_string).collect();
         let fixed = self.special_tokens.values().chain([&self.source]);
@@ -228,12 +174,8 @@ fn is_free_name(name: &str) -> bool {
 
 fn deeper_than(value: &Value, levels: usize) -> bool {
     match value {
-        Value::Array(items) => {
-            levels == 0 || items.iter().any(|item| deeper_than(item, levels - 1))
-        }
-        Value::Object(fields) => {
-            levels == 0 || fields.values().any(|field| deeper_than(field, levels - 1))
-        }
+        Value::Array(items) => levels == 0 || items.iter().any(|item| deeper_than(item, levels - 1)),
+        Value::Object(fields) => levels == 0 || fields.values().any(|field| deeper_than(field, levels - 1)),
         _ => false,
     }
 }

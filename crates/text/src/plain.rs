@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use tokenizers::normalizer::Range as TextRange;
 use tokenizers::{
-    Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
-    PreTokenizedString, PreTokenizer, Token,
+    Model, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, Token,
 };
 
 use crate::{Result, TextError, Tokenizer};
@@ -16,10 +16,7 @@ type Found = (Range<usize>, u32);
 impl Tokenizer {
     /// Where `text` spells special tokens, in order, as byte ranges.
     pub(crate) fn special_spans(&self, text: &str) -> Vec<Range<usize>> {
-        let spans = self
-            .added_tokens(text)
-            .into_iter()
-            .filter(|(_, id)| self.is_special(*id));
+        let spans = self.added_tokens(text).into_iter().filter(|(_, id)| self.is_special(*id));
         spans.map(|(range, _)| trim_range(text, range)).collect()
     }
 
@@ -28,10 +25,7 @@ impl Tokenizer {
         if plain.is_empty() {
             return self.encode_whole(text, false);
         }
-        let failed = |reason: String| TextError::Encode {
-            bytes: text.len(),
-            reason,
-        };
+        let failed = |reason: String| TextError::Encode { bytes: text.len(), reason };
         let taken = self.added_tokens_outside(text, plain);
         // A vocabulary may hold a special token's text as an ordinary piece; then cut it up.
         let cuts: Vec<usize> = plain
@@ -39,16 +33,12 @@ impl Tokenizer {
             .map(|range| range.start + text[range.start..].chars().next().map_or(0, char::len_utf8))
             .collect();
         for cuts in [&[][..], &cuts[..]] {
-            let (ids, clean) = self
-                .run(text, &taken, cuts)
-                .map_err(|error| failed(error.to_string()))?;
+            let (ids, clean) = self.run(text, &taken, cuts).map_err(|error| failed(error.to_string()))?;
             if clean {
                 return Ok(ids);
             }
         }
-        Err(failed(
-            "the vocabulary offers only the special token for this text".to_owned(),
-        ))
+        Err(failed("the vocabulary offers only the special token for this text".to_owned()))
     }
 
     /// The added tokens of `text`, found as the tokenizer finds them.
@@ -56,16 +46,9 @@ impl Tokenizer {
         let added = self.inner().get_added_vocabulary();
         let pieces = added.extract_and_normalize(None::<&NormalizerWrapper>, text);
         let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
-        let token = |tokens: &Option<Vec<Token>>| {
-            tokens
-                .as_ref()
-                .and_then(|tokens| tokens.first())
-                .map(|token| token.id)
-        };
-        splits
-            .into_iter()
-            .filter_map(|(_, (from, to), tokens)| Some((from..to, token(tokens)?)))
-            .collect()
+        let token =
+            |tokens: &Option<Vec<Token>>| tokens.as_ref().and_then(|tokens| tokens.first()).map(|token| token.id);
+        splits.into_iter().filter_map(|(_, (from, to), tokens)| Some((from..to, token(tokens)?))).collect()
     }
 
     /// The same, seeing one neutral character in place of each of the ranges `plain`.
@@ -85,20 +68,12 @@ impl Tokenizer {
             let (from, to) = steps[steps.partition_point(|&(from, _)| from <= at) - 1];
             to + (at - from)
         };
-        self.added_tokens(&shadow)
-            .into_iter()
-            .map(|(range, id)| (back(range.start)..back(range.end), id))
-            .collect()
+        self.added_tokens(&shadow).into_iter().map(|(range, id)| (back(range.start)..back(range.end), id)).collect()
     }
 
     /// The tokenizer's own steps, with the added tokens given. The flag is false where a special
     /// token came out of ordinary text.
-    fn run(
-        &self,
-        text: &str,
-        taken: &[Found],
-        cuts: &[usize],
-    ) -> tokenizers::Result<(Vec<u32>, bool)> {
+    fn run(&self, text: &str, taken: &[Found], cuts: &[usize]) -> tokenizers::Result<(Vec<u32>, bool)> {
         let inner = self.inner();
         let mut pieces = PreTokenizedString::from(text);
         pieces.split(|_, whole| Ok(cut(&whole, taken, cuts)))?;
@@ -112,11 +87,7 @@ impl Tokenizer {
         let splits = pieces.get_splits(OffsetReferential::Original, OffsetType::Byte);
         let mut ids = Vec::new();
         let mut specials = 0;
-        for token in splits
-            .iter()
-            .filter_map(|(_, _, tokens)| tokens.as_ref())
-            .flatten()
-        {
+        for token in splits.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten() {
             ids.push(token.id);
             specials += usize::from(self.is_special(token.id));
         }
@@ -126,11 +97,7 @@ impl Tokenizer {
 }
 
 /// Cuts `whole` into the added tokens and the stretches between them, and those at `cuts`.
-fn cut(
-    whole: &NormalizedString,
-    taken: &[Found],
-    cuts: &[usize],
-) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
+fn cut(whole: &NormalizedString, taken: &[Found], cuts: &[usize]) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
     let mut pieces: Vec<(Range<usize>, Option<u32>)> = Vec::new();
     let plain = |from: usize, to: usize, pieces: &mut Vec<(Range<usize>, Option<u32>)>| {
         let inside = cuts.iter().copied().filter(|&at| at > from && at < to);
@@ -149,18 +116,10 @@ fn cut(
         done = range.end;
     }
     plain(done, whole.get().len(), &mut pieces);
-    let slices = pieces
-        .into_iter()
-        .filter_map(|(range, id)| Some((whole.slice(TextRange::Normalized(range))?, id)));
+    let slices = pieces.into_iter().filter_map(|(range, id)| Some((whole.slice(TextRange::Normalized(range))?, id)));
     slices
         .map(|(slice, id)| {
-            let tokens = id.map(|id| {
-                vec![Token::new(
-                    id,
-                    slice.get().to_owned(),
-                    (0, slice.get().len()),
-                )]
-            });
+            let tokens = id.map(|id| vec![Token::new(id, slice.get().to_owned(), (0, slice.get().len()))]);
             (slice, tokens)
         })
         .collect()

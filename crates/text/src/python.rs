@@ -28,19 +28,12 @@ pub(crate) fn write_str(out: &mut dyn Write, value: &Value) -> fmt::Result {
 }
 
 /// `json.dumps(value)`.
-fn write_json(
-    out: &mut dyn Write,
-    value: &Value,
-    style: &JsonStyle,
-    level: usize,
-) -> Result<(), Error> {
+fn write_json(out: &mut dyn Write, value: &Value, style: &JsonStyle, level: usize) -> Result<(), Error> {
     match value.kind() {
         ValueKind::None => out.write_str("null")?,
         ValueKind::Bool => out.write_str(if value.is_true() { "true" } else { "false" })?,
         ValueKind::Number => write_number(out, value)?,
-        ValueKind::String => {
-            write_json_string(out, value.as_str().unwrap_or_default(), style.ensure_ascii)?
-        }
+        ValueKind::String => write_json_string(out, value.as_str().unwrap_or_default(), style.ensure_ascii)?,
         ValueKind::Seq | ValueKind::Iterable => {
             let mut list = JsonList::open(out, style, level, '[')?;
             for item in value.try_iter()? {
@@ -79,18 +72,9 @@ struct JsonList<'a> {
 }
 
 impl<'a> JsonList<'a> {
-    fn open(
-        out: &mut dyn Write,
-        style: &'a JsonStyle,
-        level: usize,
-        bracket: char,
-    ) -> Result<Self, fmt::Error> {
+    fn open(out: &mut dyn Write, style: &'a JsonStyle, level: usize, bracket: char) -> Result<Self, fmt::Error> {
         out.write_char(bracket)?;
-        Ok(Self {
-            style,
-            level,
-            empty: true,
-        })
+        Ok(Self { style, level, empty: true })
     }
 
     fn next(&mut self, out: &mut dyn Write) -> fmt::Result {
@@ -161,21 +145,13 @@ fn write_repr(out: &mut dyn Write, value: &Value) -> fmt::Result {
         ValueKind::Number => write_number(out, value),
         ValueKind::String => write_string_repr(out, value.as_str().unwrap_or_default()),
         ValueKind::Seq | ValueKind::Iterable => {
-            let (open, close) = if value.is_tuple() {
-                ('(', ')')
-            } else {
-                ('[', ']')
-            };
+            let (open, close) = if value.is_tuple() { ('(', ')') } else { ('[', ']') };
             out.write_char(open)?;
             for (index, item) in value.try_iter().map_err(|_| fmt::Error)?.enumerate() {
                 out.write_str(if index == 0 { "" } else { ", " })?;
                 write_repr(out, &item)?;
             }
-            out.write_str(if value.is_tuple() && value.len() == Some(1) {
-                ","
-            } else {
-                ""
-            })?;
+            out.write_str(if value.is_tuple() && value.len() == Some(1) { "," } else { "" })?;
             out.write_char(close)
         }
         ValueKind::Map => {
@@ -193,11 +169,7 @@ fn write_repr(out: &mut dyn Write, value: &Value) -> fmt::Result {
 }
 
 fn write_string_repr(out: &mut dyn Write, text: &str) -> fmt::Result {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.write_char(quote)?;
     for c in text.chars() {
         match c {
@@ -224,19 +196,13 @@ fn write_number(out: &mut dyn Write, value: &Value) -> fmt::Result {
         return out.write_str("NaN");
     }
     if number.is_infinite() {
-        return out.write_str(if number > 0.0 {
-            "Infinity"
-        } else {
-            "-Infinity"
-        });
+        return out.write_str(if number > 0.0 { "Infinity" } else { "-Infinity" });
     }
     let text = format!("{number:?}");
     match text.split_once('e') {
         None => out.write_str(&text),
         Some((mantissa, exponent)) => {
-            let (sign, digits) = exponent
-                .strip_prefix('-')
-                .map_or(('+', exponent), |digits| ('-', digits));
+            let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |digits| ('-', digits));
             write!(out, "{mantissa}e{sign}{digits:0>2}")
         }
     }
@@ -250,10 +216,7 @@ pub(crate) fn tojson(value: Value, kwargs: Kwargs) -> Result<Value, Error> {
     let (item_separator, key_separator) = match separators.as_deref() {
         Some([item, key]) => (item.clone(), key.clone()),
         Some(other) => {
-            let message = format!(
-                "tojson: separators: expected 2 texts, found {}",
-                other.len()
-            );
+            let message = format!("tojson: separators: expected 2 texts, found {}", other.len());
             return Err(Error::new(ErrorKind::InvalidOperation, message));
         }
         None => (between.to_owned(), ": ".to_owned()),

@@ -6,9 +6,7 @@
 
 use std::sync::Arc;
 
-use minijinja::machinery::{
-    CompiledTemplate, Instruction, Instructions, TemplateConfig, eval, make_string_output,
-};
+use minijinja::machinery::{CompiledTemplate, Instruction, Instructions, TemplateConfig, eval, make_string_output};
 use minijinja::value::{Kwargs, Rest, Tuple, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 
@@ -97,9 +95,7 @@ pub(crate) fn render(source: &str, root: Value, now: u64) -> Result<String> {
     )
     .map(|_| ());
     match done {
-        Ok(()) if text.len() as u64 > MAX_TEXT => Err(TextError::TemplateLimit(format!(
-            "{MAX_TEXT} bytes of output"
-        ))),
+        Ok(()) if text.len() as u64 > MAX_TEXT => Err(TextError::TemplateLimit(format!("{MAX_TEXT} bytes of output"))),
         Ok(()) => Ok(text),
         Err(error) => Err(budget.explain(error)),
     }
@@ -107,10 +103,7 @@ pub(crate) fn render(source: &str, root: Value, now: u64) -> Result<String> {
 
 fn compile(source: &str) -> Result<CompiledTemplate<'_>> {
     let syntax_config = syntax()?;
-    let config = TemplateConfig {
-        syntax_config,
-        default_auto_escape: Arc::new(|_| AutoEscape::None),
-    };
+    let config = TemplateConfig { syntax_config, default_auto_escape: Arc::new(|_| AutoEscape::None) };
     let mut compiled = CompiledTemplate::new("chat_template", source, &config)
         .map_err(|error| TextError::TemplateSource(error.to_string()))?;
     guard(&mut compiled.instructions);
@@ -123,9 +116,7 @@ fn guard(code: &mut Instructions<'_>) {
     let mut at = 0;
     while let Some(instruction) = code.get_mut(at) {
         let call = |name: &'static str, count: usize| {
-            u16::try_from(count)
-                .ok()
-                .map(|count| Instruction::CallFunction(name, Some(count)))
+            u16::try_from(count).ok().map(|count| Instruction::CallFunction(name, Some(count)))
         };
         let guarded = match instruction {
             Instruction::StringConcat => call("~", 2),
@@ -153,18 +144,12 @@ fn guard(code: &mut Instructions<'_>) {
 /// Literal text is not charged to the budget; fewer steps bound it where pieces of it are long.
 fn steps(compiled: &CompiledTemplate<'_>) -> u64 {
     let literal = |code: &Instructions<'_>| {
-        (0..)
-            .map_while(|at| code.get(at))
-            .fold(0, |most, instruction| match instruction {
-                Instruction::EmitRaw(text) => most.max(text.len() as u64),
-                _ => most,
-            })
+        (0..).map_while(|at| code.get(at)).fold(0, |most, instruction| match instruction {
+            Instruction::EmitRaw(text) => most.max(text.len() as u64),
+            _ => most,
+        })
     };
-    let longest = compiled
-        .blocks
-        .values()
-        .map(literal)
-        .fold(literal(&compiled.instructions), u64::max);
+    let longest = compiled.blocks.values().map(literal).fold(literal(&compiled.instructions), u64::max);
     MAX_STEPS.min(3 * MAX_MADE / longest.max(1)).max(1)
 }
 
@@ -176,14 +161,10 @@ fn environment(budget: &Arc<Budget>, now: u64) -> Environment<'static> {
     env.add_global(ONE, 1);
     add_operators(&mut env, budget);
     for &(name, twin) in FILTERS {
-        add(&mut env, budget, twin, move |budget, state, args| {
-            budget.filter(state, name, args)
-        });
+        add(&mut env, budget, twin, move |budget, state, args| budget.filter(state, name, args));
     }
     let of_methods = budget.clone();
-    env.set_unknown_method_callback(move |state, value, method, args| {
-        of_methods.method(state, value, method, args)
-    });
+    env.set_unknown_method_callback(move |state, value, method, args| of_methods.method(state, value, method, args));
     let of_output = budget.clone();
     env.set_formatter(move |out, _, value| of_output.emit(out, value));
     add(&mut env, budget, "raise_exception", |budget, _, args| {
@@ -216,16 +197,10 @@ fn add_operators(env: &mut Environment<'static>, budget: &Arc<Budget>) {
         budget.measure_all(args)?;
         state.perform_test("in", args).map(Value::from)
     });
-    add(env, budget, "[]", |budget, _, args| {
-        budget.keep(args, Value::from(args.to_vec()))
-    });
-    add(env, budget, "()", |budget, _, args| {
-        budget.keep(args, Value::from(Tuple::from(args.to_vec())))
-    });
+    add(env, budget, "[]", |budget, _, args| budget.keep(args, Value::from(args.to_vec())));
+    add(env, budget, "()", |budget, _, args| budget.keep(args, Value::from(Tuple::from(args.to_vec()))));
     add(env, budget, "{}", |budget, _, args| {
-        let pairs = args
-            .chunks_exact(2)
-            .map(|pair| (pair[0].clone(), pair[1].clone()));
+        let pairs = args.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
         budget.keep(args, pairs.collect())
     });
     add(env, budget, "dict", |budget, _, args| {
@@ -239,10 +214,7 @@ where
     F: Fn(&Budget, &mut State<'_, '_>, &[Value]) -> Result<Value, Error> + Send + Sync + 'static,
 {
     let budget = budget.clone();
-    env.add_function(
-        name,
-        move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
-            f(&budget, state, &args.into_values())
-        },
-    );
+    env.add_function(name, move |state: &mut State<'_, '_>, args: Rest<ValueOrKwargs>| {
+        f(&budget, state, &args.into_values())
+    });
 }

@@ -14,10 +14,7 @@ pub(crate) const ONE: &str = "_one";
 
 /// Jinja as Hugging Face sets it up.
 pub(crate) fn syntax() -> Result<SyntaxConfig> {
-    let built = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build();
+    let built = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     built.map_err(|error| TextError::TemplateSource(error.to_string()))
 }
 
@@ -31,9 +28,7 @@ pub(crate) fn syntax() -> Result<SyntaxConfig> {
 pub(crate) fn prepare(source: &str) -> Result<String> {
     if source.len() > MAX_SOURCE {
         let found = source.len();
-        return Err(refused(format!(
-            "expected at most {MAX_SOURCE} bytes, found {found}"
-        )));
+        return Err(refused(format!("expected at most {MAX_SOURCE} bytes, found {found}")));
     }
     let mut out = String::with_capacity(source.len());
     let mut done = 0;
@@ -49,11 +44,7 @@ pub(crate) fn prepare(source: &str) -> Result<String> {
             _ => {}
         }
         if operators > MAX_CHAIN || branches > MAX_CHAIN {
-            let what = if operators > MAX_CHAIN {
-                "operators in one tag"
-            } else {
-                "elif branches"
-            };
+            let what = if operators > MAX_CHAIN { "operators in one tag" } else { "elif branches" };
             return Err(refused(format!("expected at most {MAX_CHAIN} {what}")));
         }
         if let Some(text) = replacement(role) {
@@ -97,9 +88,7 @@ fn role(token: &Token<'_>, before: Option<Role>) -> Role {
         Token::ParenOpen => Role::Call,
         Token::Comma => Role::Comma,
         Token::BracketOpen | Token::BraceOpen => Role::Operator,
-        Token::Plus | Token::Minus | Token::Div | Token::FloorDiv | Token::Pow | Token::Mod => {
-            Role::Operator
-        }
+        Token::Plus | Token::Minus | Token::Div | Token::FloorDiv | Token::Pow | Token::Mod => Role::Operator,
         Token::Tilde | Token::Pipe | Token::Dot => Role::Operator,
         Token::Eq | Token::Ne | Token::Gt | Token::Gte | Token::Lt | Token::Lte => Role::Operator,
         _ => Role::Other,
@@ -125,15 +114,9 @@ mod tests {
 
     #[test]
     fn generation_tags_become_plain_blocks() {
-        assert_eq!(
-            prepare("a{%- generation -%}b{% endgeneration%}c").unwrap(),
-            "a{%- if true -%}b{% endif%}c"
-        );
+        assert_eq!(prepare("a{%- generation -%}b{% endgeneration%}c").unwrap(), "a{%- if true -%}b{% endif%}c");
         let same = "{% if generation %}{% generation %}{% endif %}{# {% generation %} #}";
-        assert_eq!(
-            prepare(same).unwrap(),
-            same.replacen("{% generation %}", "{% if true %}", 1)
-        );
+        assert_eq!(prepare(same).unwrap(), same.replacen("{% generation %}", "{% if true %}", 1));
     }
 
     #[test]
@@ -150,10 +133,7 @@ mod tests {
         let chain = format!("{{{{ 1{} }}}}", " + 1".repeat(600));
         for hidden in ["{# {{ ' #}", "{% raw %}{{ ' {% endraw %}", "{{ '\\'' }}"] {
             let error = prepare(&format!("{hidden}{chain}")).unwrap_err();
-            assert!(
-                error.to_string().contains("operators in one tag"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("operators in one tag"), "{error}");
         }
         assert!(prepare(&format!("{{% raw %}}{chain}{{% endraw %}}")).is_ok());
     }

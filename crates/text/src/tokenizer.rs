@@ -37,10 +37,7 @@ enum Spelling {
     /// Each character is one byte (GPT-2's alphabet).
     ByteLevel,
     /// Plain text; `▁` is a space and `<0x0A>` a byte where the flags say so.
-    Text {
-        mark_is_space: bool,
-        byte_tokens: bool,
-    },
+    Text { mark_is_space: bool, byte_tokens: bool },
 }
 
 impl Tokenizer {
@@ -50,29 +47,15 @@ impl Tokenizer {
     /// [`TextError::TokenizerJson`] if it does not describe a tokenizer.
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| TextError::TokenizerJson(reason);
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
-        inner
-            .with_truncation(None)
-            .map_err(|error| bad(error.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
+        inner.with_truncation(None).map_err(|error| bad(error.to_string()))?;
         inner.with_padding(None);
         let added = inner.get_added_tokens_decoder();
-        let special_ids = added
-            .iter()
-            .filter(|(_, token)| token.special)
-            .map(|(&id, _)| id)
-            .collect();
+        let special_ids = added.iter().filter(|(_, token)| token.special).map(|(&id, _)| id).collect();
         let last = inner.get_vocab(true).into_values().max();
         let vocab_size = last.map_or(0, |id| id as usize + 1);
         let spelling = spelling(inner.get_decoder());
-        Ok(Self {
-            parts: Arc::new(Parts {
-                inner,
-                special_ids,
-                spelling,
-                vocab_size,
-            }),
-        })
+        Ok(Self { parts: Arc::new(Parts { inner, special_ids, spelling, vocab_size }) })
     }
 
     /// Builds the tokenizer that a GGUF file's vocabulary describes.
@@ -123,10 +106,7 @@ impl Tokenizer {
         self.parts
             .inner
             .decode(ids, skip_special)
-            .map_err(|error| TextError::Decode {
-                tokens: ids.len(),
-                reason: error.to_string(),
-            })
+            .map_err(|error| TextError::Decode { tokens: ids.len(), reason: error.to_string() })
     }
 
     /// The id of a token, given as the vocabulary spells it.
@@ -146,15 +126,8 @@ impl Tokenizer {
             return Vec::new();
         };
         match self.parts.spelling {
-            Spelling::ByteLevel => token
-                .chars()
-                .map(byte_of)
-                .collect::<Option<_>>()
-                .unwrap_or(token.into_bytes()),
-            Spelling::Text {
-                mark_is_space,
-                byte_tokens,
-            } => {
+            Spelling::ByteLevel => token.chars().map(byte_of).collect::<Option<_>>().unwrap_or(token.into_bytes()),
+            Spelling::Text { mark_is_space, byte_tokens } => {
                 if let Some(byte) = byte_token(&token).filter(|_| byte_tokens) {
                     return vec![byte];
                 }
@@ -189,19 +162,14 @@ impl Tokenizer {
     /// The tokenizer's own encoding.
     pub(crate) fn encode_whole(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         let encoding = self.parts.inner.encode_fast(text, add_special);
-        let failed = |error: tokenizers::Error| TextError::Encode {
-            bytes: text.len(),
-            reason: error.to_string(),
-        };
+        let failed = |error: tokenizers::Error| TextError::Encode { bytes: text.len(), reason: error.to_string() };
         Ok(encoding.map_err(failed)?.get_ids().to_vec())
     }
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer")
-            .field("vocab_size", &self.vocab_size())
-            .finish_non_exhaustive()
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
 }
 
@@ -210,20 +178,13 @@ fn spelling(decoder: Option<&DecoderWrapper>) -> Spelling {
         return Spelling::ByteLevel;
     }
     let described = serde_json::to_string(&decoder).unwrap_or_default();
-    Spelling::Text {
-        mark_is_space: described.contains('▁'),
-        byte_tokens: described.contains("ByteFallback"),
-    }
+    Spelling::Text { mark_is_space: described.contains('▁'), byte_tokens: described.contains("ByteFallback") }
 }
 
 /// The byte of a token such as `<0x0A>`.
 fn byte_token(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 {
-        u8::from_str_radix(digits, 16).ok()
-    } else {
-        None
-    }
+    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
 /// The byte that a character of GPT-2's alphabet stands for: visible Latin-1 characters are
@@ -244,10 +205,7 @@ mod tests {
 
     #[test]
     fn the_byte_alphabet_has_each_byte_once() {
-        let mut bytes: Vec<u8> = (0..0x200u32)
-            .filter_map(char::from_u32)
-            .filter_map(byte_of)
-            .collect();
+        let mut bytes: Vec<u8> = (0..0x200u32).filter_map(char::from_u32).filter_map(byte_of).collect();
         bytes.sort_unstable();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
         assert_eq!(

@@ -28,12 +28,7 @@ fn pieces() -> Pieces {
 }
 
 fn sentence_piece() -> GgufVocab {
-    let Pieces {
-        tokens,
-        token_types,
-        scores,
-        ..
-    } = pieces();
+    let Pieces { tokens, token_types, scores, .. } = pieces();
     GgufVocab {
         model: "llama".to_owned(),
         tokens,
@@ -48,26 +43,17 @@ fn sentence_piece() -> GgufVocab {
 
 #[test]
 fn each_pre_tokenizer_cuts_as_its_model_does() {
-    let samples: Vec<OtherPre> =
-        serde_json::from_str(include_str!("data/smollm2_other_pre.json")).unwrap();
+    let samples: Vec<OtherPre> = serde_json::from_str(include_str!("data/smollm2_other_pre.json")).unwrap();
     assert!(samples.len() >= 20);
     for (pre, ids) in [
-        (
-            "gpt-2",
-            (|sample| &sample.gpt2) as fn(&OtherPre) -> &Vec<u32>,
-        ),
+        ("gpt-2", (|sample| &sample.gpt2) as fn(&OtherPre) -> &Vec<u32>),
         ("llama-bpe", |sample| &sample.llama),
         ("qwen2", |sample| &sample.qwen2),
     ] {
-        let vocab = GgufVocab {
-            pre: pre.to_owned(),
-            ..golden::gguf_vocab()
-        };
+        let vocab = GgufVocab { pre: pre.to_owned(), ..golden::gguf_vocab() };
         let tokenizer = Tokenizer::from_gguf_vocab(vocab).unwrap();
         for sample in &samples {
-            let got = tokenizer
-                .encode(&sample.text, SpecialText::Recognised)
-                .unwrap();
+            let got = tokenizer.encode(&sample.text, SpecialText::Recognised).unwrap();
             assert_eq!(&got, ids(sample), "{pre}: {:?}", sample.text);
         }
     }
@@ -79,9 +65,7 @@ fn scores_give_sentence_piece_ids() {
     let samples = pieces().strings;
     assert!(samples.len() >= 100);
     for sample in &samples {
-        let ids = tokenizer
-            .encode(&sample.text, SpecialText::Recognised)
-            .unwrap();
+        let ids = tokenizer.encode(&sample.text, SpecialText::Recognised).unwrap();
         assert_eq!(ids, sample.ids, "{:?}", sample.text);
         assert_eq!(tokenizer.decode(&ids, false).unwrap(), sample.decoded);
         // The kind adds a begin token unless the file says otherwise.
@@ -124,12 +108,7 @@ fn sentence_piece_bytes_and_plain_text() {
     let plain = tokenizer.encode(text, SpecialText::Plain).unwrap();
     assert!(!plain.iter().any(|&id| tokenizer.is_special(id)));
     assert_eq!(tokenizer.decode(&plain, false).unwrap(), text);
-    assert!(
-        tokenizer
-            .encode(text, SpecialText::Recognised)
-            .unwrap()
-            .contains(&2)
-    );
+    assert!(tokenizer.encode(text, SpecialText::Recognised).unwrap().contains(&2));
 }
 
 #[test]
@@ -143,9 +122,7 @@ fn bytes_that_are_no_character_come_out_in_the_end() {
     assert!(stream.finish().unwrap().contains('\u{FFFD}'));
     // However many there are, the stream goes on.
     let mut stream = Detokenizer::new(tokenizer.clone(), false);
-    let text: String = (0..100)
-        .filter_map(|_| stream.push(ids[0]).unwrap())
-        .collect();
+    let text: String = (0..100).filter_map(|_| stream.push(ids[0]).unwrap()).collect();
     assert!(text.starts_with("\u{FFFD}\u{FFFD}"), "{text:?}");
 }
 
@@ -158,23 +135,11 @@ fn begin_and_end_tokens_follow_the_file() {
         ("llama-bpe", None, None, vec![1, 28120]),
         ("llama-bpe", Some(false), None, vec![28120]),
     ] {
-        let vocab = GgufVocab {
-            pre: pre.to_owned(),
-            add_bos,
-            add_eos,
-            ..golden::gguf_vocab()
-        };
+        let vocab = GgufVocab { pre: pre.to_owned(), add_bos, add_eos, ..golden::gguf_vocab() };
         let tokenizer = Tokenizer::from_gguf_vocab(vocab).unwrap();
         let text = tokenizer.decode(&[28120], false).unwrap();
-        assert_eq!(
-            tokenizer.encode_with_special(&text).unwrap(),
-            expected,
-            "{pre} {add_bos:?} {add_eos:?}"
-        );
-        assert_eq!(
-            tokenizer.encode(&text, SpecialText::Recognised).unwrap(),
-            [28120]
-        );
+        assert_eq!(tokenizer.encode_with_special(&text).unwrap(), expected, "{pre} {add_bos:?} {add_eos:?}");
+        assert_eq!(tokenizer.encode(&text, SpecialText::Recognised).unwrap(), [28120]);
     }
 }
 
@@ -187,54 +152,21 @@ fn contradictions_are_named() {
     orphan.merges.push("no such".to_owned());
     let cases = [
         (
-            GgufVocab {
-                model: "bert".to_owned(),
-                ..good()
-            },
+            GgufVocab { model: "bert".to_owned(), ..good() },
             "tokenizer.ggml.model: expected gpt2 or llama, found \"bert\"",
         ),
         (
-            GgufVocab {
-                pre: "klingon".to_owned(),
-                ..good()
-            },
+            GgufVocab { pre: "klingon".to_owned(), ..good() },
             "tokenizer.ggml.pre: expected one of gpt-2, default, smollm",
         ),
+        (GgufVocab { tokens: Vec::new(), ..good() }, "tokenizer.ggml.tokens: expected 1 to 2^32-1 tokens, found 0"),
+        (GgufVocab { token_types: vec![1], ..good() }, "tokenizer.ggml.token_type: expected 49152 types"),
+        (GgufVocab { merges: Vec::new(), ..good() }, "tokenizer.ggml.merges: expected a list of merges"),
         (
-            GgufVocab {
-                tokens: Vec::new(),
-                ..good()
-            },
-            "tokenizer.ggml.tokens: expected 1 to 2^32-1 tokens, found 0",
-        ),
-        (
-            GgufVocab {
-                token_types: vec![1],
-                ..good()
-            },
-            "tokenizer.ggml.token_type: expected 49152 types",
-        ),
-        (
-            GgufVocab {
-                merges: Vec::new(),
-                ..good()
-            },
-            "tokenizer.ggml.merges: expected a list of merges",
-        ),
-        (
-            GgufVocab {
-                bos: Some(49152),
-                ..good()
-            },
+            GgufVocab { bos: Some(49152), ..good() },
             "tokenizer.ggml.bos_token_id: expected an id below 49152, found 49152",
         ),
-        (
-            GgufVocab {
-                scores: vec![0.0],
-                ..sentence_piece()
-            },
-            "tokenizer.ggml.scores: expected",
-        ),
+        (GgufVocab { scores: vec![0.0], ..sentence_piece() }, "tokenizer.ggml.scores: expected"),
         (twice, "tokenizer.ggml.tokens: expected different tokens"),
         (orphan, "tokenizer.json:"),
     ];
@@ -242,14 +174,7 @@ fn contradictions_are_named() {
         let error = Tokenizer::from_gguf_vocab(vocab).unwrap_err();
         assert!(error.to_string().starts_with(message), "{error}");
     }
-    for bytes in [
-        &b""[..],
-        b"{}",
-        b"null",
-        b"[[[[",
-        b"{\"version\":\"1.0\",\"model\":{\"type\":\"BPE\"}}",
-        b"\xFF",
-    ] {
+    for bytes in [&b""[..], b"{}", b"null", b"[[[[", b"{\"version\":\"1.0\",\"model\":{\"type\":\"BPE\"}}", b"\xFF"] {
         let error = Tokenizer::from_json(bytes).unwrap_err();
         assert!(matches!(error, TextError::TokenizerJson(_)), "{error}");
     }

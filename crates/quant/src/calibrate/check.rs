@@ -26,7 +26,13 @@ pub struct Divergence {
 }
 
 /// KL divergence between the ends of two streams of hidden states.
-pub fn divergence<B: Backend>(lane: &mut Lane<'_, B>, ends: &Ends<B>, original: &Hidden, other: &Hidden, h: usize) -> Result<Divergence> {
+pub fn divergence<B: Backend>(
+    lane: &mut Lane<'_, B>,
+    ends: &Ends<B>,
+    original: &Hidden,
+    other: &Hidden,
+    h: usize,
+) -> Result<Divergence> {
     let mut sum = Divergence::default();
     let rows = original.values.len() / h;
     for (a, b) in original.values.chunks(ROWS * h).zip(other.values.chunks(ROWS * h)) {

@@ -68,12 +68,6 @@ pub fn write_ends(writer: &mut CheckpointWriter, plan: &Plan, source: &dyn Tenso
     Ok(())
 }
 
-fn write_float(
-    writer: &mut CheckpointWriter,
-    name: &str,
-    shape: &[usize],
-    values: &[f32],
-    dtype: DType,
-) -> Result<()> {
+fn write_float(writer: &mut CheckpointWriter, name: &str, shape: &[usize], values: &[f32], dtype: DType) -> Result<()> {
     Ok(writer.add(name, dtype, shape, &encode_f32(dtype, values)?)?)
 }

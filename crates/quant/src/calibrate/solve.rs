@@ -42,7 +42,8 @@ pub fn solve_input(
     if roles.is_empty() {
         return Ok(Vec::new());
     }
-    let named = |role| move |e| Error::Tensor { tensor: plan.linear_name(layer, role) + ".weight", source: Box::new(e) };
+    let named =
+        |role| move |e| Error::Tensor { tensor: plan.linear_name(layer, role) + ".weight", source: Box::new(e) };
     let factor = match (algorithm, gram) {
         (Algorithm::Gptq(options), Some(gram)) => {
             let factor = Factor::new(gram, plan.input_width(input), options).map_err(named(roles[0]))?;

@@ -1,28 +1,28 @@
 //! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
-use super::{bar, check_device, human, print, print_json, usage};
+mod outcome;
+mod samples;
+
+pub use outcome::report_beside;
+
+use super::{bar, check_device};
 use crate::Global;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use planish::Model;
-use planish::source::Words;
 use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
 use planish_devices::{Work, cores, with_device};
-use planish_model::{Input, Role};
-use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
+use planish_model::{Absorber, Input, Role};
 use planish_quant::calibrate::fold::absorber_name;
 use planish_quant::calibrate::run::{Job, Outcome, Progress, quantize};
 use planish_quant::calibrate::save::Layout;
 use planish_quant::calibrate::solve::Algorithm;
 use planish_quant::gptq::GptqOptions;
-use planish_quant::recipe::{Activations, Format, QuantizeArgs, Recipe, Smooth, WeightMethod, decide, dtype_name};
-use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
-use planish_quant::samples::{self, SampleOptions, SampleTokenizer, Samples, Source};
+use planish_quant::recipe::{Activations, Format, QuantizeArgs, Recipe, Smooth, WeightMethod, decide};
+use planish_quant::samples::Samples;
 use planish_tensor::{Backend, DType, Q8};
-use planish_text::{ChatInput, SpecialText};
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// Flags of the command.
@@ -138,13 +138,13 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     check_device(&global.device)?;
     let recipe = decide_recipe(flags)?;
     if recover(&flags.work_dir).unwrap_or(false) && flags.resume {
-        return say_complete(global, &flags.work_dir);
+        return outcome::say_complete(global, &flags.work_dir);
     }
     let model = Model::open(&flags.model)?;
     if model.scheme.is_some() {
         bail!("{}: expected a float model, found one that is quantized already", model.path.display());
     }
-    let (samples, held_back) = load_samples(&model, &recipe)?;
+    let (samples, held_back) = samples::load_samples(&model, &recipe)?;
     let quantized = |layer: usize, role: Role| recipe.quantizes(&model.plan.linear_name(layer, role));
     let format = match recipe.format {
         Format::CompressedTensors => QuantFormat::CompressedTensors,
@@ -184,10 +184,10 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         let unknown = || anyhow!("the quantized model: expected a finite KL divergence, found {kl}");
         return Err(not_finite(&model).unwrap_or_else(unknown));
     }
-    let report = report(flags, &model, &recipe, &samples, held_back.len(), outcome);
-    let report = save(&mut writer, &model, &recipe, &scheme, report)?;
+    let report = outcome::report(flags, &model, &recipe, &samples, held_back.len(), outcome);
+    let report = outcome::save(&mut writer, &model, &recipe, &scheme, report)?;
     writer.finish()?;
-    summarize(global, flags, &report, start.elapsed().as_secs_f64())
+    outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64())
 }
 
 struct Quantize<'a, 'b> {
@@ -262,63 +262,17 @@ fn decide_recipe(flags: &Flags) -> Result<Recipe> {
     Ok(recipe)
 }
 
-/// Calibration sequences, and one more for the self-checks that no statistic has seen (if there are two).
-fn load_samples(model: &Model, recipe: &Recipe) -> Result<(Samples, Vec<u32>)> {
-    let path = recipe.calib_dataset.as_ref().map(PathBuf::from);
-    // A list of token ids is taken as it is given.
-    let as_given = path.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == "json"));
-    let source = path.map_or(Source::BuiltIn, Source::File);
-    let options = SampleOptions {
-        samples: recipe.calib_samples + 1,
-        seqlen: recipe.calib_seqlen.min(model.plan.max_positions),
-        seed: recipe.seed,
-        shuffle: !as_given,
-        pack: true,
-    };
-    let tokenizer = Tokens { words: model.words.as_ref(), vocab: model.plan.vocab };
-    let mut samples = samples::load(&source, &options, &tokenizer)?;
-    let held_back = match samples.ids.len() {
-        0 | 1 => samples.ids.first().cloned().unwrap_or_default(),
-        _ => samples.ids.pop().unwrap_or_default(),
-    };
-    if !recipe.needs_calibration() {
-        samples.ids.truncate(1);
-    }
-    let held_back = held_back[..held_back.len().min(512)].to_vec();
-    Ok((samples, held_back))
-}
-
-struct Tokens<'a> {
-    words: Option<&'a Words>,
-    vocab: usize,
-}
-
-impl Tokens<'_> {
-    fn words(&self) -> Result<&Words, String> {
-        self.words.ok_or_else(|| "the model has no tokenizer.json; give token ids".to_owned())
-    }
-}
-
-impl SampleTokenizer for Tokens<'_> {
-    fn text(&self, text: &str) -> Result<Vec<u32>, String> {
-        self.words()?.tokenizer.encode_with_special(text).map_err(|e| e.to_string())
-    }
-
-    fn chat(&self, messages: &Value) -> Result<Vec<u32>, String> {
-        let words = self.words()?;
-        let chat = words.chat.as_ref().ok_or("the model has no chat template; give plain text")?;
-        let input = ChatInput { messages: messages.clone(), ..ChatInput::default() };
-        let text = chat.render(&input).map_err(|e| e.to_string())?;
-        words.tokenizer.encode(&text, SpecialText::Recognised).map_err(|e| e.to_string())
-    }
-
-    fn vocab_size(&self) -> usize {
-        self.vocab
-    }
-}
+/// Smoothing between two linears (v to o, up to down) is no stronger than this, the paper's own default. Their
+/// channels have no gain that grows outliers: a few tokens make the maxima, and a strength that suits norms would
+/// stretch the weights for those tokens' sake (docs/accuracy.md has the figures).
+const LINEAR_PAIR_ALPHA: f64 = 0.5;
 
 fn strength(model: &Model, recipe: &Recipe, layer: usize, input: Input) -> Option<f64> {
     let Smooth::Alpha(alpha) = recipe.smooth else { return None };
+    let alpha = match input.absorber() {
+        Absorber::Rows(_) => alpha.min(LINEAR_PAIR_ALPHA),
+        Absorber::AttentionNorm | Absorber::MlpNorm => alpha,
+    };
     let readers: Vec<String> = input.readers().iter().map(|&r| model.plan.linear_name(layer, r)).collect();
     let readers: Vec<&str> = readers.iter().map(String::as_str).collect();
     recipe.smooths(&absorber_name(&model.plan, layer, input), &readers).then_some(alpha)
@@ -368,122 +322,6 @@ fn settings_digest(model: &Model, recipe: &Recipe, samples: &Samples) -> String 
     hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn report(
-    flags: &Flags,
-    model: &Model,
-    recipe: &Recipe,
-    samples: &Samples,
-    held_back: usize,
-    outcome: Outcome,
-) -> Report {
-    let calibration = Calibration {
-        source: samples.description.clone(),
-        samples: samples.ids.len(),
-        tokens: samples.tokens(),
-        sha256: samples.sha256.clone(),
-    };
-    let mut warnings = Vec::new();
-    if recipe.calib_dataset.is_none() && recipe.needs_calibration() {
-        warnings.push("calibrated on the small sample inside the program; --calib-dataset takes your own text".into());
-    }
-    for linear in outcome.layers.iter().flat_map(|l| &l.linears) {
-        if linear.fallback {
-            warnings.push(format!("{}: GPTQ could not be used, rounded to nearest", linear.name));
-        }
-        if !linear.zero_rows.is_empty() {
-            warnings.push(format!("{}: {} output channels are all zero", linear.name, linear.zero_rows.len()));
-        }
-    }
-    Report {
-        version: env!("CARGO_PKG_VERSION").into(),
-        model: flags.model.clone(),
-        settings: Settings {
-            quant_dtype: dtype_name(recipe.dtype).into(),
-            smooth: match recipe.smooth {
-                Smooth::Alpha(alpha) => alpha.to_string(),
-                _ => "off".into(),
-            },
-            weights: if recipe.weights == WeightMethod::Gptq { "gptq" } else { "rtn" }.into(),
-            activations: "dynamic".into(),
-            ignore: recipe.ignore.iter().map(|p| p.text().to_owned()).collect(),
-            format: if recipe.format == Format::Lmdeploy { "lmdeploy" } else { "compressed-tensors" }.into(),
-            seed: recipe.seed,
-        },
-        calibration: recipe.needs_calibration().then_some(calibration),
-        layers: outcome.layers,
-        self_checks: SelfChecks {
-            smoothing_kl: outcome.smoothing.map(|d| d.mean),
-            smoothing_kl_threshold: SMOOTHING_KL_LIMIT,
-            quantized_kl_mean: Some(outcome.quantized.mean),
-            quantized_kl_max: Some(outcome.quantized.max),
-            top1_agreement: Some(outcome.quantized.top1),
-            tokens: held_back,
-        },
-        totals: Totals { bytes_before: model.bytes, bytes_after: 0 },
-        warnings,
-    }
-}
-
-/// Adds the files beside the tensors.
-fn save(
-    writer: &mut CheckpointWriter,
-    model: &Model,
-    recipe: &Recipe,
-    scheme: &Scheme,
-    mut report: Report,
-) -> Result<Report> {
-    report.totals.bytes_after = writer.tensor_bytes();
-    for (name, bytes) in &model.companions {
-        writer.add_file(name, bytes)?;
-    }
-    writer.add_file("config.json", &model.config.to_json_with(Some(scheme.to_json())))?;
-    writer.add_file("recipe.yaml", recipe.to_yaml().as_bytes())?;
-    writer.add_file("planish_report.json", report.to_json().as_bytes())?;
-    writer.add_file("planish_report.html", planish_quant::html::render_html(&report).as_bytes())?;
-    Ok(report)
-}
-
-/// An earlier run had done everything but the last renames, which are done now.
-fn say_complete(global: &Global, dir: &Path) -> Result<()> {
-    if !global.json {
-        return print(&format!("{}: the unfinished run was complete and is now in place\n", dir.display()));
-    }
-    let mut document = report_beside(dir).unwrap_or_else(|| json!({}));
-    document["work_dir"] = dir.display().to_string().into();
-    print_json(&document)
-}
-
-fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64) -> Result<()> {
-    let (checks, totals) = (&report.self_checks, &report.totals);
-    if global.json {
-        // Through the saved text, so that both say the same digits.
-        let mut document: Value = serde_json::from_str(&report.to_json())?;
-        document["work_dir"] = flags.work_dir.display().to_string().into();
-        document["seconds"] = seconds.into();
-        document["cpu_seconds"] = json!(usage::cpu_seconds());
-        document["peak_memory_bytes"] = json!(usage::peak_memory());
-        return print_json(&document);
-    }
-    let kl = |x: Option<f64>| x.map_or("not measured".to_owned(), |x| format!("{x:.2e}"));
-    let mut text = format!(
-        "{}: {} -> {}\n  smoothed model   KL {} (limit {:.0e}) on {} held-back tokens\n  quantized model  KL {}, same first choice {:.2} %\n",
-        flags.work_dir.display(),
-        human(totals.bytes_before),
-        human(totals.bytes_after),
-        kl(checks.smoothing_kl),
-        checks.smoothing_kl_threshold,
-        checks.tokens,
-        kl(checks.quantized_kl_mean),
-        100.0 * checks.top1_agreement.unwrap_or(0.0),
-    );
-    let (cpu, memory) = (usage::cpu_seconds().unwrap_or(0.0), usage::peak_memory().unwrap_or(0));
-    text += &format!("  {seconds:.1} s, {cpu:.1} CPU seconds, {} at most\n", human(memory));
-    for warning in report.warnings.iter().take(10) {
-        text += &format!("  note: {warning}\n");
-    }
-    print(&text)
-}
-
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
@@ -495,11 +333,6 @@ fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| "expected a size such as 500MB or 5GB".to_owned())?;
     number.checked_mul(unit).filter(|&n| n > 0).ok_or_else(|| "expected a size such as 500MB or 5GB".into())
-}
-
-/// The report beside a checkpoint, if it has one.
-pub fn report_beside(dir: &Path) -> Option<Value> {
-    serde_json::from_slice(&std::fs::read(dir.join("planish_report.json")).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -1,0 +1,138 @@
+//! What a run says of itself: the report, the files beside the tensors, the summary.
+use super::Flags;
+use crate::Global;
+use crate::commands::{human, print, print_json, usage};
+use anyhow::Result;
+use planish::Model;
+use planish_checkpoint::scheme::Scheme;
+use planish_checkpoint::writer::CheckpointWriter;
+use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
+use planish_quant::calibrate::run::Outcome;
+use planish_quant::recipe::{Format, Recipe, Smooth, WeightMethod, dtype_name};
+use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
+use planish_quant::samples::Samples;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The report of a finished run; the bytes written are filled in when it is saved.
+pub fn report(
+    flags: &Flags,
+    model: &Model,
+    recipe: &Recipe,
+    samples: &Samples,
+    held_back: usize,
+    outcome: Outcome,
+) -> Report {
+    let calibration = Calibration {
+        source: samples.description.clone(),
+        samples: samples.ids.len(),
+        tokens: samples.tokens(),
+        sha256: samples.sha256.clone(),
+    };
+    let mut warnings = Vec::new();
+    if recipe.calib_dataset.is_none() && recipe.needs_calibration() {
+        warnings.push("calibrated on the small sample inside the program; --calib-dataset takes your own text".into());
+    }
+    for linear in outcome.layers.iter().flat_map(|l| &l.linears) {
+        if linear.fallback {
+            warnings.push(format!("{}: GPTQ could not be used, rounded to nearest", linear.name));
+        }
+        if !linear.zero_rows.is_empty() {
+            warnings.push(format!("{}: {} output channels are all zero", linear.name, linear.zero_rows.len()));
+        }
+    }
+    Report {
+        version: env!("CARGO_PKG_VERSION").into(),
+        model: flags.model.clone(),
+        settings: Settings {
+            quant_dtype: dtype_name(recipe.dtype).into(),
+            smooth: match recipe.smooth {
+                Smooth::Alpha(alpha) => alpha.to_string(),
+                _ => "off".into(),
+            },
+            weights: if recipe.weights == WeightMethod::Gptq { "gptq" } else { "rtn" }.into(),
+            activations: "dynamic".into(),
+            ignore: recipe.ignore.iter().map(|p| p.text().to_owned()).collect(),
+            format: if recipe.format == Format::Lmdeploy { "lmdeploy" } else { "compressed-tensors" }.into(),
+            seed: recipe.seed,
+        },
+        calibration: recipe.needs_calibration().then_some(calibration),
+        layers: outcome.layers,
+        self_checks: SelfChecks {
+            smoothing_kl: outcome.smoothing.map(|d| d.mean),
+            smoothing_kl_threshold: SMOOTHING_KL_LIMIT,
+            quantized_kl_mean: Some(outcome.quantized.mean),
+            quantized_kl_max: Some(outcome.quantized.max),
+            top1_agreement: Some(outcome.quantized.top1),
+            tokens: held_back,
+        },
+        totals: Totals { bytes_before: model.bytes, bytes_after: 0 },
+        warnings,
+    }
+}
+
+/// Adds the files beside the tensors.
+pub fn save(
+    writer: &mut CheckpointWriter,
+    model: &Model,
+    recipe: &Recipe,
+    scheme: &Scheme,
+    mut report: Report,
+) -> Result<Report> {
+    report.totals.bytes_after = writer.tensor_bytes();
+    for (name, bytes) in &model.companions {
+        writer.add_file(name, bytes)?;
+    }
+    writer.add_file("config.json", &model.config.to_json_with(Some(scheme.to_json())))?;
+    writer.add_file("recipe.yaml", recipe.to_yaml().as_bytes())?;
+    writer.add_file("planish_report.json", report.to_json().as_bytes())?;
+    writer.add_file("planish_report.html", planish_quant::html::render_html(&report).as_bytes())?;
+    Ok(report)
+}
+
+/// An earlier run had done everything but the last renames, which are done now.
+pub fn say_complete(global: &Global, dir: &Path) -> Result<()> {
+    if !global.json {
+        return print(&format!("{}: the unfinished run was complete and is now in place\n", dir.display()));
+    }
+    let mut document = report_beside(dir).unwrap_or_else(|| json!({}));
+    document["work_dir"] = dir.display().to_string().into();
+    print_json(&document)
+}
+
+/// Tells the user.
+pub fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64) -> Result<()> {
+    let (checks, totals) = (&report.self_checks, &report.totals);
+    if global.json {
+        // Through the saved text, so that both say the same digits.
+        let mut document: Value = serde_json::from_str(&report.to_json())?;
+        document["work_dir"] = flags.work_dir.display().to_string().into();
+        document["seconds"] = seconds.into();
+        document["cpu_seconds"] = json!(usage::cpu_seconds());
+        document["peak_memory_bytes"] = json!(usage::peak_memory());
+        return print_json(&document);
+    }
+    let kl = |x: Option<f64>| x.map_or("not measured".to_owned(), |x| format!("{x:.2e}"));
+    let mut text = format!(
+        "{}: {} -> {}\n  smoothed model   KL {} (limit {:.0e}) on {} held-back tokens\n  quantized model  KL {}, same first choice {:.2} %\n",
+        flags.work_dir.display(),
+        human(totals.bytes_before),
+        human(totals.bytes_after),
+        kl(checks.smoothing_kl),
+        checks.smoothing_kl_threshold,
+        checks.tokens,
+        kl(checks.quantized_kl_mean),
+        100.0 * checks.top1_agreement.unwrap_or(0.0),
+    );
+    let (cpu, memory) = (usage::cpu_seconds().unwrap_or(0.0), usage::peak_memory().unwrap_or(0));
+    text += &format!("  {seconds:.1} s, {cpu:.1} CPU seconds, {} at most\n", human(memory));
+    for warning in report.warnings.iter().take(10) {
+        text += &format!("  note: {warning}\n");
+    }
+    print(&text)
+}
+
+/// The report beside a checkpoint, if it has one.
+pub fn report_beside(dir: &Path) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(dir.join("planish_report.json")).ok()?).ok()
+}

@@ -1,0 +1,64 @@
+//! The calibration sequences of a run, in the model's own words.
+use anyhow::Result;
+use planish::Model;
+use planish::source::Words;
+use planish_quant::recipe::Recipe;
+use planish_quant::samples::{self, SampleOptions, SampleTokenizer, Samples, Source};
+use planish_text::{ChatInput, SpecialText};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Calibration sequences, and one more for the self-checks that no statistic has seen (if there are two).
+pub fn load_samples(model: &Model, recipe: &Recipe) -> Result<(Samples, Vec<u32>)> {
+    let path = recipe.calib_dataset.as_ref().map(PathBuf::from);
+    // A list of token ids is taken as it is given.
+    let as_given = path.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == "json"));
+    let source = path.map_or(Source::BuiltIn, Source::File);
+    let options = SampleOptions {
+        samples: recipe.calib_samples + 1,
+        seqlen: recipe.calib_seqlen.min(model.plan.max_positions),
+        seed: recipe.seed,
+        shuffle: !as_given,
+        pack: true,
+    };
+    let tokenizer = Tokens { words: model.words.as_ref(), vocab: model.plan.vocab };
+    let mut samples = samples::load(&source, &options, &tokenizer)?;
+    let held_back = match samples.ids.len() {
+        0 | 1 => samples.ids.first().cloned().unwrap_or_default(),
+        _ => samples.ids.pop().unwrap_or_default(),
+    };
+    if !recipe.needs_calibration() {
+        samples.ids.truncate(1);
+    }
+    let held_back = held_back[..held_back.len().min(512)].to_vec();
+    Ok((samples, held_back))
+}
+
+struct Tokens<'a> {
+    words: Option<&'a Words>,
+    vocab: usize,
+}
+
+impl Tokens<'_> {
+    fn words(&self) -> Result<&Words, String> {
+        self.words.ok_or_else(|| "the model has no tokenizer.json; give token ids".to_owned())
+    }
+}
+
+impl SampleTokenizer for Tokens<'_> {
+    fn text(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.words()?.tokenizer.encode_with_special(text).map_err(|e| e.to_string())
+    }
+
+    fn chat(&self, messages: &Value) -> Result<Vec<u32>, String> {
+        let words = self.words()?;
+        let chat = words.chat.as_ref().ok_or("the model has no chat template; give plain text")?;
+        let input = ChatInput { messages: messages.clone(), ..ChatInput::default() };
+        let text = chat.render(&input).map_err(|e| e.to_string())?;
+        words.tokenizer.encode(&text, SpecialText::Recognised).map_err(|e| e.to_string())
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.vocab
+    }
+}

@@ -49,7 +49,7 @@ impl Float {
         });
         let parts = parts.collect();
         let math = if i % 5 == 4 { FloatMath::Bf16 } else { FloatMath::F32 };
-        Float { math, k, x: random.odd_activations(t, k), parts, wide: i % 2 == 0 }
+        Float { math, k, x: random.odd_activations(t, k), parts, wide: i.is_multiple_of(2) }
     }
 
     /// `Σ |x| |w| + |bias|` of each output.

@@ -47,7 +47,7 @@ impl Paged {
             qkv[random.below(tokens) * width] = f32::NAN;
             keys[pool.element(&shape, 0, 0, 0)] = f32::NAN;
         }
-        let kind = (i % 2 == 0).then(|| Q8::ALL[i / 2 % 3]);
+        let kind = i.is_multiple_of(2).then(|| Q8::ALL[i / 2 % 3]);
         Paged { shape, pool, steps, kv: [DType::BF16, DType::F32][i / 2 % 2], keys, values, qkv, kind }
     }
 }

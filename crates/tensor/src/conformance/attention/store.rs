@@ -35,7 +35,7 @@ impl Store {
             let half = (shape.d / [2, 4][i / 3 % 2]).max(1);
             let angles = random.floats(POSITIONS * half).into_iter().map(|a| a * 7.0).collect::<Vec<f32>>();
             let row = |row: &[f32]| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())).collect::<Vec<_>>();
-            (angles.chunks(half).flat_map(row).collect(), half, i / 2 % 2 == 0)
+            (angles.chunks(half).flat_map(row).collect(), half, (i / 2).is_multiple_of(2))
         });
         Store {
             pool: Pool::new(random, &lengths, [16, 8, 32][i % 3]),

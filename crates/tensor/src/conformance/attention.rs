@@ -17,7 +17,8 @@ pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
 fn shape(random: &mut Random, i: usize) -> AttentionShape {
     const HEADS: [(usize, usize); 5] = [(4, 2), (1, 1), (9, 3), (8, 1), (3, 3)];
     const WIDTHS: [usize; 6] = [64, 128, 16, 80, 36, 7];
-    let ((nq, nkv), d) = (HEADS[i % HEADS.len()], WIDTHS[i % WIDTHS.len()]);
+    // Shifted each time round, so that every width meets every rule.
+    let ((nq, nkv), d) = (HEADS[i % HEADS.len()], WIDTHS[(i + i / WIDTHS.len()) % WIDTHS.len()]);
     let window = (i % 3 == 1).then(|| 1 + random.below(90) as u32);
     let softcap = (i % 4 == 3).then_some([5.0, 30.0][i / 4 % 2]);
     AttentionShape { nq, nkv, d, scale: 1.0 / (d as f32).sqrt(), window, softcap }

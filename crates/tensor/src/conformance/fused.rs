@@ -100,10 +100,24 @@ impl Case for Gate {
         let mut scratch = blank(b, x.dtype, x.rows, self.f)?;
         let mut out = b.alloc_q8(self.kind, x.rows, self.f)?;
         b.gated_quantize(&x, self.act, &mut scratch, &mut out)?;
-        let fused = quantized(b, self.kind, out)?;
+        let fused = self.outputs(b, out)?;
         let mut out = b.alloc_q8(self.kind, x.rows, self.f)?;
         b.gated(&x, self.act, &mut scratch)?;
         b.quantize_rows(&scratch, &mut out)?;
-        Ok(fused.into_iter().chain(quantized(b, self.kind, out)?).collect())
+        Ok(fused.into_iter().chain(self.outputs(b, out)?).collect())
+    }
+}
+
+impl Gate {
+    /// Codes and scales; a gate's value, and so a scale, is judged beside `|gate| |up|`.
+    fn outputs<B: Backend>(&self, b: &B, out: Q8Rows<B>) -> Result<[Output; 2]> {
+        let [codes, mut scales] = quantized(b, self.kind, out)?;
+        let magnitude = |row: &[f32]| {
+            let (gate, up) = row.split_at(self.f);
+            let products = gate.iter().zip(up).map(|(a, b)| (a * b).abs());
+            products.filter(|v| v.is_finite()).fold(0.0, f32::max) / self.kind.activation_range()
+        };
+        scales.check = Check::Sum(self.x.chunks(2 * self.f).map(magnitude).collect());
+        Ok([codes, scales])
     }
 }

@@ -29,6 +29,20 @@ fn killed(program: Program, after: Duration) -> bool {
     !child.wait().unwrap().success()
 }
 
+/// Starts a run and kills it as soon as its journal has so many lines (the first is written before the first block);
+/// false when it was faster.
+fn killed_at(program: Program, out: &Path, lines: usize) -> bool {
+    let mut child = program.spawn();
+    while child.try_wait().unwrap().is_none() {
+        let journal = staged(out).first().and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
+        if journal.iter().filter(|&&b| b == b'\n').count() >= lines {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    !child.wait().unwrap().success() && !staged(out).is_empty()
+}
+
 #[test]
 fn a_killed_run_leaves_nothing_that_loads_and_resumes_to_the_same_bytes() {
     let dir = scratch();
@@ -37,25 +51,38 @@ fn a_killed_run_leaves_nothing_that_loads_and_resumes_to_the_same_bytes() {
     let start = Instant::now();
     quantize(&calibration, &whole).run().ok();
     let full = start.elapsed();
-    let (mut cut, mut continued) = (0, 0);
-    for i in 0..12 {
+    for i in 0..10 {
         let out = dir.path().join(format!("cut-{i}"));
-        if !killed(quantize(&calibration, &out), full * (2 * i + 1) / 24) {
-            continue;
+        if killed(quantize(&calibration, &out), full * (2 * i + 1) / 20) {
+            assert_whole_or_nothing(&calibration, &whole, &out);
         }
-        cut += 1;
-        // Killed between the last rename and the exit it is complete; otherwise it must not load.
-        let loaded = inspect(&out).words("--verify").run();
-        if loaded.code == 0 {
-            assert_same_bytes(&whole, &out);
-            continue;
-        }
-        loaded.fails(&[]);
-        continued += usize::from(!staged(&out).is_empty());
-        quantize(&calibration, &out).words("--resume").run().ok();
-        assert_same_bytes(&whole, &out);
     }
-    assert!(cut >= 6 && continued >= 3, "{cut} of 12 runs were killed in time, {continued} of them in the middle");
+}
+
+#[test]
+fn a_run_killed_after_each_block_resumes_to_the_same_bytes() {
+    let dir = scratch();
+    let calibration = long_calibration(dir.path());
+    let whole = dir.path().join("whole");
+    quantize(&calibration, &whole).run().ok();
+    let mut continued = 0;
+    for lines in [1, 2, 3] {
+        let out = dir.path().join(format!("cut-{lines}"));
+        continued += usize::from(killed_at(quantize(&calibration, &out), &out, lines));
+        assert_whole_or_nothing(&calibration, &whole, &out);
+    }
+    assert!(continued > 0, "no run was killed in the middle");
+}
+
+/// Killed between the last rename and the exit it is complete; otherwise it must not load, and `--resume` completes it.
+#[track_caller]
+fn assert_whole_or_nothing(calibration: &Path, whole: &Path, out: &Path) {
+    let loaded = inspect(out).words("--verify").run();
+    if loaded.code != 0 {
+        loaded.fails(&[]);
+        quantize(calibration, out).words("--resume").run().ok();
+    }
+    assert_same_bytes(whole, out);
 }
 
 #[test]
@@ -82,15 +109,8 @@ fn unfinished_work_is_neither_mixed_nor_lost() {
     let dir = scratch();
     let calibration = long_calibration(dir.path());
     let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
-    let start = Instant::now();
     quantize(&calibration, &whole).run().ok();
-    let full = start.elapsed();
-    // Until a kill falls between the first record and the end.
-    let unfinished = (0..40).any(|i| {
-        let _ = std::fs::remove_dir_all(&out);
-        killed(quantize(&calibration, &out), full * (10 + i % 14) / 24) && !staged(&out).is_empty()
-    });
-    assert!(unfinished, "no run was killed in the middle");
+    assert!(killed_at(quantize(&calibration, &out), &out, 2), "the run was over before it was killed");
     quantize(&calibration, &out).run().fails(&["out", "unfinished work", "--resume"]);
     for other in ["--smooth 0.5", "--weights rtn", "--quant-dtype fp8", "--calib-samples 100"] {
         quantize(&calibration, &out).words("--resume").words(other).run().fails(&["out"]);

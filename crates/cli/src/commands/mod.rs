@@ -3,6 +3,7 @@ pub mod bench;
 pub mod chat;
 pub mod check_env;
 pub mod compare;
+mod finite;
 pub mod generate;
 pub mod inspect;
 pub mod quantize;

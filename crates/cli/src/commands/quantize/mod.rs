@@ -1,12 +1,7 @@
 //! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
-mod outcome;
-mod samples;
-
-pub use outcome::report_beside;
-
-use super::{bar, check_device};
+use super::{bar, check_device, finite, human, print, print_json, usage};
 use crate::Global;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use planish::Model;
 use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
@@ -177,15 +172,11 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     };
     let mut progress = |p: Progress| progress_bar.set_position((p.layer as f64 + p.part) as u64);
     let work = Quantize { job: &job, writer: &mut writer, progress: &mut progress };
-    let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| explain(&model, e))?;
+    let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| finite::explain(&model, e))?;
     progress_bar.finish_and_clear();
-    let kl = outcome.quantized.mean;
-    if !kl.is_finite() {
-        let unknown = || anyhow!("the quantized model: expected a finite KL divergence, found {kl}");
-        return Err(not_finite(&model).unwrap_or_else(unknown));
-    }
-    let report = outcome::report(flags, &model, &recipe, &samples, held_back.len(), outcome);
-    let report = outcome::save(&mut writer, &model, &recipe, &scheme, report)?;
+    finite::check(&model, outcome.quantized.mean)?;
+    let report = report(flags, &model, &recipe, &samples, held_back.len(), outcome);
+    let report = save(&mut writer, &model, &recipe, &scheme, report)?;
     writer.finish()?;
     outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64())
 }
@@ -201,34 +192,6 @@ impl Work for Quantize<'_, '_> {
     fn run<B: Backend>(self, backend: B) -> Self::Output {
         quantize(&backend, self.job, self.writer, self.progress)
     }
-}
-
-/// Says more about a failure of the numbers.
-fn explain(model: &Model, error: planish_quant::Error) -> anyhow::Error {
-    use planish_quant::Error::{NotTheSame, Statistic, Tensor, Weight};
-    match error {
-        NotTheSame { .. } | Statistic { .. } | Tensor { .. } | Weight { .. } => {
-            not_finite(model).unwrap_or_else(|| error.into())
-        }
-        _ => error.into(),
-    }
-}
-
-/// NaN and infinity spread: what calibration stumbled over is seldom where they are. Names the tensor that holds one.
-fn not_finite(model: &Model) -> Option<anyhow::Error> {
-    for name in model.tensors.names() {
-        let Ok(tensor) = model.tensors.tensor(&name) else { continue };
-        let values = tensor.to_f32();
-        if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-            let path = model.path.display();
-            return Some(anyhow!(
-                "{path}: tensor {name}: expected finite numbers, found {} at element {at}",
-                values[at]
-            ));
-        }
-        model.tensors.release(&name);
-    }
-    None
 }
 
 fn decide_recipe(flags: &Flags) -> Result<Recipe> {

@@ -1,5 +1,10 @@
 //! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
-use super::{bar, check_device, finite, human, print, print_json, usage};
+mod outcome;
+mod samples;
+
+pub use outcome::report_beside;
+
+use super::{bar, check_device, finite};
 use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -175,8 +180,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| finite::explain(&model, e))?;
     progress_bar.finish_and_clear();
     finite::check(&model, outcome.quantized.mean)?;
-    let report = report(flags, &model, &recipe, &samples, held_back.len(), outcome);
-    let report = save(&mut writer, &model, &recipe, &scheme, report)?;
+    let report = outcome::report(flags, &model, &recipe, &samples, held_back.len(), outcome);
+    let report = outcome::save(&mut writer, &model, &recipe, &scheme, report)?;
     writer.finish()?;
     outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64())
 }

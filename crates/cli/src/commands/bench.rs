@@ -45,7 +45,8 @@ pub fn run(global: &Global, bench: &Bench) -> Result<()> {
     }
     let model = Model::open(&flags.model)?;
     let mut options = flags.engine.options(global);
-    options.engine.max_model_len = Some(flags.engine.max_model_len.unwrap_or(flags.input_len + flags.output_len));
+    options.engine.max_model_len =
+        Some(flags.engine.max_model_len.unwrap_or(flags.input_len.saturating_add(flags.output_len)));
     options.engine.max_batch = Some(flags.batch);
     let pipeline = Pipeline::open(&model, &options)?;
     let mut rounds = (0..=flags.rounds).map(|_| round(&pipeline, flags)).collect::<Result<Vec<_>>>()?;
@@ -82,7 +83,8 @@ fn round(pipeline: &Pipeline, flags: &Latency) -> Result<Round> {
     let streams = (0..flags.batch as u32)
         .map(|i| {
             // Plain arithmetic makes prompts that differ and hold only valid ids.
-            let prompt = (0..flags.input_len as u32).map(|t| (t * 7919 + i * 104_729 + 17) % vocab).collect();
+            let id = |t: usize| ((t as u64 * 7919 + i as u64 * 104_729 + 17) % vocab as u64) as u32;
+            let prompt = (0..flags.input_len).map(id).collect();
             pipeline.handle().generate(Request { prompt, max_new_tokens: flags.output_len, ..Request::default() })
         })
         .collect::<planish_engine::Result<Vec<_>>>()?;

@@ -20,8 +20,8 @@ demo: build  ## quantize a real model to INT8, compare it with the original, tal
 test:  ## everything that CI runs
 	@scripts/test.sh
 
-bench: build  ## tokens per second of the demo's model and of INT8 twins in demo/
-	@python3 scripts/bench.py "$(PLANISH)" "$${MODEL:-$$(scripts/fetch_model.sh models)}" $(wildcard demo/*-INT8)
+bench: build  ## tokens per second of the demo's model and of INT8 twins in demo/, and every kernel
+	@PLANISH="$(PLANISH)" scripts/bench.sh
 
 lint:  ## format, clippy and the house rules, without tests
 	$(CARGO) fmt --all --check

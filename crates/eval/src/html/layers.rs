@@ -47,7 +47,7 @@ pub fn outliers(report: &Value) -> String {
     let ratio = !entries.is_empty() && entries.iter().all(|(_, e)| value(e, "before", true).is_some());
     let (mut before, mut after): (Vec<Line>, Vec<Line>) = Default::default();
     for (layer, entry) in entries {
-        let name = entry["input"].as_str().map_or("input", last);
+        let name = entry["smooth"].as_str().map_or("input", last);
         if let (Some(b), Some(a)) = (value(entry, "before", ratio), value(entry, "after", ratio)) {
             point(&mut before, name, [layer, b]);
             point(&mut after, name, [layer, a]);
@@ -78,11 +78,12 @@ fn panel((name, before): &Line, (_, after): &Line, x: (Scale, &str), y: (Scale, 
     format!("<figure>\n<h3>{}</h3>\n{picture}</figure>\n", escape(name))
 }
 
-/// `absmax_…` of a smoothing entry, or its ratio to `median_…`.
+/// The largest of a smoothing entry's channel maxima, or its ratio to their median.
 fn value(entry: &Value, when: &str, ratio: bool) -> Option<f64> {
-    let field = |name: &str| entry[format!("{name}_{when}")].as_f64().filter(|x| *x > 0.0);
-    let absmax = field("absmax")?;
-    if ratio { Some(absmax / field("median")?) } else { Some(absmax) }
+    let maxima = &entry[format!("act_absmax_{when}")];
+    let field = |name: &str| maxima[name].as_f64().filter(|x| *x > 0.0);
+    let max = field("max")?;
+    if ratio { Some(max / field("median")?) } else { Some(max) }
 }
 
 /// The report's layers with their numbers: from `layer`, or the digits of `name`, or their order.

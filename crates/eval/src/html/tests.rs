@@ -64,9 +64,11 @@ fn equal_and_infinitely_different_models() {
 fn a_report_gives_pictures_of_its_layers() {
     let layer = |i: usize| {
         json!({"name": format!("model.layers.{i}"), "smoothing": [
-                {"input": "input_layernorm", "alpha": 0.8, "absmax_before": 40.0, "absmax_after": 4.0,
-                 "median_before": 1.0, "median_after": 0.5},
-                {"input": "up_proj", "absmax_before": 9.0, "absmax_after": 3.0, "median_before": 1.0, "median_after": 1.0}],
+                {"smooth": format!("model.layers.{i}.input_layernorm"), "alpha": 0.8,
+                 "act_absmax_before": {"min": 0.1, "median": 1.0, "max": 40.0},
+                 "act_absmax_after": {"min": 0.1, "median": 0.5, "max": 4.0}},
+                {"smooth": "mlp.up_proj", "act_absmax_before": {"median": 1.0, "max": 9.0},
+                 "act_absmax_after": {"median": 1.0, "max": 3.0}}],
             "linears": [{"name": "self_attn.q_proj", "output_error": 0.01}, {"name": "mlp.down_proj", "output_error": 0.05}]})
     };
     let report = json!({"layers": [layer(0), layer(1), layer(12)]});
@@ -86,7 +88,7 @@ fn an_incomplete_report_leaves_pictures_out() {
     assert_eq!(pictures(json!({"layers": [{"linears": [{"name": 1, "output_error": "x"}], "smoothing": [{}]}]})), 0);
     assert_eq!(pictures(json!({"layers": [{"linears": [{"name": "o", "output_error": 0.5}]}]})), 1);
     // Without medians the magnitudes themselves.
-    let smoothing = json!({"layers": [{"layer": 0, "smoothing": [{"absmax_before": 9.0, "absmax_after": 2.0}]}]});
+    let smoothing = json!({"layers": [{"layer": 0, "smoothing": [{"act_absmax_before": {"max": 9.0}, "act_absmax_after": {"max": 2.0}}]}]});
     assert_eq!(pictures(smoothing.clone()), 1);
     assert!(render(&comparison(), Some(&smoothing)).contains("largest magnitude"));
 }

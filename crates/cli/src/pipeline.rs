@@ -140,6 +140,7 @@ impl Pipeline {
             max_new_tokens: generation.max_new_tokens,
             stop_ids,
             logprobs: generation.logprobs,
+            ..Request::default()
         };
         let tokens = self.handle.generate(request)?;
         let detokenizer = self.words.as_ref().map(|w| Detokenizer::after(w.tokenizer.clone(), &prompt, true));
@@ -175,7 +176,8 @@ impl Answering {
         };
         loop {
             match self.tokens.next() {
-                Some(Event::Token { id, logprobs }) => {
+                Some(Event::Prompt(_)) => {}
+                Some(Event::Token { id, logprobs, .. }) => {
                     answer.token_ids.push(id);
                     answer.logprobs.extend(logprobs);
                     let piece = match &mut self.detokenizer {
@@ -191,7 +193,7 @@ impl Answering {
                         }
                     }
                 }
-                Some(Event::Done(reason)) => {
+                Some(Event::Done { reason, .. }) => {
                     answer.finish_reason = reason;
                     let rest = match &mut self.detokenizer {
                         Some(d) => d.finish()?,

@@ -15,6 +15,14 @@ pub struct EngineOptions {
     pub kv_dtype: Option<DType>,
     /// How float products are computed.
     pub math: Option<FloatMath>,
+    /// Keep the pages of computed prefixes for later requests. On unless told otherwise.
+    pub prefix_cache: Option<bool>,
+    /// Prepare a step while the one before runs.
+    pub overlap: Option<bool>,
+    /// Most tokens to guess from repetitions in the text (n-gram prompt lookup); none unless told otherwise.
+    pub speculate: Option<usize>,
+    /// Quantize the output projection to INT8 while loading.
+    pub int8_head: bool,
 }
 
 /// Decided settings.

@@ -15,13 +15,29 @@ pub struct Sampling {
     pub min_p: f32,
     /// Logits of tokens already seen are divided (or, if negative, multiplied) by this.
     pub repetition_penalty: f32,
+    /// Subtracted from the logit of each token that was generated.
+    pub presence_penalty: f32,
+    /// Subtracted from the logit of each token for every time that it was generated.
+    pub frequency_penalty: f32,
+    /// Added to the logits of single tokens, after the penalties.
+    pub logit_bias: Vec<(u32, f32)>,
     /// Seed of the request's own random sequence.
     pub seed: u64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+        Sampling {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
     }
 }
 
@@ -47,19 +63,46 @@ impl Sampling {
     }
 }
 
-/// One sequence to continue.
-#[derive(Clone, Debug, Default)]
+/// One prompt to continue, once or in several ways.
+#[derive(Clone, Debug)]
 pub struct Request {
     /// Token ids; at least one.
     pub prompt: Vec<u32>,
-    /// How tokens are chosen.
+    /// How tokens are chosen. Choice `i` of `n` draws with seed `seed + i`.
     pub sampling: Sampling,
+    /// Continuations, which share the prompt's pages; at least one.
+    pub n: usize,
     /// Most tokens to generate.
     pub max_new_tokens: usize,
+    /// Tokens to generate before a stop id may be chosen.
+    pub min_new_tokens: usize,
     /// Tokens that end the text (they are not part of it).
     pub stop_ids: Vec<u32>,
     /// Report the log-probabilities of this many of the likeliest tokens beside the chosen one.
     pub logprobs: Option<usize>,
+    /// The same for every token of the prompt but the first.
+    pub prompt_logprobs: Option<usize>,
+    /// Requests with a smaller number go first; equals in order of arrival.
+    pub priority: i32,
+    /// Only requests with the same salt share cached prefixes.
+    pub cache_salt: Option<String>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Request {
+            prompt: Vec::new(),
+            sampling: Sampling::default(),
+            n: 1,
+            max_new_tokens: 0,
+            min_new_tokens: 0,
+            stop_ids: Vec::new(),
+            logprobs: None,
+            prompt_logprobs: None,
+            priority: 0,
+            cache_salt: None,
+        }
+    }
 }
 
 /// Log-probabilities of one generated token, natural logarithm, of the model's own distribution (temperature 1).
@@ -93,15 +136,24 @@ impl FinishReason {
 /// One message of a running request. A channel that closes without `Done` means that the engine stopped.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// Log-probabilities of some tokens of the prompt, in order, if asked for; before any token.
+    Prompt(Vec<TokenLogprobs>),
     /// A generated token.
     Token {
+        /// Which of the request's `n` continuations.
+        choice: usize,
         /// Its id.
         id: u32,
         /// If asked for.
         logprobs: Option<TokenLogprobs>,
     },
-    /// The end.
-    Done(FinishReason),
+    /// The end of one continuation.
+    Done {
+        /// Which.
+        choice: usize,
+        /// Why.
+        reason: FinishReason,
+    },
     /// The request failed; nothing more comes.
     Failed(Error),
 }

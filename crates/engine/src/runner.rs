@@ -60,7 +60,7 @@ impl<B: Backend> Runner<B> {
             return;
         }
         if request.max_new_tokens == 0 {
-            let _ = events.send(Event::Done(FinishReason::Length));
+            let _ = events.send(Event::Done { choice: 0, reason: FinishReason::Length });
             return;
         }
         let tokens = request.prompt.clone();
@@ -258,14 +258,14 @@ fn deliver(
     events: &Sender<Event>,
 ) -> Outcome {
     if request.stop_ids.contains(&id) {
-        let _ = events.send(Event::Done(FinishReason::Stop));
+        let _ = events.send(Event::Done { choice: 0, reason: FinishReason::Stop });
         return Outcome::Ended;
     }
-    if events.send(Event::Token { id, logprobs }).is_err() {
+    if events.send(Event::Token { choice: 0, id, logprobs }).is_err() {
         return Outcome::Ended;
     }
     if generated + 1 == request.max_new_tokens {
-        let _ = events.send(Event::Done(FinishReason::Length));
+        let _ = events.send(Event::Done { choice: 0, reason: FinishReason::Length });
         return Outcome::Ended;
     }
     Outcome::Continues(id)

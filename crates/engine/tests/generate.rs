@@ -39,7 +39,8 @@ fn collect(stream: planish_engine::Stream) -> (Vec<u32>, Option<FinishReason>) {
     for event in stream {
         match event {
             Event::Token { id, .. } => tokens.push(id),
-            Event::Done(reason) => finish = Some(reason),
+            Event::Done { reason, .. } => finish = Some(reason),
+            Event::Prompt(_) => {}
             Event::Failed(e) => panic!("{e}"),
         }
     }

@@ -106,7 +106,7 @@ fn arrivals(stream: Stream) -> Result<Vec<Instant>> {
     for event in stream {
         match event {
             Event::Token { .. } => times.push(Instant::now()),
-            Event::Done(_) => {}
+            Event::Prompt(_) | Event::Done { .. } => {}
             Event::Failed(e) => return Err(e.into()),
         }
     }

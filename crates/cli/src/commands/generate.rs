@@ -93,6 +93,7 @@ impl SamplingFlags {
                 min_p: self.min_p,
                 repetition_penalty: self.repetition_penalty,
                 seed: self.seed,
+                ..Sampling::default()
             },
             stop: self.stop.clone(),
             ignore_eos: self.ignore_eos,

@@ -6,6 +6,7 @@ pub mod assemble;
 pub mod config;
 pub mod error;
 pub mod pages;
+pub mod prefix;
 pub mod request;
 pub mod runner;
 pub mod sampler;

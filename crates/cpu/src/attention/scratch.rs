@@ -14,6 +14,10 @@ pub(super) struct Scratch {
     rows: usize,
     pub k_rows: [*const f32; KEYS],
     pub v_rows: [*const f32; KEYS],
+    /// Factors on the scores of the block's keys.
+    pub factors: [f32; KEYS],
+    /// Scales of the block's values, if they are codes.
+    pub v_scales: [f32; KEYS],
     /// Keys that each row sees.
     pub visible: Vec<Range<usize>>,
 }
@@ -30,6 +34,8 @@ impl Scratch {
             rows,
             k_rows: null,
             v_rows: null,
+            factors: [0.0; KEYS],
+            v_scales: [0.0; KEYS],
             visible: Vec::with_capacity(rows),
         }
     }

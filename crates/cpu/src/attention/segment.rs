@@ -250,7 +250,8 @@ unsafe fn attend_tile<V: Vector>(
     let p = s.scores();
     // SAFETY: the caller keeps the contract; `p` holds a tile of scores.
     unsafe {
-        score::<V>(&Scores { q: &q[..m], kt: s.kt(), d: o.shape.d, scale: o.shape.scale, out: p });
+        let of_keys = s.factors.as_ptr();
+        score::<V>(&Scores { q: &q[..m], kt: s.kt(), d: o.shape.d, factors: of_keys, out: p });
         for i in 0..m {
             let scores = p.add(i * KEYS);
             if seen[i].is_empty() {
@@ -261,6 +262,9 @@ unsafe fn attend_tile<V: Vector>(
             }
             (0..seen[i].start).chain(seen[i].end..KEYS).for_each(|j| *scores.add(j) = f32::NEG_INFINITY);
             factors[i] = weigh::<V>(scores, &row(state, rows, width, tile.start + i));
+            if matches!(o.v, KvSlice::Q8 { .. }) {
+                (0..KEYS).for_each(|j| *scores.add(j) *= s.v_scales[j]);
+            }
         }
         let o = state.add(tile.start * width);
         add_tile_values::<V>(&s.v_rows, p, seen, o, width, &mut factors[..m]);
@@ -312,13 +316,17 @@ unsafe fn add_tile_values<V: Vector>(
 unsafe fn load_block<V: Vector>(o: &Operands<'_>, item: &Item, s: &mut Scratch, keys: Range<usize>) {
     let (d, width, count) = (o.shape.d, s.width, keys.len());
     s.k_rows = [s.zeros().cast_const(); KEYS];
+    s.factors = [o.shape.scale; KEYS];
     let (k_wide, v_wide) = (s.wide(0), s.wide(1));
     let mut j = 0;
     while j < count {
-        let first = o.key_offset(item.seq, item.head, keys.start + j);
+        let first = o.vector(item.seq, item.head, keys.start + j);
         let in_page = o.batch.page_size - (keys.start + j) % o.batch.page_size;
         for i in 0..in_page.min(count - j) {
-            let (at, row) = (first + i * d, (j + i) * width);
+            let (at, row) = ((first + i) * d, (j + i) * width);
+            if let (KvSlice::Q8 { scales: ks, .. }, KvSlice::Q8 { scales: vs, .. }) = (o.k, o.v) {
+                (s.factors[j + i], s.v_scales[j + i]) = (ks[first + i] * o.shape.scale, vs[first + i]);
+            }
             // SAFETY: the scratch has a row of `width` floats for each key of a block.
             unsafe {
                 s.k_rows[j + i] = fetch(o.k, at, d, k_wide.add(row), false);
@@ -360,6 +368,12 @@ unsafe fn fetch(from: KvSlice<'_>, at: usize, d: usize, wide: *mut f32, copy: bo
             for (i, b) in x[at..at + d].iter().enumerate() {
                 // SAFETY: the caller's contract.
                 unsafe { *wide.add(i) = f32::from_bits((b.to_bits() as u32) << 16) };
+            }
+        }
+        KvSlice::Q8 { kind, codes, .. } => {
+            for (i, &code) in codes[at..at + d].iter().enumerate() {
+                // SAFETY: the caller's contract.
+                unsafe { *wide.add(i) = kind.decode(code) };
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The fast back end: every operation of the trait handed to the kernel of its name.
 use crate::access::{f32s, f32s_mut, gather, linear_layout, require, rows_of, u8s, u8s_mut};
-use crate::attention::{self, KvSlice, KvSliceMut};
+use crate::attention::{Attention, KvSlice, KvSliceMut, Operands};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::gemm_float::{PackedFloat, gemm_float};
 use crate::gemm_w8a8::{PackedQ8, Q8Slice, gemm_w8a8};
@@ -19,6 +19,7 @@ use planish_tensor::{
 pub struct Cpu {
     threads: Threads,
     isa: Isa,
+    attention: Attention,
 }
 
 /// A packed weight.
@@ -33,7 +34,7 @@ impl Cpu {
     /// A pool of `threads` threads that uses the kernels of `isa`, which this machine must be able to run.
     pub fn new(threads: usize, isa: Isa) -> Cpu {
         assert!(isa.runs_here(), "{} kernels do not run on this machine", isa.name());
-        Cpu { threads: Threads::new(threads), isa }
+        Cpu { threads: Threads::new(threads), isa, attention: Attention::default() }
     }
 }
 
@@ -205,7 +206,26 @@ impl Backend for Cpu {
         let fits = qkv.cols == shape.qkv_width() && out.cols == shape.nq * shape.d;
         require("paged_attention", fits && qkv.rows == batch.t() && out.rows == batch.t())?;
         let (k, v) = (kv_slice(&kv.k, kv.k_scales.as_ref())?, kv_slice(&kv.v, kv.v_scales.as_ref())?);
-        attention::paged_attention(&self.threads, self.isa, f32s(qkv)?, shape, batch, k, v, f32s_mut(out)?);
+        let operands = Operands { qkv: f32s(qkv)?, shape, batch, k, v };
+        self.attention.attend(&self.threads, self.isa, operands, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn paged_attention_quantize(
+        &self,
+        qkv: &Tensor<Self>,
+        shape: &AttentionShape,
+        batch: &Batch,
+        kv: &KvLayer<Self>,
+        scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        let (kind, t, cols) = (kind_of(&out.codes)?, batch.t(), shape.nq * shape.d);
+        let fits = qkv.cols == shape.qkv_width() && out.codes.cols == cols && scratch.cols == cols;
+        require("paged_attention_quantize", fits && qkv.rows == t && out.codes.rows == t && scratch.rows == t)?;
+        let (k, v) = (kv_slice(&kv.k, kv.k_scales.as_ref())?, kv_slice(&kv.v, kv.v_scales.as_ref())?);
+        let operands = Operands { qkv: f32s(qkv)?, shape, batch, k, v };
+        self.attention.attend_quantize(&self.threads, self.isa, operands, f32s_mut(scratch)?, kind, q8_mut(out)?);
         Ok(())
     }
 

@@ -3,20 +3,6 @@ use super::{KEYS, KvSlice, Operands, SEGMENT};
 use crate::exp::{EXP_HIGH, EXP_LOW, LN2_HIGH, LN2_LOW, P};
 use crate::threads::Threads;
 use crate::vector::Shared;
-use planish_tensor::{Batch, backend::AttentionShape};
-
-/// As [`super::paged_attention`], in plain loops.
-pub fn paged_attention_scalar(
-    threads: &Threads,
-    qkv: &[f32],
-    shape: &AttentionShape,
-    batch: &Batch,
-    k: KvSlice<'_>,
-    v: KvSlice<'_>,
-    out: &mut [f32],
-) {
-    super::paged_attention(threads, crate::isa::Isa::Scalar, qkv, shape, batch, k, v, out)
-}
 
 /// One task for each token.
 pub(super) fn run(threads: &Threads, o: Operands<'_>, out: &mut [f32]) {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::request::{Command, Request, ScoreChunk, Stream};
 use crate::runner::Runner;
 use planish_checkpoint::source::TensorSource;
-use planish_model::{Decoder, Plan};
+use planish_model::{Decoder, LoadOptions, Plan};
 use planish_tensor::Backend;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -42,8 +42,8 @@ impl Handle {
         options: &EngineOptions,
     ) -> Result<Handle> {
         let config = options.decide(&plan, backend.memory());
-        let decoder = Decoder::load(&backend, plan.clone(), source, config.math, config.max_model_len)
-            .map_err(|e| Error::Load(e.to_string()))?;
+        let load = LoadOptions { math: config.math, positions: config.max_model_len, int8_head: options.int8_head };
+        let decoder = Decoder::load(&backend, plan.clone(), source, &load).map_err(|e| Error::Load(e.to_string()))?;
         let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes() };
         let runner = Runner::new(backend, decoder, config)?;
         let (commands, receiver) = channel();

@@ -80,7 +80,9 @@ impl<B: Backend> Machine for Device<B> {
     }
 
     fn clear(&mut self, pages: &[u32]) -> Result<()> {
-        let _ = pages;
-        Ok(self.backend.sync()?)
+        for layer in &mut self.kv.layers {
+            self.backend.clear_pages(layer, pages)?;
+        }
+        Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::runner::Runner;
 use crate::{overlap, plain};
 use planish_checkpoint::source::TensorSource;
 use planish_model::arch::Role;
-use planish_model::{Decoder, Plan};
+use planish_model::{Decoder, LoadOptions, Plan};
 use planish_tensor::{Backend, DType};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -172,8 +172,8 @@ pub fn load<B: Backend>(
 ) -> Result<(Box<dyn Machine>, Info)> {
     let eight_bit = is_eight_bit(&plan, source)?;
     let (config, notes) = options.decide::<B>(&plan, eight_bit, backend.memory())?;
-    let decoder = Decoder::load(&backend, plan.clone(), source, config.math, config.max_model_len)
-        .map_err(|e| Error::Load(e.to_string()))?;
+    let how = LoadOptions { math: config.math, positions: config.max_model_len, int8_head: config.int8_head };
+    let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::Load(e.to_string()))?;
     let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes(), notes };
     Ok((Box::new(Device::new(backend, decoder, &config)?), info))
 }

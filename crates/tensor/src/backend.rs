@@ -1,5 +1,7 @@
 //! `trait Backend`: the one waist between what a network is and the machine that runs it.
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
+use crate::host::decode_f32_into;
+use crate::q8::quantize_weight_row;
 use crate::{Batch, DType, Error, HostTensor, Q8, Result};
 
 /// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.

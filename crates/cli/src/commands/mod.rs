@@ -4,6 +4,7 @@ pub mod chat;
 pub mod check_env;
 pub mod compare;
 mod finite;
+mod flags;
 pub mod generate;
 pub mod inspect;
 pub mod quantize;

@@ -13,6 +13,9 @@ pub enum Error {
         /// Position of the token whose logits were not finite.
         position: usize,
     },
+    /// The grammar of a request could not be followed.
+    #[error("{0}")]
+    Grammar(String),
     /// The engine's thread has ended.
     #[error("the engine has stopped")]
     Stopped,

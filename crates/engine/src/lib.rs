@@ -5,6 +5,7 @@
 pub mod assemble;
 pub mod config;
 pub mod error;
+pub mod grammar;
 pub mod pages;
 pub mod request;
 pub mod runner;
@@ -14,5 +15,6 @@ pub mod service;
 
 pub use config::{EngineConfig, EngineOptions};
 pub use error::{Error, Result};
+pub use grammar::{Grammar, GrammarSpec, Guide, Mask, Vocabulary};
 pub use request::{Event, FinishReason, Request, Sampling, ScoreChunk, Stream, TokenLogprobs};
 pub use service::{Handle, Info};

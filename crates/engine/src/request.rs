@@ -1,5 +1,6 @@
 //! What a caller asks for, and what comes back over its channel.
 use crate::error::{Error, Result};
+use crate::grammar::Grammar;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
 /// How the next token is chosen.
@@ -86,6 +87,8 @@ pub struct Request {
     pub priority: i32,
     /// Only requests with the same salt share cached prefixes.
     pub cache_salt: Option<String>,
+    /// What the text must be.
+    pub grammar: Option<Grammar>,
 }
 
 impl Default for Request {
@@ -101,6 +104,7 @@ impl Default for Request {
             prompt_logprobs: None,
             priority: 0,
             cache_salt: None,
+            grammar: None,
         }
     }
 }

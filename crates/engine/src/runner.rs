@@ -228,7 +228,10 @@ impl Produced {
             return (id != u32::MAX).then_some((id, None));
         }
         let logits = &self.logits[row * self.vocab..][..self.vocab];
-        let id = sampler::sample(&mut logits.to_vec(), &request.sampling, seen)?;
+        let (prompt, generated) = seen.split_at(request.prompt.len());
+        let mut history = sampler::History::new(prompt);
+        generated.iter().for_each(|&token| history.push(token));
+        let id = sampler::choose(&mut logits.to_vec(), &request.sampling, &history, &[], None).ok()?;
         Some((id, request.logprobs.map(|top| sampler::logprobs(logits, id, top))))
     }
 

@@ -5,7 +5,7 @@ use crate::source::Model;
 use crate::words::Words;
 use anyhow::{Context, Result, anyhow, bail};
 use planish_devices::{Work, with_device};
-use planish_engine::{EngineOptions, Handle, Request, Sampling};
+use planish_engine::{EngineOptions, Grammar, GrammarSpec, Handle, Request, Sampling, Vocabulary};
 use planish_tensor::Backend;
 use planish_text::{ChatInput, Message, SpecialText};
 
@@ -45,6 +45,8 @@ pub struct Generation {
     pub priority: i32,
     /// Only requests of the same salt share cached prefixes.
     pub cache_salt: Option<String>,
+    /// What each answer must be. It then ends where the grammar does, whatever `ignore_eos` says.
+    pub grammar: Option<GrammarSpec>,
 }
 
 impl Default for Generation {
@@ -61,6 +63,7 @@ impl Default for Generation {
             prompt_logprobs: None,
             priority: 0,
             cache_salt: None,
+            grammar: None,
         }
     }
 }
@@ -69,6 +72,7 @@ impl Default for Generation {
 pub struct Pipeline {
     handle: Handle,
     words: Option<Words>,
+    vocabulary: Option<Vocabulary>,
     eos: Vec<u32>,
 }
 
@@ -103,7 +107,9 @@ impl Pipeline {
         let words = words.map_err(|_| anyhow!("{}: reading the tokenizer panicked", model.path.display()))??.cloned();
         let mut eos = model.generation.eos_token_ids.clone();
         eos.extend(model.config.eos_token_ids()?);
-        Ok(Pipeline { handle, words, eos })
+        let tokens = |w: &Words| Vocabulary::new(w.tokenizer.clone(), eos.clone(), model.plan.vocab);
+        let vocabulary = words.as_ref().map(tokens);
+        Ok(Pipeline { handle, words, vocabulary, eos })
     }
 
     /// The engine.
@@ -140,7 +146,7 @@ impl Pipeline {
         let mut feed = Feed::new(&self.handle);
         let mut answering = Vec::with_capacity(prompts.len());
         for prompt in prompts {
-            feed.submit(self.request(prompt.clone(), generation))?;
+            feed.submit(self.request(prompt.clone(), generation)?)?;
             answering.push(self.answering(prompt, generation)?);
         }
         let mut open = answering.len();
@@ -164,7 +170,7 @@ impl Pipeline {
         mut show: impl FnMut(usize, &str),
     ) -> Result<Vec<Answer>> {
         let mut answering = self.answering(prompt.clone(), generation)?;
-        for event in self.handle.generate(self.request(prompt, generation))? {
+        for event in self.handle.generate(self.request(prompt, generation)?)? {
             if answering.take(event, &mut show)? {
                 return Ok(answering.into_answers());
             }
@@ -172,12 +178,14 @@ impl Pipeline {
         Err(planish_engine::Error::Stopped.into())
     }
 
-    fn request(&self, prompt: Vec<u32>, generation: &Generation) -> Request {
+    /// What the engine is asked for one prompt.
+    pub fn request(&self, prompt: Vec<u32>, generation: &Generation) -> Result<Request> {
+        let grammar = generation.grammar.as_ref().map(|spec| self.compile(spec)).transpose()?;
         let mut stop_ids = generation.stop_ids.clone();
-        if !generation.ignore_eos {
+        if !generation.ignore_eos || grammar.is_some() {
             stop_ids.extend(&self.eos);
         }
-        Request {
+        Ok(Request {
             prompt,
             sampling: generation.sampling.clone(),
             n: generation.n,
@@ -188,7 +196,15 @@ impl Pipeline {
             prompt_logprobs: generation.prompt_logprobs,
             priority: generation.priority,
             cache_salt: generation.cache_salt.clone(),
-        }
+            grammar,
+        })
+    }
+
+    /// A grammar over this model's tokens; the same one is compiled once.
+    fn compile(&self, spec: &GrammarSpec) -> Result<Grammar> {
+        let missing = "structured output: expected tokenizer.json beside the model, found none";
+        let vocabulary = self.vocabulary.as_ref().context(missing)?;
+        Ok(Grammar::compile(vocabulary, spec)?)
     }
 
     fn answering(&self, prompt: Vec<u32>, generation: &Generation) -> Result<Answering> {

@@ -1,4 +1,5 @@
 //! Flags that several commands share: how the engine runs, and how answers are made.
+use super::structure::StructureFlags;
 use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -116,6 +117,8 @@ pub struct SamplingFlags {
     /// Go on after the end-of-text token
     #[arg(long)]
     pub ignore_eos: bool,
+    #[command(flatten)]
+    pub structure: StructureFlags,
 }
 
 impl SamplingFlags {
@@ -139,6 +142,7 @@ impl SamplingFlags {
             stop: self.stop.clone(),
             stop_ids: self.stop_id.clone(),
             ignore_eos: self.ignore_eos,
+            grammar: self.structure.spec()?,
             ..Generation::default()
         })
     }

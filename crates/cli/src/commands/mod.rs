@@ -8,6 +8,7 @@ mod flags;
 pub mod generate;
 pub mod inspect;
 pub mod quantize;
+mod structure;
 mod usage;
 
 use anyhow::{Result, bail};

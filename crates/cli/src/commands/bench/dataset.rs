@@ -1,8 +1,9 @@
 //! Conversations as a load: ShareGPT's format (or plain prompt and answer), with lengths as the model's tokenizer
 //! counts them and the filters of vLLM's benchmark.
 use super::Random;
-use super::drive::Job;
+use super::drive::job;
 use anyhow::{Context, Result, bail};
+use planish_engine::Request;
 use planish_text::{SpecialText, Tokenizer};
 use serde_json::Value;
 use std::path::Path;
@@ -56,7 +57,7 @@ pub fn jobs(
     count: usize,
     longest: usize,
     random: &mut Random,
-) -> Result<Vec<Job>> {
+) -> Result<Vec<Request>> {
     random.shuffle(&mut exchanges);
     let mut jobs = Vec::new();
     for exchange in exchanges {
@@ -68,7 +69,7 @@ pub fn jobs(
         let total = prompt.len() + output;
         let short = prompt.len() < LEAST || output < LEAST;
         if !short && prompt.len() <= MOST_PROMPT && total <= MOST_TOTAL.min(longest) {
-            jobs.push(Job { prompt, output });
+            jobs.push(job(prompt, output));
         }
     }
     if jobs.is_empty() {

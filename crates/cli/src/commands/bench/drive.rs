@@ -5,13 +5,9 @@ use planish::feed::Feed;
 use planish_engine::{Event, Handle, Request};
 use std::time::{Duration, Instant};
 
-/// One request of a load. Its answer has exactly so many tokens.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Job {
-    /// Token ids.
-    pub prompt: Vec<u32>,
-    /// Tokens of the answer.
-    pub output: usize,
+/// One request of a load: its answer has exactly `output` tokens.
+pub fn job(prompt: Vec<u32>, output: usize) -> Request {
+    Request { prompt, max_new_tokens: output, ..Request::default() }
 }
 
 /// What became of one request.
@@ -89,17 +85,16 @@ pub fn milliseconds(time: Duration) -> f64 {
 }
 
 /// Sends all jobs, at most `together` of them at once, and waits for the last; `ended` hears how many are over.
-pub fn drive(handle: &Handle, jobs: &[Job], together: usize, mut ended: impl FnMut(usize)) -> Result<Run> {
+pub fn drive(handle: &Handle, jobs: &[Request], together: usize, mut ended: impl FnMut(usize)) -> Result<Run> {
     let mut feed = Feed::new(handle);
     let start = Instant::now();
     let mut requests: Vec<Timeline> = Vec::with_capacity(jobs.len());
     let (mut waiting, mut over) = (jobs.iter(), 0);
     let mut send = |requests: &mut Vec<Timeline>, feed: &mut Feed<'_>| -> Result<()> {
         let Some(job) = waiting.next() else { return Ok(()) };
-        let request = Request { prompt: job.prompt.clone(), max_new_tokens: job.output, ..Request::default() };
-        let (sent, tokens) = (Instant::now(), Vec::with_capacity(job.output));
+        let (sent, tokens) = (Instant::now(), Vec::with_capacity(job.max_new_tokens));
         requests.push(Timeline { prompt: job.prompt.len(), sent, tokens, ended: sent });
-        feed.submit(request)
+        feed.submit(job.clone())
     };
     for _ in 0..together.min(jobs.len()) {
         send(&mut requests, &mut feed)?;

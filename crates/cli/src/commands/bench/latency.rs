@@ -1,12 +1,14 @@
 //! `planish bench latency`: how fast one batch of equal requests is.
-use super::drive::{Job, Run, drive};
+use super::drive::{Run, drive, job};
 use super::statistics::Distribution;
 use super::{Random, Target};
 use crate::Global;
+use crate::commands::structure::schema;
 use crate::commands::{bar, print, print_json};
 use anyhow::{Result, bail};
 use clap::Args;
-use planish::Pipeline;
+use planish::{Generation, Pipeline};
+use planish_engine::GrammarSpec;
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -33,11 +35,15 @@ pub struct Flags {
     /// Also time a second prompt that shares this many first tokens with the one before it
     #[arg(long, value_name = "TOKENS")]
     shared_prefix: Option<usize>,
+    /// Also compare the speed under this JSON schema (a file, or the schema itself) with that of free text
+    #[arg(long, value_name = "FILE|JSON")]
+    json_schema: Option<String>,
 }
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     flags.check()?;
+    let schema = flags.json_schema.as_deref().map(schema).transpose()?;
     let model = flags.target.model()?;
     let longest = flags.shared_prefix.unwrap_or(0).saturating_add(flags.input_len).saturating_add(flags.output_len);
     let pipeline = flags.target.load(global, &model, longest, Some(flags.batch))?;
@@ -55,6 +61,9 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let mut document = flags.document(&rounds);
     if let Some(prefix) = flags.shared_prefix {
         document["shared_prefix"] = flags.prefix(&pipeline, prefix, &mut random)?;
+    }
+    if let Some(schema) = schema {
+        document["structured"] = flags.structured(&pipeline, schema, &mut random)?;
     }
     for (key, value) in flags.target.describe(&pipeline).as_object().into_iter().flatten() {
         document[key] = value.clone();
@@ -90,8 +99,7 @@ impl Flags {
     /// Prompts that no round had before, so that no prefix is known.
     fn round(&self, pipeline: &Pipeline, random: &mut Random) -> Result<Run> {
         let vocab = pipeline.handle().info().plan.vocab;
-        let job = |_| Job { prompt: random.ids(self.input_len, vocab), output: self.output_len };
-        let jobs: Vec<Job> = (0..self.batch).map(job).collect();
+        let jobs: Vec<_> = (0..self.batch).map(|_| job(random.ids(self.input_len, vocab), self.output_len)).collect();
         drive(pipeline.handle(), &jobs, self.batch, |_| {})
     }
 
@@ -130,7 +138,7 @@ impl Flags {
             let shared = random.ids(prefix, vocab);
             let mut first = || -> Result<f64> {
                 let prompt = [shared.clone(), random.ids(self.input_len, vocab)].concat();
-                let run = drive(pipeline.handle(), &[Job { prompt, output: 2 }], 1, |_| {})?;
+                let run = drive(pipeline.handle(), &[job(prompt, 2)], 1, |_| {})?;
                 Ok(run.requests[0].first())
             };
             let (a, b) = (first()?, first()?);
@@ -146,6 +154,40 @@ impl Flags {
             "ratio": median(ratios),
         }))
     }
+
+    /// Speed of the batch under a schema and, in turn, of free text of as many tokens. Answers that satisfy the schema
+    /// early are shorter than `--output-len`.
+    fn structured(&self, pipeline: &Pipeline, schema: GrammarSpec, random: &mut Random) -> Result<Value> {
+        let vocab = pipeline.handle().info().plan.vocab;
+        let under = Generation { max_new_tokens: self.output_len, grammar: Some(schema), ..Generation::default() };
+        let (mut bound, mut free, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..self.warmup + self.rounds {
+            let prompts: Vec<_> = (0..self.batch).map(|_| random.ids(self.input_len, vocab)).collect();
+            let jobs = prompts.into_iter().map(|p| pipeline.request(p, &under)).collect::<Result<Vec<_>>>()?;
+            let first = drive(pipeline.handle(), &jobs, self.batch, |_| {})?;
+            let length = |i: usize| first.requests[i].tokens.len().max(2);
+            let jobs: Vec<_> = (0..self.batch).map(|i| job(random.ids(self.input_len, vocab), length(i))).collect();
+            let second = drive(pipeline.handle(), &jobs, self.batch, |_| {})?;
+            if round >= self.warmup {
+                let [a, b] = [&first, &second].map(rate);
+                bound.push(a);
+                free.push(b);
+                ratios.push(a / b);
+            }
+        }
+        let median = |values: Vec<f64>| values.into_iter().collect::<Distribution>().median();
+        Ok(json!({
+            "decode_tokens_per_s": median(bound),
+            "free_tokens_per_s": median(free),
+            "ratio": median(ratios),
+        }))
+    }
+}
+
+/// Tokens per second after the first token of each request.
+fn rate(run: &Run) -> f64 {
+    let after_first: usize = run.requests.iter().map(|r| r.tokens.len().saturating_sub(1)).sum();
+    after_first as f64 / Speeds::of(run).decode
 }
 
 impl Speeds {
@@ -189,6 +231,14 @@ fn table(d: &Value) -> String {
             number(&shared["ttft_ms_cold"]),
             number(&shared["ttft_ms_warm"]),
             number(&shared["ratio"])
+        );
+    }
+    if let Some(bound) = d.get("structured") {
+        text += &format!(
+            "under the schema {:.1} tokens/s, free text {:.1} ({:.3})\n",
+            number(&bound["decode_tokens_per_s"]),
+            number(&bound["free_tokens_per_s"]),
+            number(&bound["ratio"])
         );
     }
     text

@@ -1,5 +1,5 @@
 //! `planish bench throughput`: many requests at once, as a server has them, and how long each waited.
-use super::drive::{Job, Run, drive};
+use super::drive::{Run, drive, job};
 use super::lengths::{self, Span};
 use super::{Random, Target, dataset, page};
 use crate::Global;
@@ -7,6 +7,7 @@ use crate::commands::{bar, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use planish::Model;
+use planish_engine::Request;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -54,7 +55,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let model = flags.target.model()?;
     let mut random = Random(flags.seed);
     let jobs = flags.jobs(&model, &mut random)?;
-    let longest = jobs.iter().map(|j| j.prompt.len() + j.output).max().unwrap_or(0);
+    let longest = jobs.iter().map(|j| j.prompt.len() + j.max_new_tokens).max().unwrap_or(0);
     let pipeline = flags.target.load(global, &model, longest, None)?;
     let limit = pipeline.handle().info().config.max_model_len;
     if longest > limit {
@@ -62,8 +63,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
     let together = flags.concurrency.unwrap_or(jobs.len());
     let vocab = pipeline.handle().info().plan.vocab;
-    let warm = |_| Job { prompt: random.ids(jobs[0].prompt.len(), vocab), output: jobs[0].output.min(8) };
-    let warm: Vec<Job> = (0..flags.warmup).map(warm).collect();
+    let warm = |_| job(random.ids(jobs[0].prompt.len(), vocab), jobs[0].max_new_tokens.min(8));
+    let warm: Vec<Request> = (0..flags.warmup).map(warm).collect();
     drive(pipeline.handle(), &warm, flags.warmup, |_| {})?;
     let shown = bar(global.talks(), jobs.len() as u64, "requests");
     let run = drive(pipeline.handle(), &jobs, together, |over| shown.set_position(over as u64))?;
@@ -85,7 +86,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
 
 impl Flags {
     /// The load: from conversations, or random tokens of the wanted lengths.
-    fn jobs(&self, model: &Model, random: &mut Random) -> Result<Vec<Job>> {
+    fn jobs(&self, model: &Model, random: &mut Random) -> Result<Vec<Request>> {
         if let Some(path) = &self.dataset {
             let exchanges = dataset::read(path)?;
             let longest = self.target.engine.max_model_len.unwrap_or(model.plan.max_positions);
@@ -99,8 +100,7 @@ impl Flags {
                 (0..self.num_prompts).map(draw).collect()
             }
         };
-        let job = |(input, output)| Job { prompt: random.ids(input, model.plan.vocab), output };
-        Ok(lengths.into_iter().map(job).collect())
+        Ok(lengths.into_iter().map(|(input, output)| job(random.ids(input, model.plan.vocab), output)).collect())
     }
 }
 

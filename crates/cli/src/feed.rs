@@ -1,20 +1,18 @@
 //! Many requests at once and one reader: events in the order in which they happened, each with its time.
 use anyhow::Result;
-use planish_engine::{Event, Handle, Request};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use planish_engine::{Cancel, Error, Event, Handle, Request};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-/// Requests in flight.
+/// Requests in flight; those that are not over when it is dropped are cancelled.
 pub struct Feed<'a> {
     handle: &'a Handle,
     arrivals: Receiver<Arrival>,
     sender: Sender<Arrival>,
-    cancelled: Vec<Arc<AtomicBool>>,
+    running: Vec<Option<Cancel>>,
 }
 
-/// An event and when it happened, taken before anybody waited for it.
+/// An event and when it happened: the engine's thread takes the time, however late somebody reads.
 #[derive(Debug)]
 pub struct Arrival {
     /// Number of the request, in order of submission.
@@ -29,33 +27,24 @@ impl<'a> Feed<'a> {
     /// No request yet.
     pub fn new(handle: &'a Handle) -> Feed<'a> {
         let (sender, arrivals) = channel();
-        Feed { handle, arrivals, sender, cancelled: Vec::new() }
+        Feed { handle, arrivals, sender, running: Vec::new() }
     }
 
     /// Starts a request; the first is number 0.
     pub fn submit(&mut self, request: Request) -> Result<()> {
-        let (number, sender) = (self.cancelled.len(), self.sender.clone());
-        let cancelled = Arc::new(AtomicBool::new(false));
-        self.cancelled.push(cancelled.clone());
-        let stream = self.handle.generate(request)?;
-        std::thread::spawn(move || {
-            for event in stream {
-                let arrival = Arrival { request: number, at: Instant::now(), event };
-                if cancelled.load(Ordering::Relaxed) || sender.send(arrival).is_err() {
-                    return;
-                }
-            }
-        });
+        let (number, sender) = (self.running.len(), self.sender.clone());
+        let sink = move |event| sender.send(Arrival { request: number, at: Instant::now(), event }).is_ok();
+        self.running.push(Some(self.handle.generate_with(request, Box::new(sink))?));
         Ok(())
     }
 
     /// Waits for the next event of any request.
     pub fn next(&self) -> Result<Arrival> {
-        Ok(self.arrivals.recv()?)
+        Ok(self.arrivals.recv().map_err(|_| Error::Stopped)?)
     }
 
-    /// Events of this request are not wanted any more: the engine drops it at its next one.
-    pub fn cancel(&self, request: usize) {
-        self.cancelled[request].store(true, Ordering::Relaxed);
+    /// Ends a request: events that are under way may still come.
+    pub fn cancel(&mut self, request: usize) {
+        self.running[request] = None;
     }
 }

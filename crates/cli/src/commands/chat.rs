@@ -1,10 +1,10 @@
 //! `planish chat`: talk to a model in the terminal; its answers appear as they are made.
 use super::flags::{EngineFlags, SamplingFlags};
-use super::print;
+use super::{open, print};
 use crate::Global;
 use anyhow::Result;
 use clap::Args;
-use planish::{Model, Pipeline};
+use planish::Model;
 use planish_text::Message;
 use std::io::{BufRead, IsTerminal};
 use std::time::Instant;
@@ -27,7 +27,7 @@ pub struct Flags {
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let generation = flags.sampling.generation()?;
     let model = Model::open(&flags.model)?;
-    let pipeline = Pipeline::open(&model, &flags.engine.options(global))?;
+    let pipeline = open(global, &model, &flags.engine.options(global))?;
     let terminal = std::io::stdin().is_terminal();
     let system = flags.system.iter().map(|text| message("system", text));
     let mut messages: Vec<Message> = system.clone().collect();

@@ -4,11 +4,8 @@ use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
 use planish::{Generation, PipelineOptions};
-use planish_engine::{EngineOptions, Sampling};
+use planish_engine::{EngineOptions, MOST_CHOICES, Sampling};
 use planish_tensor::DType;
-
-/// Answers to one prompt at most: each is a sequence of its own.
-const MOST_ANSWERS: usize = 1024;
 
 /// Flags of the engine, shared by the commands that run a model.
 #[derive(Args, Clone, Default)]
@@ -171,8 +168,8 @@ impl SamplingFlags {
 
 /// Answers to a prompt.
 pub fn parse_n(text: &str) -> Result<usize, String> {
-    let fits = text.parse().ok().filter(|n| (1..=MOST_ANSWERS).contains(n));
-    fits.ok_or_else(|| format!("expected a number from 1 to {MOST_ANSWERS}"))
+    let fits = text.parse().ok().filter(|n| (1..=MOST_CHOICES).contains(n));
+    fits.ok_or_else(|| format!("expected a number from 1 to {MOST_CHOICES}"))
 }
 
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {

@@ -1,6 +1,6 @@
 //! `planish generate`: offline answers, many prompts in one batch.
 use super::flags::{self, EngineFlags, SamplingFlags};
-use super::{print, print_json};
+use super::{open, print, print_json};
 use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -46,7 +46,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
     let sampled = flags.sampling.generation()?;
     let model = Model::open(&flags.model)?;
-    let pipeline = Pipeline::open(&model, &flags.engine.options(global))?;
+    let pipeline = open(global, &model, &flags.engine.options(global))?;
     let mut texts: Vec<Value> = flags.prompt.iter().map(|p| p.clone().into()).collect();
     let mut prompts = flags.prompt.iter().map(|p| encode(&pipeline, p, flags.chat)).collect::<Result<Vec<_>>>()?;
     for ids in &flags.input_ids {

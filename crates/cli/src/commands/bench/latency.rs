@@ -1,7 +1,7 @@
 //! `planish bench latency`: how fast one batch of equal requests is.
 use super::drive::{Run, drive, job};
 use super::statistics::Distribution;
-use super::{Random, Target};
+use super::{Random, Target, counted, extend};
 use crate::Global;
 use crate::commands::structure::schema;
 use crate::commands::{bar, print, print_json};
@@ -50,7 +50,11 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let mut random = Random(0);
     let shown = bar(global.talks(), (flags.warmup + flags.rounds) as u64, "measuring");
     let mut rounds = Vec::new();
+    let mut before = pipeline.handle().metrics();
     for round in 0..flags.warmup + flags.rounds {
+        if round == flags.warmup {
+            before = pipeline.handle().metrics();
+        }
         let run = flags.round(&pipeline, &mut random)?;
         if round >= flags.warmup {
             rounds.push(run);
@@ -59,15 +63,14 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
     shown.finish_and_clear();
     let mut document = flags.document(&rounds);
+    extend(&mut document, counted(&before, &pipeline.handle().metrics()));
     if let Some(prefix) = flags.shared_prefix {
         document["shared_prefix"] = flags.prefix(&pipeline, prefix, &mut random)?;
     }
     if let Some(schema) = schema {
         document["structured"] = flags.structured(&pipeline, schema, &mut random)?;
     }
-    for (key, value) in flags.target.describe(&pipeline).as_object().into_iter().flatten() {
-        document[key] = value.clone();
-    }
+    extend(&mut document, flags.target.describe(&pipeline));
     match global.json {
         true => print_json(&document),
         false => print(&table(&document)),

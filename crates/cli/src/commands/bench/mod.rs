@@ -12,6 +12,7 @@ use crate::Global;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use planish::{Model, Pipeline};
+use planish_engine::Snapshot;
 use planish_tensor::DType;
 use serde_json::{Value, json};
 
@@ -66,7 +67,7 @@ impl Target {
         let mut options = self.engine.options(global);
         options.engine.max_model_len = Some(self.engine.max_model_len.unwrap_or(longest));
         options.engine.max_batch = self.engine.max_batch.or(batch);
-        Pipeline::open(model, &options)
+        super::open(global, model, &options)
     }
 
     /// What was measured, for the report.
@@ -82,6 +83,27 @@ impl Target {
             "kv_dtype": info.config.kv_dtype.to_string(),
             "max_batch": info.config.max_batch,
         })
+    }
+}
+
+/// What the engine counted between two moments.
+fn counted(before: &Snapshot, after: &Snapshot) -> Value {
+    let (forward, other) = (after.forward_seconds - before.forward_seconds, after.other_seconds - before.other_seconds);
+    json!({
+        "preemptions": after.preemptions - before.preemptions,
+        "prefix_hit_tokens": after.prefix_hits - before.prefix_hits,
+        "drafts_proposed": after.drafts_proposed - before.drafts_proposed,
+        "drafts_accepted": after.drafts_accepted - before.drafts_accepted,
+        "steps": after.steps - before.steps,
+        // Of the time in steps, the part that the model's forward pass took.
+        "forward_share": forward / (forward + other),
+    })
+}
+
+/// Adds the fields of one object to another.
+fn extend(document: &mut Value, more: Value) {
+    if let (Some(fields), Value::Object(more)) = (document.as_object_mut(), more) {
+        fields.extend(more);
     }
 }
 

@@ -1,7 +1,7 @@
 //! `planish bench throughput`: many requests at once, as a server has them, and how long each waited.
 use super::drive::{Run, drive, job};
 use super::lengths::{self, Span};
-use super::{Random, Target, dataset, page};
+use super::{Random, Target, counted, dataset, extend, page};
 use crate::Global;
 use crate::commands::{bar, print, print_json};
 use anyhow::{Context, Result, bail};
@@ -67,14 +67,14 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let warm: Vec<Request> = (0..flags.warmup).map(warm).collect();
     drive(pipeline.handle(), &warm, flags.warmup, |_| {})?;
     let shown = bar(global.talks(), jobs.len() as u64, "requests");
+    let before = pipeline.handle().metrics();
     let run = drive(pipeline.handle(), &jobs, together, |over| shown.set_position(over as u64))?;
     shown.finish_and_clear();
     let mut document = measured(&run);
     document["concurrency"] = together.into();
     document["seed"] = flags.seed.into();
-    for (key, value) in flags.target.describe(&pipeline).as_object().into_iter().flatten() {
-        document[key] = value.clone();
-    }
+    extend(&mut document, counted(&before, &pipeline.handle().metrics()));
+    extend(&mut document, flags.target.describe(&pipeline));
     if let Some(path) = &flags.html {
         std::fs::write(path, page::render(&run, &document)).with_context(|| format!("--html {}", path.display()))?;
     }
@@ -146,5 +146,9 @@ fn table(d: &Value) -> String {
         let [mean, p50, p90, p99] = ["mean", "p50", "p90", "p99"].map(|p| number(&d[key][p]));
         text += &format!("{name:<10}{mean:>10.2}{p50:>10.2}{p90:>10.2}{p99:>10.2}\n");
     }
-    text
+    let share = number(&d["forward_share"]) * 100.0;
+    text + &format!(
+        "{share:.1} % of the steps' time in the model; {} preemptions, {} prompt tokens from the prefix cache\n",
+        d["preemptions"], d["prefix_hit_tokens"]
+    )
 }

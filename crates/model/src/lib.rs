@@ -6,6 +6,7 @@ pub mod arch;
 pub mod archs;
 pub mod block;
 pub mod decoder;
+pub mod dummy;
 pub mod error;
 pub mod kv;
 pub mod linear;

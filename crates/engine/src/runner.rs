@@ -20,6 +20,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 mod requests;
+#[cfg(test)]
+mod tests;
 
 /// One step, ready for a device.
 pub(crate) struct Step {

@@ -16,13 +16,11 @@ pub(crate) fn serve(runner: &mut Runner, machine: &mut dyn Machine, commands: &R
 
 /// Does as told, waiting for something to do if there is nothing. False when it is time to stop.
 pub(crate) fn attend(runner: &mut Runner, commands: &Receiver<Command>, busy: bool) -> bool {
-    if !busy {
+    if !busy && !runner.is_over() {
         runner.rest();
-        if !runner.is_over() {
-            match commands.recv() {
-                Ok(command) => runner.accept(command),
-                Err(_) => return false,
-            }
+        match commands.recv() {
+            Ok(command) => runner.accept(command),
+            Err(_) => return false,
         }
     }
     while let Ok(command) = commands.try_recv() {

@@ -87,7 +87,10 @@ impl Runner {
             (Command::Score { id, tokens, first, chunks }, None) => self.score(id, tokens, first, chunks),
             (Command::Cancel(id), _) => self.cancel(id),
             (Command::Room(id), _) => self.resume(id),
-            (Command::Check(answer), _) => drop(answer.send(self.check())),
+            (Command::Check(answer), _) => {
+                self.publish();
+                drop(answer.send(self.check()));
+            }
             (Command::Stop { drain: true }, _) => self.stopping = self.stopping.or(Some(Stop::Drain)),
             (Command::Stop { drain: false }, _) => self.stopping = Some(Stop::Now),
         }

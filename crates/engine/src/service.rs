@@ -119,7 +119,8 @@ impl Handle {
         *self.metrics.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Whether every page is where it should be: between two steps, on the engine's thread.
+    /// Whether every page is where it should be: between two steps, on the engine's thread. Afterwards
+    /// [`Handle::metrics`] is of that moment or later.
     pub fn check_integrity(&self) -> Result<()> {
         let (answer, verdict) = channel();
         self.send(Command::Check(answer))?;

@@ -1,6 +1,7 @@
 //! Same request, same answer: whatever else runs, however the prompt is cut, whatever is cached, in both loops.
 use crate::setting::*;
 use planish_engine::{EngineOptions, FinishReason, Handle, Request, Sampling};
+use std::sync::mpsc::Sender;
 
 #[test]
 fn greedy_equals_transformers() {
@@ -31,8 +32,10 @@ fn alone(name: &str) -> Vec<Vec<u32>> {
     mixture().into_iter().map(|r| tokens(&handle, r)).collect()
 }
 
-fn together(handle: &Handle) -> Vec<Vec<u32>> {
+/// All at once: the gate, if there is one, opens when all have arrived.
+fn together(handle: &Handle, gate: Option<Sender<()>>) -> Vec<Vec<u32>> {
     let streams: Vec<_> = mixture().into_iter().map(|r| handle.generate(r).unwrap()).collect();
+    drop(gate);
     streams.into_iter().map(|s| collect(s).0).collect()
 }
 
@@ -55,10 +58,10 @@ fn answers_do_not_depend_on_circumstances() {
         let alone = alone(name);
         for (what, options) in variants() {
             for overlap in [false, true] {
-                let handle = open(name, &EngineOptions { overlap: Some(overlap), ..options.clone() });
-                assert_eq!(together(&handle), alone, "{name}, {what}, overlap {overlap}");
+                let (handle, gate) = gated(name, &EngineOptions { overlap: Some(overlap), ..options.clone() });
+                assert_eq!(together(&handle, Some(gate)), alone, "{name}, {what}, overlap {overlap}");
                 // Again, now that prefixes are cached.
-                assert_eq!(together(&handle), alone, "{name}, {what}, overlap {overlap}, cached");
+                assert_eq!(together(&handle, None), alone, "{name}, {what}, overlap {overlap}, cached");
                 let now = at_rest(&handle);
                 assert_eq!((now.finished_length, now.accepted), (18, 18));
                 if what == "few pages" {

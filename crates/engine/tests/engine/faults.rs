@@ -6,20 +6,9 @@ use planish_engine::{EngineOptions, Error, Event, Handle, Request, Stream};
 use planish_tensor::HostTensor;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::mpsc::{Sender, channel};
 
-pub fn both_loops(options: EngineOptions) -> [EngineOptions; 2] {
+fn both_loops(options: EngineOptions) -> [EngineOptions; 2] {
     [false, true].map(|overlap| EngineOptions { overlap: Some(overlap), ..options.clone() })
-}
-
-/// An engine whose steps each wait for a word; after the sender is dropped they run freely.
-pub fn gated(options: &EngineOptions) -> (Handle, Sender<()>) {
-    let (open, gate) = channel();
-    let handle = staged("llama", options, move |_| {
-        let _ = gate.recv();
-        Ok(())
-    });
-    (handle, open)
 }
 
 fn start(handle: &Handle, r: Request) -> Stream {
@@ -116,7 +105,7 @@ fn a_caller_may_vanish_at_any_moment() {
     for options in both_loops(EngineOptions { step_tokens: Some(4), max_batch: Some(2), ..options(30) }) {
         for n in [1, 3] {
             for steps in 0..12 {
-                let (handle, gate) = gated(&options);
+                let (handle, gate) = gated("llama", &options);
                 // Reads its prompt in steps of four tokens, then generates.
                 let r = Request { n, ..request(&prompts()[0]) };
                 let leaves = start(&handle, r.clone());
@@ -136,7 +125,7 @@ fn a_caller_may_vanish_at_any_moment() {
 
 #[test]
 fn a_queued_request_is_forgotten_when_its_caller_goes() {
-    let (handle, gate) = gated(&EngineOptions { max_batch: Some(1), ..options(30) });
+    let (handle, gate) = gated("llama", &EngineOptions { max_batch: Some(1), ..options(30) });
     let first = start(&handle, request(&prompts()[0]));
     let queued: Vec<Stream> = (0..20).map(|_| start(&handle, request(&prompts()[1]))).collect();
     gate.send(()).unwrap();
@@ -199,7 +188,7 @@ fn a_sink_that_panics_ends_its_own_request() {
 #[test]
 fn draining_finishes_what_runs_and_takes_nothing_new() {
     for options in both_loops(options(30)) {
-        let (handle, gate) = gated(&options);
+        let (handle, gate) = gated("llama", &options);
         let stream = start(&handle, request(&prompts()[0]));
         gate.send(()).unwrap();
         handle.shutdown(true);
@@ -217,7 +206,7 @@ fn draining_finishes_what_runs_and_takes_nothing_new() {
 #[test]
 fn stopping_tells_everyone_at_once() {
     for options in both_loops(EngineOptions { max_batch: Some(1), ..options(30) }) {
-        let (handle, gate) = gated(&options);
+        let (handle, gate) = gated("llama", &options);
         let streams = [0, 1].map(|i| start(&handle, request(&prompts()[i])));
         let score = handle.score(vec![1, 2, 3]).unwrap();
         let told = Arc::new(AtomicBool::new(false));

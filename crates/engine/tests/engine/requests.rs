@@ -1,5 +1,4 @@
 //! What a request may ask for, and what is refused.
-use crate::faults::gated;
 use crate::setting::*;
 use planish_engine::{EngineOptions, Event, FinishReason, Request, Sampling, TokenLogprobs};
 use std::sync::{Arc, Mutex};
@@ -147,7 +146,7 @@ fn a_sink_hears_what_a_stream_hears_and_may_hang_up() {
 
 #[test]
 fn the_urgent_go_first() {
-    let (handle, gate) = gated(&EngineOptions { max_batch: Some(1), ..options(100) });
+    let (handle, gate) = gated("llama", &EngineOptions { max_batch: Some(1), ..options(100) });
     let order = Arc::new(Mutex::new(Vec::new()));
     let listen = |name: usize, priority: i32| {
         let order = order.clone();

@@ -6,6 +6,7 @@ use planish_engine::{EngineOptions, Event, FinishReason, Handle, Request, Result
 use planish_model::Plan;
 use planish_tensor::Batch;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 pub fn data(name: &str) -> PathBuf {
@@ -82,21 +83,27 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until nothing runs; then every request is accounted for and every page is back.
+/// Waits until nothing runs and every page is back; then every request is accounted for.
 pub fn at_rest(handle: &Handle) -> Snapshot {
-    until("the engine comes to rest", || {
+    until("the engine comes to rest with all its pages", || {
+        // Answered between two steps: the numbers after it are of that moment or later.
+        handle.check_integrity().unwrap();
         let now = handle.metrics();
-        now.running + now.queued == 0
-    });
-    handle.check_integrity().unwrap();
-    // The check is answered between two steps, so the numbers after it are of a resting engine.
-    until("all pages are back", || {
-        let now = handle.metrics();
-        now.pages_free + now.pages_cached == now.pages_total
+        now.running + now.queued == 0 && now.pages_free + now.pages_cached == now.pages_total
     });
     let now = handle.metrics();
     assert!(now.is_conserved(), "{now:?}");
     now
+}
+
+/// An engine whose steps each wait for a word; after the sender is dropped they run freely.
+pub fn gated(name: &str, options: &EngineOptions) -> (Handle, Sender<()>) {
+    let (open, gate) = channel();
+    let handle = staged(name, options, move |_| {
+        let _ = gate.recv();
+        Ok(())
+    });
+    (handle, open)
 }
 
 /// A machine that asks a test before each step.

@@ -25,7 +25,7 @@ pub struct Runner<B: Backend> {
 }
 
 enum Caller {
-    Generate { request: Request, events: Sender<Event>, prompt_len: usize },
+    Generate { request: Box<Request>, events: Sender<Event>, prompt_len: usize },
     Score { chunks: SyncSender<Result<ScoreChunk>>, total: usize },
 }
 
@@ -65,7 +65,7 @@ impl<B: Backend> Runner<B> {
         }
         let tokens = request.prompt.clone();
         let id = self.arrive(tokens, false);
-        self.callers.insert(id, Caller::Generate { request, events, prompt_len });
+        self.callers.insert(id, Caller::Generate { request: Box::new(request), events, prompt_len });
     }
 
     /// Queues a text to be scored.

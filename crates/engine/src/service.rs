@@ -11,7 +11,7 @@ use crate::runner::Runner;
 use crate::{overlap, plain};
 use planish_checkpoint::source::TensorSource;
 use planish_model::arch::Role;
-use planish_model::{Decoder, Plan};
+use planish_model::{Decoder, LoadOptions, Plan};
 use planish_tensor::{Backend, DType};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,7 +59,9 @@ impl Handle {
         let load = |e: planish_model::Error| Error::Load(e.to_string());
         let eight_bit = is_eight_bit(&plan, source)?;
         let (config, notes) = options.decide::<B>(&plan, eight_bit, backend.memory())?;
-        let decoder = Decoder::load(&backend, plan.clone(), source, config.math, config.max_model_len).map_err(load)?;
+        let how =
+            LoadOptions { math: config.math, positions: config.max_model_len, int8_head: config.int8_head };
+        let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(load)?;
         let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes(), notes };
         let device = Device::new(backend, decoder, &config)?;
         Handle::over(Box::new(device), info)

@@ -17,7 +17,7 @@ pub mod weights;
 pub mod workspace;
 
 pub use arch::{Absorber, Arch, Input, Role};
-pub use decoder::{Decoder, Ends};
+pub use decoder::{Decoder, Ends, LoadOptions};
 pub use error::{Error, Result};
 pub use kv::KvPool;
 pub use plan::Plan;

@@ -71,6 +71,13 @@ impl Pages {
         Lease { pages: Vec::new(), chained: 0, owner: self.clone() }
     }
 
+    /// Leases that hold a page, and whether the prefix cache knows it. Only a page in one lease that is not known may be
+    /// written.
+    pub fn holders(&self, page: u32) -> (usize, bool) {
+        let pool = self.lock();
+        (pool.leases[page as usize] as usize, pool.prefixes.holds(page))
+    }
+
     /// How many of these tokens cached and leased pages hold, in full pages.
     pub fn known(&self, root: &Root, tokens: &[u32]) -> usize {
         let pool = self.lock();

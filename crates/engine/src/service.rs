@@ -56,15 +56,8 @@ impl Handle {
         source: &dyn TensorSource,
         options: &EngineOptions,
     ) -> Result<Handle> {
-        let load = |e: planish_model::Error| Error::Load(e.to_string());
-        let eight_bit = is_eight_bit(&plan, source)?;
-        let (config, notes) = options.decide::<B>(&plan, eight_bit, backend.memory())?;
-        let how =
-            LoadOptions { math: config.math, positions: config.max_model_len, int8_head: config.int8_head };
-        let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(load)?;
-        let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes(), notes };
-        let device = Device::new(backend, decoder, &config)?;
-        Handle::over(Box::new(device), info)
+        let (machine, info) = load(backend, plan, source, options)?;
+        Handle::over(machine, info)
     }
 
     /// Starts the thread over a machine that has a model already.
@@ -168,6 +161,21 @@ impl Drop for Handle {
         self.shutdown(false);
         self.wait();
     }
+}
+
+/// Loads a model on a back end, with its cache and buffers.
+pub fn load<B: Backend>(
+    backend: B,
+    plan: Plan,
+    source: &dyn TensorSource,
+    options: &EngineOptions,
+) -> Result<(Box<dyn Machine>, Info)> {
+    let eight_bit = is_eight_bit(&plan, source)?;
+    let (config, notes) = options.decide::<B>(&plan, eight_bit, backend.memory())?;
+    let how = LoadOptions { math: config.math, positions: config.max_model_len, int8_head: config.int8_head };
+    let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::Load(e.to_string()))?;
+    let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes(), notes };
+    Ok((Box::new(Device::new(backend, decoder, &config)?), info))
 }
 
 /// Runs until told to stop. After a failure everyone who asks is told of it, until then.

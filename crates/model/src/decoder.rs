@@ -117,6 +117,12 @@ pub struct Decoder<B: Backend> {
 impl<B: Backend> Decoder<B> {
     /// Reads and packs everything.
     pub fn load(backend: &B, plan: Plan, source: &dyn TensorSource, options: &LoadOptions) -> Result<Decoder<B>> {
+        // The largest tensors first, while little else is in memory.
+        let ends = Ends::load(backend, &plan, source, options.int8_head)?;
+        for name in [plan.arch.names.embed, plan.arch.names.head] {
+            source.release(name);
+            source.release(&format!("{name}.weight"));
+        }
         let mut blocks = Vec::with_capacity(plan.layers);
         for layer in 0..plan.layers {
             let host = HostBlock::read(&plan, source, layer)?;
@@ -124,7 +130,6 @@ impl<B: Backend> Decoder<B> {
             drop(host);
             release_block(&plan, source, layer);
         }
-        let ends = Ends::load(backend, &plan, source, options.int8_head)?;
         let rope = rope::table(backend, &plan, options.positions)?;
         Ok(Decoder { plan, math: options.math, ends, blocks, rope })
     }

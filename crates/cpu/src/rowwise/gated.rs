@@ -98,7 +98,7 @@ fn activate<S: Simd, const GELU: bool>(s: S, x: S::F) -> S::F {
 /// `x / (1 + exp(-u))`.
 #[inline(always)]
 fn sigmoid_product<S: Simd>(s: S, x: S::F, u: S::F) -> S::F {
-    s.div(x, s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), u))))
+    s.mul(x, s.reciprocal(s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), u)))))
 }
 
 #[inline(always)]

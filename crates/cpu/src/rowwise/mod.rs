@@ -16,7 +16,7 @@ pub use norm::{add, add_rms_norm, add_rms_norm_quantize, rms_norm};
 pub use quantize::{Q8SliceMut, quantize_rows, quantize_weight};
 
 /// Elements that are not worth waking a thread for.
-const INLINE_ELEMENTS: usize = 1 << 15;
+const INLINE_ELEMENTS: usize = 1 << 12;
 
 /// Calls `run` with ranges that cover the rows; each row counts as `width` elements.
 fn split(threads: &Threads, rows: usize, width: usize, run: impl Fn(Range<usize>) + Sync) {

@@ -61,6 +61,17 @@ impl Simd for Avx512 {
         fn prefetch2(p: *const u8) = _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
+    fn reciprocal(self, x: __m512) -> __m512 {
+        // SAFETY: the token exists only where the features do.
+        unsafe {
+            // 14 bits, and a step of Newton's, which must not see infinity.
+            let y = _mm512_rcp14_ps(x);
+            let rest = _mm512_fnmadd_ps(x, y, _mm512_set1_ps(1.0));
+            let finite = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(x, _mm512_set1_ps(f32::INFINITY));
+            _mm512_mask3_fmadd_ps(rest, y, y, finite)
+        }
+    }
+    #[inline(always)]
     fn call<O: Op>(self, op: O) -> O::Out {
         // SAFETY: the token exists only where the features do.
         unsafe { with(op) }

@@ -6,9 +6,8 @@ use llguidance::Matcher;
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 /// Compilations at a time, those that outlived their caller's patience included.
@@ -20,7 +19,8 @@ const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 /// What a compiled grammar takes at least; its lexer grows while it is used.
 const FIXED_BYTES: usize = 1 << 20;
 
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
 
 /// A grammar's start state. Followers of one grammar share the lexer states that they discover ("warm"); one that
 /// fails is tried again from an untouched copy, so that no text depends on what others did.
@@ -55,11 +55,12 @@ impl Compiled {
     }
 }
 
-/// Compiles on a thread of its own and waits at most [`COMPILE_TIME`].
+/// Compiles on a thread of its own and waits at most [`COMPILE_TIME`], the vocabulary's own construction aside.
 pub fn within_time(vocabulary: Vocabulary, spec: GrammarSpec) -> Result<Compiled> {
     let kind = spec.kind();
+    vocabulary.factory()?;
     let Some(slot) = Slot::take() else {
-        return Err(Error::Grammar(format!("{kind}: {MAX_RUNNING} grammars are being compiled already; try again")));
+        return Err(Error::Grammar(format!("{kind}: {MAX_RUNNING} others are being compiled for too long; try again")));
     };
     let (sender, receiver) = sync_channel(1);
     let work = move || {
@@ -136,14 +137,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Slot;
 
 impl Slot {
+    /// Waits for its turn, but no longer than for a compilation.
     fn take() -> Option<Slot> {
-        let more = |running| (running < MAX_RUNNING).then_some(running + 1);
-        RUNNING.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok().map(|_| Slot)
+        let full = |running: &mut usize| *running >= MAX_RUNNING;
+        let waited = ENDED.wait_timeout_while(lock(&RUNNING), COMPILE_TIME, full);
+        let (mut running, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!timeout.timed_out()).then(|| {
+            *running += 1;
+            Slot
+        })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        RUNNING.fetch_sub(1, Ordering::AcqRel);
+        *lock(&RUNNING) -= 1;
+        ENDED.notify_one();
     }
 }

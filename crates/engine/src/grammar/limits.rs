@@ -10,8 +10,8 @@ pub const MAX_TEXT: usize = 64 << 10;
 pub const MAX_DEPTH: usize = 64;
 /// Largest count of repetitions in `{m,n}`, `maxLength`, `minItems` and their kin.
 pub const MAX_REPEAT: u64 = 10_000;
-/// Longest time for a compilation.
-pub const COMPILE_TIME: Duration = Duration::from_secs(2);
+/// Longest time for a compilation. llguidance's own limits end most in a tenth of it; the rest is for a busy machine.
+pub const COMPILE_TIME: Duration = Duration::from_secs(3);
 /// Keywords of JSON schema whose value is a count.
 const COUNTS: [&str; 6] = ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"];
 

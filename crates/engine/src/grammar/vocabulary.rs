@@ -81,7 +81,8 @@ impl Shared {
         let Some(&first) = ends.first() else {
             return Err(failed(format!("expected a token that ends a text, found none below {width}")));
         };
-        let trie = TokTrie::from(&TokRxInfo::new(width, first), &self.words(&ends)).with_eos_tokens(&ends);
+        let words = self.words(&ends);
+        let trie = TokTrie::from(&TokRxInfo::new(width, first), &words).with_eos_tokens(&ends);
         let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&env).map_err(|error| failed(error.to_string()))?;
         factory.quiet();

@@ -152,10 +152,22 @@ impl Follower {
     }
 
     fn take(&mut self, token: u32) -> Result<Step> {
+        if self.matcher.is_stopped() && !self.matcher.is_error() {
+            return self.stay(token);
+        }
         self.tokens.push(token);
         match self.matcher.consume_token(token) {
             Ok(()) => self.look(),
             Err(_) => self.begin_again(),
+        }
+    }
+
+    /// After the end, ends may follow and nothing else.
+    fn stay(&mut self, token: u32) -> Result<Step> {
+        let step = self.look()?;
+        match step.mask.allows(token) {
+            true => Ok(step),
+            false => Err(Error::Grammar(format!("{}: token {token} after the end", self.compiled.kind()))),
         }
     }
 

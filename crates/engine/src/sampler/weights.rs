@@ -47,14 +47,25 @@ impl<'a> Weights<'a> {
         self.draw_in(last, cutoff, left)
     }
 
-    /// All tokens of at least weight `floor` (above 0), as keys, by id.
-    pub fn keys_from(&self, floor: f32) -> Vec<u64> {
+    /// All tokens of weights from `low` (above 0) to `high` (excluded), as keys, by id.
+    pub fn keys_between(&self, low: f32, high: f32) -> Vec<u64> {
         let mut keys = Vec::new();
-        for (b, block) in self.each.chunks(BLOCK).enumerate().filter(|(b, _)| self.tops[*b] >= floor) {
-            let first = (b * BLOCK) as u32;
-            keys.extend((first..).zip(block).filter(|(_, w)| **w >= floor).map(|(id, &w)| key(w, id)));
+        for (b, block) in self.each.chunks(BLOCK).enumerate().filter(|(b, _)| self.tops[*b] >= low) {
+            let ids = (b * BLOCK) as u32..;
+            for (ids, few) in ids.step_by(LANES).zip(block.chunks(LANES)) {
+                if few.iter().fold(false, |any, &w| any | ((w >= low) & (w < high))) {
+                    let inside = (ids..).zip(few).filter(|(_, w)| **w >= low && **w < high);
+                    keys.extend(inside.map(|(id, &w)| key(w, id)));
+                }
+            }
         }
         keys
+    }
+
+    /// The sum and the number of the weights from `low` (above 0) up.
+    pub fn above(&self, low: f32) -> (f64, usize) {
+        let blocks = self.each.chunks(BLOCK).zip(&self.tops).filter(|(_, top)| **top >= low);
+        blocks.map(|(block, _)| sum_from(block, low)).fold((0.0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
     fn draw_in(&self, block: usize, cutoff: u64, mut left: f64) -> u32 {
@@ -71,16 +82,19 @@ impl<'a> Weights<'a> {
         last
     }
 
+    /// Tokens of exactly the cutoff's weight count up to its id.
     fn block_mass(&self, b: usize, cutoff: u64) -> f64 {
-        if cutoff == 0 {
-            return self.sums[b];
+        let (low, last) = (weight(cutoff), !(cutoff as u32) as usize);
+        if cutoff == 0 || self.tops[b] < low {
+            return if cutoff == 0 { self.sums[b] } else { 0.0 };
         }
-        if self.tops[b] < weight(cutoff) {
-            return 0.0;
+        let first = b * BLOCK;
+        let block = &self.each[first..self.each.len().min(first + BLOCK)];
+        if last >= first + BLOCK - 1 {
+            return sum_from(block, low).0;
         }
-        let block = &self.each[b * BLOCK..self.each.len().min((b + 1) * BLOCK)];
-        let ids = (b * BLOCK) as u32..;
-        ids.zip(block).filter(|(id, w)| key(**w, *id) >= cutoff).map(|(_, &w)| w as f64).sum()
+        let with_ties = last.saturating_add(1).saturating_sub(first);
+        sum_from(&block[..with_ties], low).0 + sum_from(&block[with_ties..], low.next_up()).0
     }
 }
 
@@ -147,7 +161,33 @@ fn sum(block: &[f32]) -> f64 {
             lanes[i] += chunk[i];
         }
     }
-    lanes.iter().map(|&w| w as f64).sum::<f64>() + rest
+    across(lanes) as f64 + rest
+}
+
+/// The sum of the lanes, in a fixed order that suits vectors.
+fn across(lanes: [f32; LANES]) -> f32 {
+    let four: [f32; 4] = std::array::from_fn(|i| lanes[i] + lanes[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+/// The sum and the number of those from `low` up, in a fixed order.
+fn sum_from(block: &[f32], low: f32) -> (f64, usize) {
+    let (mut lanes, mut counts) = ([0f32; LANES], [0u32; LANES]);
+    let just_below = low.to_bits() as i32 - 1;
+    let chunks = block.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().filter(|w| **w >= low);
+    let (rest, more) = rest.fold((0.0, 0), |(sum, n), &w| (sum + w as f64, n + 1));
+    for chunk in chunks {
+        for i in 0..LANES {
+            // All ones from `low` up: the bits of weights are ordered as the weights are. A comparison would become a
+            // branch here, which is mispredicted half of the time.
+            let kept = ((just_below - chunk[i].to_bits() as i32) >> 31) as u32;
+            lanes[i] += f32::from_bits(chunk[i].to_bits() & kept);
+            counts[i] += kept & 1;
+        }
+    }
+    let count = counts.iter().sum::<u32>() as usize;
+    (across(lanes) as f64 + rest, count + more)
 }
 
 /// e to a power of at most 0, within 2 units in the last place; 0 below e^-86. Only IEEE additions and products, so

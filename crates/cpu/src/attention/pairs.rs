@@ -187,7 +187,7 @@ unsafe fn add_tile_values(v: &Values, seen: &[Range<usize>], factors: &mut [f32]
     let alone = |i: usize, pairs: Range<usize>, halves: Halves, factor: &mut f32| {
         if !pairs.is_empty() {
             // SAFETY: the caller keeps the contract.
-            unsafe { add_values(&v.from_row(i), pairs, halves, std::slice::from_ref(factor)) };
+            unsafe { add_values(&v.of_row(i), pairs, halves, std::slice::from_ref(factor)) };
             *factor = 1.0;
         }
     };

@@ -132,6 +132,16 @@ impl Backend for Cpu {
         Ok(CpuLinear::Q8(PackedQ8::pack(kind, layout.k, &codes, bias, self.isa, &self.threads)))
     }
 
+    fn load_linear_as(&self, kind: Q8, parts: &[LinearPart]) -> Result<CpuLinear> {
+        let quantize = |part: &LinearPart| {
+            let (codes, scales) = rowwise::quantize_weight(&self.threads, self.isa, kind, &part.weight)?;
+            let weight = HostTensor::from_bytes(kind.dtype(), part.weight.shape().to_vec(), codes)?;
+            Ok(LinearPart { weight, scales: Some(scales), bias: part.bias.clone() })
+        };
+        let quantized: Vec<LinearPart> = parts.iter().map(quantize).collect::<Result<_>>()?;
+        self.load_linear(&quantized)
+    }
+
     fn linear_shape(&self, linear: &CpuLinear) -> LinearShape {
         match linear {
             CpuLinear::Float(w) => LinearShape { n: w.n(), k: w.k(), q8: None, bytes: w.bytes() },

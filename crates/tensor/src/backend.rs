@@ -1,5 +1,7 @@
 //! `trait Backend`: the one waist between what a network is and the machine that runs it.
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
+use crate::host::decode_f32_into;
+use crate::q8::quantize_weight_row;
 use crate::{Batch, DType, Error, HostTensor, Q8, Result};
 
 /// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.
@@ -99,6 +101,26 @@ pub struct LinearPart {
     pub scales: Option<Vec<f32>>,
     /// `[n]` bias.
     pub bias: Option<Vec<f32>>,
+}
+
+impl LinearPart {
+    /// A float part with its rows rounded to the nearest codes of `kind`, as [`crate::q8::quantize_weight_row`] does.
+    pub fn quantized(&self, kind: Q8) -> Result<LinearPart> {
+        let &[n, k] = self.weight.shape() else {
+            return Err(Error::shape(format!("a weight to quantize: expected [n, k], found {:?}", self.weight)));
+        };
+        if Q8::from_dtype(self.weight.dtype()).is_some() {
+            return Err(Error::dtype(format!("a weight to quantize: expected floats, found {:?}", self.weight)));
+        }
+        let (size, bytes) = (k * self.weight.dtype().size(), self.weight.bytes());
+        let (mut codes, mut scales, mut row) = (vec![0; n * k], vec![0.0; n], vec![0.0; k]);
+        for i in 0..n {
+            decode_f32_into(self.weight.dtype(), &bytes[i * size..][..size], &mut row);
+            scales[i] = quantize_weight_row(kind, &row, &mut codes[i * k..][..k]);
+        }
+        let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes)?;
+        Ok(LinearPart { weight, scales: Some(scales), bias: self.bias.clone() })
+    }
 }
 
 /// What a loaded linear is.
@@ -202,6 +224,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<Self::Batch>;
     /// Packs a weight made of parts with equal `k`, all float or all of one 8-bit type.
     fn load_linear(&self, parts: &[LinearPart]) -> Result<Self::Linear>;
+    /// As [`Backend::load_linear`], of float parts that are rounded to the nearest codes of `kind` on the way.
+    fn load_linear_as(&self, kind: Q8, parts: &[LinearPart]) -> Result<Self::Linear> {
+        let quantized: Vec<LinearPart> = parts.iter().map(|p| p.quantized(kind)).collect::<Result<_>>()?;
+        self.load_linear(&quantized)
+    }
     /// What a loaded linear is.
     fn linear_shape(&self, linear: &Self::Linear) -> LinearShape;
 

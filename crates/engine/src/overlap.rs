@@ -30,7 +30,7 @@ struct Remote {
     reports: Receiver<Report>,
 }
 
-/// Runs until told to stop, or until the device's thread fails.
+/// Runs until told to stop, or until the engine is broken.
 pub(crate) fn serve(runner: &mut Runner, machine: &mut dyn Machine, commands: &Receiver<Command>) {
     let (jobs, inbox) = sync_channel(1);
     let (outbox, reports) = sync_channel(1);
@@ -85,10 +85,10 @@ fn drive(runner: &mut Runner, remote: &Remote, commands: &Receiver<Command>) {
     let mut untold: Untold = None;
     let mut ready: Option<Step> = None;
     let mut busy = false;
-    while !runner.is_over() {
+    while !runner.is_over() && !runner.is_broken() {
         if ready.is_none() {
             tell(runner, &mut untold);
-            if !attend(runner, commands, busy) {
+            if !attend(runner, commands, busy) || runner.is_broken() {
                 break;
             }
             ready = runner.prepare();

@@ -5,11 +5,11 @@ use crate::runner::Runner;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
-/// Runs until told to stop.
+/// Runs until told to stop, or until the engine is broken.
 pub(crate) fn serve(runner: &mut Runner, machine: &mut dyn Machine, commands: &Receiver<Command>) {
     let mut produced = Produced::default();
     let mut busy = false;
-    while attend(runner, commands, busy) {
+    while attend(runner, commands, busy) && !runner.is_broken() {
         busy = step(runner, machine, &mut produced);
     }
 }

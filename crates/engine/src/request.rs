@@ -185,8 +185,17 @@ pub struct ScoreChunk {
 
 /// What the engine's thread is told.
 pub(crate) enum Command {
-    Generate { id: u64, request: Box<Request>, outlet: Outlet },
-    Score { id: u64, tokens: Vec<u32>, first: usize, chunks: Writer<Result<ScoreChunk>> },
+    Generate {
+        id: u64,
+        request: Box<Request>,
+        outlet: Outlet,
+    },
+    Score {
+        id: u64,
+        tokens: Vec<u32>,
+        first: usize,
+        chunks: Writer<Result<ScoreChunk>>,
+    },
     /// The caller has gone.
     Cancel(u64),
     /// The caller has caught up.
@@ -194,7 +203,9 @@ pub(crate) enum Command {
     /// Answer whether the page tables add up.
     Check(Sender<Result<()>>),
     /// Stop, after the requests in flight or at once.
-    Stop { drain: bool },
+    Stop {
+        drain: bool,
+    },
 }
 
 /// A running request: iterate over its events; dropping it cancels the request.

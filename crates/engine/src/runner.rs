@@ -20,6 +20,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 mod requests;
+#[cfg(test)]
+mod tests;
 
 /// One step, ready for a device.
 pub(crate) struct Step {
@@ -100,10 +102,15 @@ impl Runner {
         }
     }
 
+    /// True once nothing here is to be trusted any more.
+    pub fn is_broken(&self) -> bool {
+        self.broken.get().is_some()
+    }
+
     /// Called when there is nothing to run: numbers are shown and, from time to time, the books checked.
     pub fn rest(&mut self) {
         self.check_progress();
-        if self.broken.get().is_none() && self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
+        if !self.is_broken() && self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
             self.checked = Some(Instant::now());
             if let Err(error) = self.check() {
                 self.break_down(error);

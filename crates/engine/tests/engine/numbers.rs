@@ -60,7 +60,9 @@ fn nonsense_is_refused_by_name() {
     let d = EngineOptions::default;
     assert!(decide(EngineOptions { max_batch: Some(0), ..d() }).unwrap_err().contains("max_batch"));
     assert!(decide(EngineOptions { page_size: Some(0), ..d() }).unwrap_err().contains("page_size"));
-    assert!(decide(EngineOptions { speculate: Some(33), ..d() }).unwrap_err().contains("speculate: expected at most 32"));
+    assert!(
+        decide(EngineOptions { speculate: Some(33), ..d() }).unwrap_err().contains("speculate: expected at most 32")
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! What a request may ask for, and what is refused.
+use crate::faults::gated;
 use crate::setting::*;
 use planish_engine::{EngineOptions, Event, FinishReason, Request, Sampling, TokenLogprobs};
 use std::sync::{Arc, Mutex};
@@ -146,7 +147,7 @@ fn a_sink_hears_what_a_stream_hears_and_may_hang_up() {
 
 #[test]
 fn the_urgent_go_first() {
-    let handle = open("llama", &EngineOptions { max_batch: Some(1), ..options(100) });
+    let (handle, gate) = gated(&EngineOptions { max_batch: Some(1), ..options(100) });
     let order = Arc::new(Mutex::new(Vec::new()));
     let listen = |name: usize, priority: i32| {
         let order = order.clone();
@@ -158,8 +159,9 @@ fn the_urgent_go_first() {
         });
         handle.generate_with(Request { priority, ..request(&prompts()[0]) }, sink).unwrap()
     };
-    // The first may be running before the others arrive; of the others the urgent one goes first.
+    // All arrive before the second step; of those that wait the urgent one goes first.
     let _guards = [listen(0, -1), listen(1, 5), listen(2, 5), listen(3, 0)];
+    drop(gate);
     until("all end", || order.lock().unwrap().len() == 4);
     assert_eq!(*order.lock().unwrap(), [0, 3, 1, 2]);
 }

@@ -122,7 +122,6 @@ pub fn staged(
     options: &EngineOptions,
     before: impl FnMut(&Batch) -> Result<()> + Send + 'static,
 ) -> Handle {
-    let (inner, info) =
-        service::load(Scalar, plan(name), &ModelFiles::open(&data(name)).unwrap(), options).unwrap();
+    let (inner, info) = service::load(Scalar, plan(name), &ModelFiles::open(&data(name)).unwrap(), options).unwrap();
     Handle::over(Box::new(Staged { inner, before: Box::new(before) }), info).unwrap()
 }

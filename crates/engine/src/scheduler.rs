@@ -186,6 +186,14 @@ impl Scheduler {
         }
     }
 
+    /// Puts the token that was really chosen in the place of the last one, which was pushed as a guess and is not
+    /// computed yet.
+    pub fn amend(&mut self, id: u64, token: u32) {
+        if let Some(last) = self.find(id).and_then(|sequence| sequence.tokens.last_mut()) {
+            *last = token;
+        }
+    }
+
     /// Takes a sequence out of the running. It keeps its pages until others need them.
     pub fn pause(&mut self, id: u64) {
         if let Some(mut sequence) = self.take(id) {

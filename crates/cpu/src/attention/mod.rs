@@ -115,7 +115,7 @@ pub fn paged_attention(
         // SAFETY: the family runs here, as asserted.
         unsafe {
             match isa {
-                Isa::Avx512 | Isa::Avx512Bf16 => return segment::run::<Avx512>(threads, operands, out),
+                Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => return segment::run::<Avx512>(threads, operands, out),
                 Isa::Avx2 | Isa::AvxVnni => return segment::run::<Avx2>(threads, operands, out),
                 Isa::Scalar | Isa::Neon => {}
             }

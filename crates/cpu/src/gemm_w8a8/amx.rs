@@ -1,29 +1,26 @@
 //! INT8 on AMX: tiles of up to 16 rows by 16 columns by 64 channels, from the panels that the VNNI kernels read too.
 //! A panel's row of four channels by 16 columns, which they load as a vector, is a row of a tile; its weights plus 128
 //! are multiplied as unsigned bytes, and the surplus is subtracted at the end. A few rows are left to those kernels.
-use super::tile::Target;
-use super::{Block, Panel, int8, part};
+//!
+//! Neither asking for memory ahead nor cutting the channels into pieces that stay in the first-level cache pays: both
+//! were measured, and cost more than they save.
+use super::{Block, Panel, int8};
 use crate::buffer::Aligned;
 use crate::isa::Isa;
 use crate::simd::{Op, Simd};
 use std::arch::asm;
-use std::ops::Range;
 
 /// Channels that one instruction sums: weights and codes are padded to whole steps.
 pub(super) const STEP: usize = 64;
+/// Bytes of activations that a task takes through its panels: processors with AMX have 2 MiB of second-level cache, and
+/// tiles want more rows for each weight that is read.
+pub(super) const BLOCK_BYTES: usize = 5 << 18;
 /// From this many rows on, tiles are faster than vectors.
 const FEWEST_ROWS: usize = 8;
 /// Rows of a tile.
 const TILE: usize = 16;
 /// Columns of a tile.
 const COLUMNS: usize = 16;
-/// Steps that two tiles of rows take before the next two read the same weights again.
-const CHUNK: usize = 11;
-/// Bytes of activations that a task takes through its panels: processors with AMX have 2 MiB of second-level cache, and
-/// tiles want more rows for each weight that is read.
-pub(super) const BLOCK_BYTES: usize = 5 << 18;
-/// How far ahead weights are asked for that are read once.
-const NEAR: usize = 6144;
 
 /// Whether these kernels take the block. They must not be called for another.
 pub(super) fn takes(b: &Block<'_>) -> bool {
@@ -43,38 +40,31 @@ impl Op for Product<'_> {
         }
         let Product(b) = self;
         let rows = Rows::new(b.xs.len());
-        let (steps, width) = (b.w.layout.kp / STEP, b.w.layout.width);
         let surplus = int8::surplus(s, &b);
-        let chunks = if rows.tiles <= 2 { 1 } else { steps.div_ceil(CHUNK).max(1) };
-        // Sums of the pass before are still being scaled while a pass makes its own.
-        let slots = if chunks == 1 { 2 } else { rows.tiles.div_ceil(2) };
-        let slot = 2 * TILE * width * 4;
-        let mut sums = Aligned::zeroed(slots * slot);
-        let (sums, mut turn) = (sums.bytes_mut().as_mut_ptr(), 0);
-        let mut rest = Scaling::nothing(&b, &surplus);
+        let slot = 2 * TILE * b.w.layout.width * 4;
+        let mut sums = Aligned::zeroed(2 * slot);
+        let sums = sums.bytes_mut().as_mut_ptr();
         // SAFETY: AMX runs here, as `takes` found.
         let _tiles = unsafe { Tiles::set_up(rows.height) };
-        for panel in b.panels.clone() {
-            let panel = b.w.panel(panel);
-            for chunk in 0..chunks {
-                for tile in (0..rows.tiles).step_by(2) {
-                    let pass = Pass { steps: part(steps, chunks, chunk), rows: &rows, tile };
-                    let sums = sums.wrapping_add(turn % slots * slot);
-                    turn += 1;
-                    // SAFETY: rows, steps and panel are inside their buffers, which `pack` and `gemm_w8a8` pad to whole
-                    // steps; the tiles are set up; the sums to scale are in another slot.
-                    unsafe {
-                        multiply(s, &b, &panel, &pass, sums, &mut rest);
-                        rest.some(s, usize::MAX);
-                        if chunk + 1 == chunks {
-                            rest.take(&panel, &pass, sums);
-                        }
-                    }
+        let mut before: Option<Pass<'_>> = None;
+        for (i, panel) in b.panels.clone().enumerate() {
+            for (j, tile) in (0..rows.tiles).step_by(2).enumerate() {
+                let turn = i * rows.tiles.div_ceil(2) + j;
+                let pass =
+                    Pass { rows: &rows, tile, panel: b.w.panel(panel), sums: sums.wrapping_add(turn % 2 * slot) };
+                // SAFETY: rows and panel are inside their buffers, which `pack` and `gemm_w8a8` pad to whole steps; the
+                // tiles are set up; the sums of the pass before are in the other slot.
+                unsafe {
+                    pass.multiply(&b);
+                    // The vector units work while tiles still are multiplied.
+                    before.iter().for_each(|p| p.scale(s, &b, &surplus));
+                    pass.store();
                 }
+                before = Some(pass);
             }
         }
         // SAFETY: as above.
-        unsafe { rest.some(s, usize::MAX) };
+        before.iter().for_each(|p| unsafe { p.scale(s, &b, &surplus) });
     }
 }
 
@@ -95,21 +85,6 @@ impl Rows {
     /// First row of a tile.
     fn first(&self, tile: usize) -> usize {
         (tile * self.height).min(self.count - self.height)
-    }
-}
-
-/// One or two tiles of rows, and the steps to add.
-struct Pass<'a> {
-    steps: Range<usize>,
-    rows: &'a Rows,
-    /// The first tile.
-    tile: usize,
-}
-
-impl Pass<'_> {
-    /// How many tiles of rows.
-    fn tiles(&self) -> usize {
-        (self.rows.tiles - self.tile).min(2)
     }
 }
 
@@ -146,197 +121,163 @@ impl Drop for Tiles {
     }
 }
 
-/// Tile instructions, their tiles by number. `at` is the address of the first row, `by` the bytes from row to row.
-macro_rules! tile {
-    (zero $t:literal) => { asm!(concat!("tilezero tmm", $t), options(nostack, nomem, preserves_flags)) };
-    (load $t:literal, $at:expr, $by:expr) => {
-        asm!(concat!("tileloadd tmm", $t, ", [{at} + {by}*1]"), at = in(reg) $at, by = in(reg) $by,
-            options(nostack, readonly, preserves_flags))
-    };
-    (store $t:literal, $at:expr, $by:expr) => {
-        asm!(concat!("tilestored [{at} + {by}*1], tmm", $t), at = in(reg) $at, by = in(reg) $by,
-            options(nostack, preserves_flags))
-    };
-    // Signed activations times unsigned weights.
-    (dot $t:literal) => { asm!(concat!("tdpbsud tmm", $t, ", tmm6, tmm7"), options(nostack, nomem, preserves_flags)) };
-}
-
-/// Adds a pass's steps for one panel to `sums`, `[2][TILE][panel.width]` numbers (of which the tiles' rows are used).
-/// Meanwhile scales what is left of the pass before.
-///
-/// # Safety
-/// The tiles are set up for the pass's rows; its rows and steps and the panel lie inside the block; so does the rest.
-#[inline(always)]
-unsafe fn multiply<S: Simd>(
-    s: S,
-    b: &Block<'_>,
-    panel: &Panel,
-    pass: &Pass<'_>,
+/// One or two tiles of rows times one panel.
+struct Pass<'a> {
+    rows: &'a Rows,
+    /// The first tile of rows.
+    tile: usize,
+    panel: Panel,
+    /// `[2][TILE][panel.width]` numbers, of which the tiles' rows are used.
     sums: *mut u8,
-    rest: &mut Scaling<'_>,
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        let k = pass.steps.start * STEP;
-        let row = |tile: usize| b.x.add(pass.rows.first(tile) * b.ldx + k);
-        let job = Job {
-            x: [row(pass.tile), row(pass.tile + pass.tiles() - 1)],
-            ldx: b.ldx,
-            w: b.w.codes.bytes().as_ptr().add(panel.first * b.w.layout.kp + k * panel.width),
-            ldw: panel.width * 4,
-            steps: pass.steps.len(),
-            first: pass.steps.start == 0,
-            sums,
-        };
-        let ahead = Ahead::new(&job, pass);
-        match (pass.tiles(), panel.width / COLUMNS) {
-            (1, 3) => job.one_by_three(s, ahead, rest),
-            (2, 3) => job.two_by_three(s, ahead, rest),
-            (1, 1) => job.one_by_one(s, ahead, rest),
-            (2, 1) => job.two_by_one(s, ahead, rest),
-            _ => unreachable!("panels are of three vectors or of one"),
-        }
-    }
 }
 
-/// What the tile kernels read and write.
+/// Sums all steps: instructions of a step follow the clearing of the sums' tiles. `{x}` and `{y}` are the first rows of
+/// the two tiles, `{b}`, `{c}` and `{d}` the panel's tiles of columns, at the step.
+macro_rules! steps {
+    ($job:expr, $($zero:literal)*; $($line:literal)*) => {{
+        let Job { x, ldx, w, ldw, steps } = $job;
+        asm!(
+            $(concat!("tilezero tmm", $zero),)*
+            "test {n}, {n}",
+            "jz 3f",
+            "2:",
+            $($line,)*
+            "add {x}, 64",
+            "add {y}, 64",
+            "add {b}, {by}",
+            "add {c}, {by}",
+            "add {d}, {by}",
+            "dec {n}",
+            "jnz 2b",
+            "3:",
+            x = inout(reg) x[0] => _,
+            y = inout(reg) x[1] => _,
+            b = inout(reg) w => _,
+            c = inout(reg) w.wrapping_add(64) => _,
+            d = inout(reg) w.wrapping_add(128) => _,
+            n = inout(reg) steps => _,
+            by = in(reg) TILE * ldw,
+            ldx = in(reg) ldx,
+            ldw = in(reg) ldw,
+            options(nostack, readonly)
+        )
+    }};
+}
+
+/// What a pass reads.
+#[derive(Clone, Copy)]
 struct Job {
-    /// First rows of the tiles, at the first step.
+    /// First rows of the tiles.
     x: [*const u8; 2],
     /// Bytes from row to row of codes.
     ldx: usize,
-    /// Weights of the first step.
     w: *const u8,
     /// Bytes from one group of four channels to the next.
     ldw: usize,
     steps: usize,
-    /// Sums start from zero, else from what `sums` holds.
-    first: bool,
-    sums: *mut u8,
 }
 
-/// Weights to ask for: a little further in the same stream if they are read once, else the tiles' share of what follows.
-#[derive(Clone, Copy)]
-struct Ahead {
-    w: *const u8,
-    /// Lines of each step.
-    lines: usize,
-    near: bool,
-}
-
-impl Ahead {
-    #[inline(always)]
-    fn new(job: &Job, pass: &Pass<'_>) -> Ahead {
-        let (lines, passes) = (job.ldw * TILE / 64, pass.rows.tiles.div_ceil(2));
-        if passes == 1 {
-            return Ahead { w: job.w.wrapping_add(NEAR), lines, near: true };
-        }
-        let share = lines.div_ceil(passes);
-        let w = job.w.wrapping_add((job.steps * lines + pass.tile / 2 * share * job.steps) * 64);
-        Ahead { w, lines: share, near: false }
+impl Pass<'_> {
+    /// How many tiles of rows.
+    fn tiles(&self) -> usize {
+        (self.rows.tiles - self.tile).min(2)
     }
 
-    #[inline(always)]
-    fn ask<S: Simd>(&self, s: S, step: usize) {
-        let w = self.w.wrapping_add(step * self.lines * 64);
-        for line in 0..self.lines {
-            let w = w.wrapping_add(line * 64);
-            if self.near { s.prefetch(w) } else { s.prefetch2(w) }
-        }
-    }
-}
-
-/// One kernel: which sums it keeps (tile, tile of rows, tile of columns), and a step's loads and products in order.
-macro_rules! kernel {
-    ($name:ident, $columns:literal: $($t:literal $r:literal $c:literal),*; |$x:ident, $w:ident| $($op:ident $i:literal),*) => {
-        #[inline(always)]
-        unsafe fn $name<S: Simd>(&self, s: S, ahead: Ahead, rest: &mut Scaling<'_>) {
-            let by = self.ldw;
-            let sums = |r: usize, c: usize| self.sums.wrapping_add((r * TILE * $columns + c) * COLUMNS * 4);
-            // SAFETY: the caller's.
-            unsafe {
-                $( if self.first { tile!(zero $t) } else { tile!(load $t, sums($r, $c), by) } )*
-                let share = (2 * TILE).div_ceil(self.steps.max(1));
-                for step in 0..self.steps {
-                    ahead.ask(s, step);
-                    rest.some(s, share);
-                    let $x = |r: usize| self.x[r].add(step * STEP);
-                    let $w = |c: usize| self.w.add(step * TILE * by + c * COLUMNS * 4);
-                    $( kernel!(@ $op $i, $x, $w, self.ldx, by); )*
-                }
-                $( tile!(store $t, sums($r, $c), by); )*
-            }
-        }
-    };
-    (@ x $i:literal, $x:ident, $w:ident, $ldx:expr, $ldw:expr) => { tile!(load 6, $x($i), $ldx) };
-    (@ w $i:literal, $x:ident, $w:ident, $ldx:expr, $ldw:expr) => { tile!(load 7, $w($i), $ldw) };
-    (@ dot $i:literal, $x:ident, $w:ident, $ldx:expr, $ldw:expr) => { tile!(dot $i) };
-}
-
-/// The kernels.
-///
-/// # Safety
-/// For each: the tiles are set up, and the job's addresses cover its tiles of rows, columns and steps.
-impl Job {
-    kernel!(two_by_three, 3: 0 0 0, 1 0 1, 2 0 2, 3 1 0, 4 1 1, 5 1 2; |x, w|
-        x 0, w 0, dot 0, w 1, dot 1, w 2, dot 2, x 1, dot 5, w 1, dot 4, w 0, dot 3);
-    kernel!(one_by_three, 3: 0 0 0, 1 0 1, 2 0 2; |x, w| x 0, w 0, dot 0, w 1, dot 1, w 2, dot 2);
-    kernel!(two_by_one, 1: 0 0 0, 1 1 0; |x, w| w 0, x 0, dot 0, x 1, dot 1);
-    kernel!(one_by_one, 1: 0 0 0; |x, w| x 0, w 0, dot 0);
-}
-
-/// Complete sums on their way to the outputs: some rows at each step of the next pass, whose tile instructions leave
-/// the vector units idle.
-struct Scaling<'a> {
-    b: &'a Block<'a>,
-    /// What is to be subtracted, by row.
-    surplus: &'a [i32],
-    sums: *const u8,
-    panel: Panel,
-    /// First row of each tile.
-    first: [usize; 2],
-    height: usize,
-    /// Tile and row that come next, and tiles in all.
-    next: (usize, usize),
-    tiles: usize,
-}
-
-impl<'a> Scaling<'a> {
-    fn nothing(b: &'a Block<'a>, surplus: &'a [i32]) -> Self {
-        let panel = Panel { first: 0, width: 0, columns: 0 };
-        Scaling { b, surplus, sums: std::ptr::null(), panel, first: [0; 2], height: 0, next: (0, 0), tiles: 0 }
-    }
-
-    /// Takes on the sums of a pass.
-    fn take(&mut self, panel: &Panel, pass: &Pass<'_>, sums: *const u8) {
-        self.panel = Panel { ..*panel };
-        self.first = [pass.rows.first(pass.tile), pass.rows.first(pass.tile + pass.tiles() - 1)];
-        (self.sums, self.height, self.next, self.tiles) = (sums, pass.rows.height, (0, 0), pass.tiles());
-    }
-
-    /// Scales up to `count` rows.
+    /// Sums the products of rows and panel in tiles: 0, 1 and 2 of the first tile of rows, 3, 4 and 5 of the second.
     ///
     /// # Safety
-    /// What was taken lies inside the block, and its sums are complete.
-    #[inline(always)]
-    unsafe fn some<S: Simd>(&mut self, s: S, count: usize) {
-        for _ in 0..count {
-            let (tile, r) = self.next;
-            if tile == self.tiles {
-                return;
+    /// The tiles are set up for the pass's rows; rows and panel lie inside the block.
+    unsafe fn multiply(&self, b: &Block<'_>) {
+        // SAFETY: the caller's.
+        unsafe {
+            let row = |tile: usize| b.x.add(self.rows.first(tile) * b.ldx);
+            let job = Job {
+                x: [row(self.tile), row(self.tile + self.tiles() - 1)],
+                ldx: b.ldx,
+                w: b.w.codes.bytes().as_ptr().add(self.panel.first * b.w.layout.kp),
+                ldw: self.panel.width * 4,
+                steps: b.w.layout.kp / STEP,
+            };
+            match (self.tiles(), self.panel.width / COLUMNS) {
+                (1, 1) => steps!(job, 0;
+                    "tileloadd tmm6, [{x} + {ldx}]"
+                    "tileloadd tmm7, [{b} + {ldw}]" "tdpbsud tmm0, tmm6, tmm7"),
+                (1, _) => steps!(job, 0 1 2;
+                    "tileloadd tmm6, [{x} + {ldx}]"
+                    "tileloadd tmm7, [{b} + {ldw}]" "tdpbsud tmm0, tmm6, tmm7"
+                    "tileloadd tmm7, [{c} + {ldw}]" "tdpbsud tmm1, tmm6, tmm7"
+                    "tileloadd tmm7, [{d} + {ldw}]" "tdpbsud tmm2, tmm6, tmm7"),
+                (_, 1) => steps!(job, 0 3;
+                    "tileloadd tmm7, [{b} + {ldw}]"
+                    "tileloadd tmm6, [{x} + {ldx}]" "tdpbsud tmm0, tmm6, tmm7"
+                    "tileloadd tmm6, [{y} + {ldx}]" "tdpbsud tmm3, tmm6, tmm7"),
+                // Eight tiles are one too few to keep all operands: loading two again costs least.
+                _ => steps!(job, 0 1 2 3 4 5;
+                    "tileloadd tmm6, [{x} + {ldx}]"
+                    "tileloadd tmm7, [{b} + {ldw}]" "tdpbsud tmm0, tmm6, tmm7"
+                    "tileloadd tmm7, [{c} + {ldw}]" "tdpbsud tmm1, tmm6, tmm7"
+                    "tileloadd tmm7, [{d} + {ldw}]" "tdpbsud tmm2, tmm6, tmm7"
+                    "tileloadd tmm6, [{y} + {ldx}]" "tdpbsud tmm5, tmm6, tmm7"
+                    "tileloadd tmm7, [{c} + {ldw}]" "tdpbsud tmm4, tmm6, tmm7"
+                    "tileloadd tmm7, [{b} + {ldw}]" "tdpbsud tmm3, tmm6, tmm7"),
             }
-            let row = self.first[tile] + r;
-            // SAFETY: the caller's.
-            unsafe {
-                let surplus = s.isplat(*self.surplus.get_unchecked(row));
-                let target = Target::new(self.b, row..row + 1, &self.panel);
-                let sums = self.sums.add((tile * TILE + r) * self.panel.width * 4);
-                for c in (0..self.panel.width).step_by(COLUMNS) {
-                    let sum = s.iload(sums.add(c * 4).cast());
-                    target.put(s, 0, c, s.to_float(s.isub(sum, surplus)));
+        }
+    }
+
+    /// Stores the sums.
+    ///
+    /// # Safety
+    /// `multiply` was called last; `sums` is large enough.
+    unsafe fn store(&self) {
+        let (width, ldw) = (self.panel.width, self.panel.width * 4);
+        macro_rules! store {
+            ($tile:literal, $row:literal, $column:literal) => {
+                asm!(concat!("tilestored [{at} + {by}], tmm", $tile),
+                    at = in(reg) self.sums.wrapping_add(($row * TILE * width + $column * COLUMNS) * 4), by = in(reg) ldw,
+                    options(nostack, preserves_flags))
+            };
+        }
+        // SAFETY: the caller's.
+        unsafe {
+            store!(0, 0, 0);
+            if width > COLUMNS {
+                store!(1, 0, 1);
+                store!(2, 0, 2);
+            }
+            if self.tiles() == 2 {
+                store!(3, 1, 0);
+                if width > COLUMNS {
+                    store!(4, 1, 1);
+                    store!(5, 1, 2);
                 }
             }
-            self.next = if r + 1 == self.height { (tile + 1, 0) } else { (tile, r + 1) };
+        }
+    }
+
+    /// Scales stored sums into outputs.
+    ///
+    /// # Safety
+    /// The sums were stored; rows and panel lie inside the block.
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(&self, s: S, b: &Block<'_>, surplus: &[i32]) {
+        let Panel { first: column, width, columns } = self.panel;
+        for tile in 0..self.tiles() {
+            let first = self.rows.first(self.tile + tile);
+            for c in (0..width).step_by(COLUMNS) {
+                // SAFETY: the caller's. Scales and biases are padded to whole vectors.
+                unsafe {
+                    let (ws, bias) =
+                        (s.load(b.w.ws.as_ptr().add(column + c)), s.load(b.w.bias.as_ptr().add(column + c)));
+                    for r in 0..self.rows.height {
+                        let sum = s.iload(self.sums.add(((tile * TILE + r) * width + c) * 4).cast());
+                        let sum = s.isub(sum, s.isplat(*surplus.get_unchecked(first + r)));
+                        let y = s.mul(s.to_float(sum), s.splat(*b.xs.get_unchecked(first + r)));
+                        let y = s.add(s.mul(y, ws), bias);
+                        let out = b.out.add((first + r) * b.w.n + column + c);
+                        if c + COLUMNS <= columns { s.store(out, y) } else { s.store_part(out, columns - c, y) }
+                    }
+                }
+            }
         }
     }
 }

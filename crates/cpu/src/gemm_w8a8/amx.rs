@@ -4,6 +4,7 @@
 //!
 //! Neither asking for memory ahead nor cutting the channels into pieces that stay in the first-level cache pays: both
 //! were measured, and cost more than they save.
+use super::tile::Target;
 use super::{Block, Panel, int8};
 use crate::buffer::Aligned;
 use crate::isa::Isa;
@@ -260,21 +261,18 @@ impl Pass<'_> {
     /// The sums were stored; rows and panel lie inside the block.
     #[inline(always)]
     unsafe fn scale<S: Simd>(&self, s: S, b: &Block<'_>, surplus: &[i32]) {
-        let Panel { first: column, width, columns } = self.panel;
+        let height = self.rows.height;
         for tile in 0..self.tiles() {
             let first = self.rows.first(self.tile + tile);
-            for c in (0..width).step_by(COLUMNS) {
-                // SAFETY: the caller's. Scales and biases are padded to whole vectors.
-                unsafe {
-                    let (ws, bias) =
-                        (s.load(b.w.ws.as_ptr().add(column + c)), s.load(b.w.bias.as_ptr().add(column + c)));
-                    for r in 0..self.rows.height {
-                        let sum = s.iload(self.sums.add(((tile * TILE + r) * width + c) * 4).cast());
-                        let sum = s.isub(sum, s.isplat(*surplus.get_unchecked(first + r)));
-                        let y = s.mul(s.to_float(sum), s.splat(*b.xs.get_unchecked(first + r)));
-                        let y = s.add(s.mul(y, ws), bias);
-                        let out = b.out.add((first + r) * b.w.n + column + c);
-                        if c + COLUMNS <= columns { s.store(out, y) } else { s.store_part(out, columns - c, y) }
+            // SAFETY: the caller's.
+            unsafe {
+                let target = Target::new(b, first..first + height, &self.panel);
+                // Rows outermost: an output's line is complete before the next, which may fall on the same cache set.
+                for r in 0..height {
+                    let surplus = s.isplat(surplus[first + r]);
+                    for c in (0..self.panel.width).step_by(COLUMNS) {
+                        let sum = s.iload(self.sums.add(((tile * TILE + r) * self.panel.width + c) * 4).cast());
+                        target.put(s, r, c, s.to_float(s.isub(sum, surplus)));
                     }
                 }
             }

@@ -6,8 +6,13 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod feed;
 pub mod pipeline;
 pub mod source;
+pub mod words;
 
-pub use pipeline::{Answer, Generation, Pipeline, PipelineOptions, pipeline};
+pub use answer::{Answer, Answering};
+pub use pipeline::{Generation, Pipeline, PipelineOptions, pipeline};
 pub use source::Model;
+pub use words::Words;

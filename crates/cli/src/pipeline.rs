@@ -1,12 +1,13 @@
 //! Text in, text out: a loaded model behind a handle, with its tokenizer and chat template.
-use crate::source::{Model, Words};
-use anyhow::{Context, Result, bail};
+use crate::answer::{Answer, Answering};
+use crate::feed::Feed;
+use crate::source::Model;
+use crate::words::Words;
+use anyhow::{Context, Result, anyhow, bail};
 use planish_devices::{Work, with_device};
-use planish_engine::{
-    EngineOptions, Event, FinishReason, Handle, Request, Sampling, Stream as TokenStream, TokenLogprobs,
-};
+use planish_engine::{EngineOptions, Grammar, GrammarSpec, Handle, Request, Sampling, Vocabulary};
 use planish_tensor::Backend;
-use planish_text::{ChatInput, Detokenizer, Message, SpecialText, StopResult, StopStrings};
+use planish_text::{ChatInput, Message, SpecialText};
 
 /// How to open a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -24,47 +25,54 @@ pub struct PipelineOptions {
 pub struct Generation {
     /// Most tokens.
     pub max_new_tokens: usize,
+    /// Tokens before a stop token may be chosen.
+    pub min_new_tokens: usize,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Answers to each prompt.
+    pub n: usize,
     /// Texts that end the answer.
     pub stop: Vec<String>,
+    /// Tokens that end the answer, besides the model's own.
+    pub stop_ids: Vec<u32>,
     /// Go on after the end-of-text token.
     pub ignore_eos: bool,
     /// Log-probabilities of so many of the likeliest tokens.
     pub logprobs: Option<usize>,
+    /// The same for the tokens of the prompt.
+    pub prompt_logprobs: Option<usize>,
+    /// Requests with a smaller number go first.
+    pub priority: i32,
+    /// Only requests of the same salt share cached prefixes.
+    pub cache_salt: Option<String>,
+    /// What each answer must be. It then ends where the grammar does, whatever `ignore_eos` says.
+    pub grammar: Option<GrammarSpec>,
 }
 
 impl Default for Generation {
     fn default() -> Self {
         Generation {
             max_new_tokens: 256,
+            min_new_tokens: 0,
             sampling: Sampling::default(),
+            n: 1,
             stop: Vec::new(),
+            stop_ids: Vec::new(),
             ignore_eos: false,
             logprobs: None,
+            prompt_logprobs: None,
+            priority: 0,
+            cache_salt: None,
+            grammar: None,
         }
     }
-}
-
-/// A finished answer.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// Its text, without special tokens and stop strings.
-    pub text: String,
-    /// Its tokens.
-    pub token_ids: Vec<u32>,
-    /// The prompt's tokens.
-    pub prompt_token_ids: Vec<u32>,
-    /// Why it ended.
-    pub finish_reason: FinishReason,
-    /// For each token, if asked for.
-    pub logprobs: Vec<TokenLogprobs>,
 }
 
 /// A model ready to answer.
 pub struct Pipeline {
     handle: Handle,
     words: Option<Words>,
+    vocabulary: Option<Vocabulary>,
     eos: Vec<u32>,
 }
 
@@ -90,10 +98,18 @@ impl Pipeline {
     pub fn open(model: &Model, options: &PipelineOptions) -> Result<Pipeline> {
         let device = options.device.as_deref().unwrap_or("auto");
         let start = Start { model, options: &options.engine };
-        let handle = with_device(device, options.threads, start)?.with_context(|| model.path.display().to_string())?;
+        // Words and weights are read at the same time: both take long, and neither needs the other.
+        let (handle, words) = std::thread::scope(|scope| {
+            let words = scope.spawn(|| model.find_words());
+            (with_device(device, options.threads, start), words.join())
+        });
+        let handle = handle?.with_context(|| model.path.display().to_string())?;
+        let words = words.map_err(|_| anyhow!("{}: reading the tokenizer panicked", model.path.display()))??.cloned();
         let mut eos = model.generation.eos_token_ids.clone();
         eos.extend(model.config.eos_token_ids()?);
-        Ok(Pipeline { handle, words: model.words.clone(), eos })
+        let tokens = |w: &Words| Vocabulary::new(w.tokenizer.clone(), eos.clone(), model.plan.vocab);
+        let vocabulary = words.as_ref().map(tokens);
+        Ok(Pipeline { handle, words, vocabulary, eos })
     }
 
     /// The engine.
@@ -125,94 +141,78 @@ impl Pipeline {
         Ok(self.words()?.tokenizer.encode(text, SpecialText::Plain)?)
     }
 
-    /// Answers prompts given as ids, all in one batch.
+    /// Answers prompts given as ids, all in one batch: `n` answers to the first, then those to the second, …
     pub fn generate(&self, prompts: Vec<Vec<u32>>, generation: &Generation) -> Result<Vec<Answer>> {
-        let streams: Vec<Answering> = prompts.into_iter().map(|p| self.stream(p, generation)).collect::<Result<_>>()?;
-        streams.into_iter().map(|s| s.finish(|_| {})).collect()
+        let mut feed = Feed::new(&self.handle);
+        let mut answering = Vec::with_capacity(prompts.len());
+        for prompt in prompts {
+            feed.submit(self.request(prompt.clone(), generation)?)?;
+            answering.push(self.answering(prompt, generation)?);
+        }
+        let mut open = answering.len();
+        while open > 0 {
+            let arrival = feed.next()?;
+            let answers = &mut answering[arrival.request];
+            if !answers.is_done() && answers.take(arrival.event, &mut |_, _| {})? {
+                feed.cancel(arrival.request);
+                open -= 1;
+            }
+        }
+        Ok(answering.into_iter().flat_map(Answering::into_answers).collect())
     }
 
-    /// Starts one answer.
-    pub fn stream(&self, prompt: Vec<u32>, generation: &Generation) -> Result<Answering> {
-        let stop_ids = if generation.ignore_eos { Vec::new() } else { self.eos.clone() };
-        let request = Request {
-            prompt: prompt.clone(),
+    /// Answers one prompt given as ids; `show` sees each piece of text as it becomes certain, with the number of its
+    /// answer.
+    pub fn stream(
+        &self,
+        prompt: Vec<u32>,
+        generation: &Generation,
+        mut show: impl FnMut(usize, &str),
+    ) -> Result<Vec<Answer>> {
+        let mut answering = self.answering(prompt.clone(), generation)?;
+        for event in self.handle.generate(self.request(prompt, generation)?)? {
+            if answering.take(event, &mut show)? {
+                return Ok(answering.into_answers());
+            }
+        }
+        Err(planish_engine::Error::Stopped.into())
+    }
+
+    /// What the engine is asked for one prompt.
+    pub fn request(&self, prompt: Vec<u32>, generation: &Generation) -> Result<Request> {
+        let grammar = generation.grammar.as_ref().map(|spec| self.compile(spec)).transpose()?;
+        let mut stop_ids = generation.stop_ids.clone();
+        if !generation.ignore_eos || grammar.is_some() {
+            stop_ids.extend(&self.eos);
+        }
+        Ok(Request {
+            prompt,
             sampling: generation.sampling.clone(),
+            n: generation.n,
             max_new_tokens: generation.max_new_tokens,
+            min_new_tokens: generation.min_new_tokens,
             stop_ids,
             logprobs: generation.logprobs,
-            ..Request::default()
-        };
-        let tokens = self.handle.generate(request)?;
-        let detokenizer = self.words.as_ref().map(|w| Detokenizer::after(w.tokenizer.clone(), &prompt, true));
-        Ok(Answering { tokens, detokenizer, stops: StopStrings::new(generation.stop.clone())?, prompt })
+            prompt_logprobs: generation.prompt_logprobs,
+            priority: generation.priority,
+            cache_salt: generation.cache_salt.clone(),
+            grammar,
+        })
+    }
+
+    /// A grammar over this model's tokens; the same one is compiled once.
+    fn compile(&self, spec: &GrammarSpec) -> Result<Grammar> {
+        let missing = "structured output: expected tokenizer.json beside the model, found none";
+        let vocabulary = self.vocabulary.as_ref().context(missing)?;
+        Ok(Grammar::compile(vocabulary, spec)?)
+    }
+
+    fn answering(&self, prompt: Vec<u32>, generation: &Generation) -> Result<Answering> {
+        let tokenizer = self.words.as_ref().map(|w| &w.tokenizer);
+        Answering::new(prompt, generation.n, &generation.stop, tokenizer)
     }
 
     fn words(&self) -> Result<&Words> {
         self.words.as_ref().context("the model has no tokenizer.json: give --input-ids")
-    }
-}
-
-/// An answer in the making.
-pub struct Answering {
-    tokens: TokenStream,
-    detokenizer: Option<Detokenizer>,
-    stops: StopStrings,
-    prompt: Vec<u32>,
-}
-
-impl Answering {
-    /// Waits for the end; `show` sees each piece of text as it becomes certain.
-    pub fn finish(mut self, mut show: impl FnMut(&str)) -> Result<Answer> {
-        let mut answer = Answer {
-            text: String::new(),
-            token_ids: Vec::new(),
-            prompt_token_ids: std::mem::take(&mut self.prompt),
-            finish_reason: FinishReason::Length,
-            logprobs: Vec::new(),
-        };
-        let mut emit = |text: &str, answer: &mut Answer| {
-            show(text);
-            answer.text.push_str(text);
-        };
-        loop {
-            match self.tokens.next() {
-                Some(Event::Prompt(_)) => {}
-                Some(Event::Token { id, logprobs, .. }) => {
-                    answer.token_ids.push(id);
-                    answer.logprobs.extend(logprobs);
-                    let piece = match &mut self.detokenizer {
-                        Some(d) => d.push(id)?.unwrap_or_default(),
-                        None => continue,
-                    };
-                    match self.stops.push(&piece) {
-                        StopResult::Text(text) => emit(&text, &mut answer),
-                        StopResult::Stopped { text, .. } => {
-                            emit(&text, &mut answer);
-                            answer.finish_reason = FinishReason::Stop;
-                            return Ok(answer);
-                        }
-                    }
-                }
-                Some(Event::Done { reason, .. }) => {
-                    answer.finish_reason = reason;
-                    let rest = match &mut self.detokenizer {
-                        Some(d) => d.finish()?,
-                        None => String::new(),
-                    };
-                    let stopped = self.stops.push(&rest);
-                    match stopped {
-                        StopResult::Text(text) => {
-                            emit(&text, &mut answer);
-                            let held = self.stops.finish();
-                            emit(&held, &mut answer);
-                        }
-                        StopResult::Stopped { text, .. } => emit(&text, &mut answer),
-                    }
-                    return Ok(answer);
-                }
-                Some(Event::Failed(e)) => return Err(e.into()),
-                None => return Err(planish_engine::Error::Stopped.into()),
-            }
-        }
     }
 }

@@ -1,17 +1,19 @@
 //! A MODEL as users name it (a directory, a GGUF file, a hub id), opened: configuration, tensors, words.
+use crate::words::{self, Words};
 use anyhow::{Context, Result, bail};
 use planish_checkpoint::config::Config;
 use planish_checkpoint::generation::GenerationDefaults;
-use planish_checkpoint::gguf::{GgufDtype, GgufModel, GgufSource, GgufTokenizer};
+use planish_checkpoint::gguf::{GgufDtype, GgufModel, GgufSource};
 use planish_checkpoint::hub::HubClient;
 use planish_checkpoint::scheme::{ActQuant, ActUnit, Scheme, WeightStrategy};
 use planish_checkpoint::shards::ModelFiles;
 use planish_checkpoint::source::TensorSource;
+use planish_model::dummy::DummySource;
 use planish_model::{Plan, Role};
 use planish_tensor::DType;
-use planish_text::{ChatTemplate, GgufVocab, Tokenizer};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Tokenizer and generation files that a quantized copy keeps as they are.
 const COMPANIONS: [&str; 8] = [
@@ -24,6 +26,9 @@ const COMPANIONS: [&str; 8] = [
     "vocab.json",
     "merges.txt",
 ];
+
+/// Random weights are the same in every run.
+const DUMMY_SEED: u64 = 42;
 
 /// An opened model.
 pub struct Model {
@@ -39,21 +44,12 @@ pub struct Model {
     pub tensors: Box<dyn TensorSource>,
     /// What its authors suggest for sampling.
     pub generation: GenerationDefaults,
-    /// Its words, if it has any.
-    pub words: Option<Words>,
+    /// Its words, once somebody asked: reading a tokenizer takes as long as reading the weights.
+    words: OnceLock<Option<Words>>,
     /// Files to keep beside a quantized copy.
     pub companions: Vec<(String, Vec<u8>)>,
     /// Bytes of its tensors on disk.
     pub bytes: u64,
-}
-
-/// Tokenizer and chat template.
-#[derive(Clone)]
-pub struct Words {
-    /// Text to ids and back.
-    pub tokenizer: Tokenizer,
-    /// Conversations to text.
-    pub chat: Option<ChatTemplate>,
 }
 
 impl Model {
@@ -86,7 +82,36 @@ impl Model {
 
     /// Tokenizer and template, or an error that says what is missing.
     pub fn words(&self) -> Result<&Words> {
-        self.words.as_ref().with_context(|| format!("{}: expected tokenizer.json, found none", self.path.display()))
+        let missing = || format!("{}: expected tokenizer.json, found none", self.path.display());
+        self.find_words()?.with_context(missing)
+    }
+
+    /// Tokenizer and template, if the model has them; an error if they cannot be read.
+    pub fn find_words(&self) -> Result<Option<&Words>> {
+        if let Some(words) = self.words.get() {
+            return Ok(words.as_ref());
+        }
+        let words = words::read(&self.companions, &self.path)?;
+        Ok(self.words.get_or_init(|| words).as_ref())
+    }
+
+    /// A model of a configuration alone (a directory with `config.json`, or such a file), with random weights whose
+    /// linears are of this 8-bit type, or in BF16.
+    pub fn dummy(name: &str, quant: Option<DType>) -> Result<Model> {
+        let given = Path::new(name);
+        let (dir, file) = match given.is_dir() {
+            true => (given, given.join("config.json")),
+            false => (given.parent().filter(|p| p != &Path::new("")).unwrap_or(Path::new(".")), given.to_owned()),
+        };
+        let bytes = std::fs::read(&file).with_context(|| format!("--dummy-weights: {}", file.display()))?;
+        let config = Config::from_json(&bytes, &file)?;
+        let plan = Plan::new(&config)?;
+        let tensors = DummySource::new(&plan, quant, DUMMY_SEED, file);
+        let bytes = tensors.bytes();
+        let (companions, generation) = (companions_in(dir)?, GenerationDefaults::default());
+        let tensors = Box::new(tensors);
+        let words = OnceLock::new();
+        Ok(Model { path: given.into(), config, plan, scheme: None, tensors, generation, words, companions, bytes })
     }
 
     fn open_dir(dir: &Path) -> Result<Model> {
@@ -99,13 +124,7 @@ impl Model {
         let files = ModelFiles::open(dir)?;
         check_types(&plan, scheme.as_ref(), &files, dir)?;
         let bytes = files.total_bytes();
-        let mut companions = Vec::new();
-        for name in COMPANIONS {
-            if dir.join(name).exists() {
-                companions.push((name.to_owned(), planish_checkpoint::read_model_file(dir, name)?));
-            }
-        }
-        let words = words_of(&companions, dir)?;
+        let companions = companions_in(dir)?;
         let generation = GenerationDefaults::open(dir)?;
         Ok(Model {
             path: dir.into(),
@@ -114,7 +133,7 @@ impl Model {
             scheme,
             tensors: Box::new(files),
             generation,
-            words,
+            words: OnceLock::new(),
             companions,
             bytes,
         })
@@ -127,15 +146,15 @@ impl Model {
         let generation_json = pretty(model.generation_config());
         let generation = GenerationDefaults::from_json(&generation_json, path)?;
         let tokenizer = model.tokenizer().clone();
-        let tokenizer_json = planish_text::gguf::to_json(&vocab(&tokenizer))?.to_string().into_bytes();
+        let tokenizer_json = planish_text::gguf::to_json(&words::vocab(&tokenizer))?.to_string().into_bytes();
         let companions = vec![
             ("tokenizer.json".to_owned(), tokenizer_json),
-            ("tokenizer_config.json".to_owned(), pretty(&tokenizer_config(&tokenizer))),
+            ("tokenizer_config.json".to_owned(), pretty(&words::tokenizer_config(&tokenizer))),
             ("generation_config.json".to_owned(), generation_json),
         ];
-        let words = words_of(&companions, path)?;
         let bytes = std::fs::metadata(path)?.len();
         let tensors = Box::new(GgufSource { model, path: path.into() });
+        let words = OnceLock::new();
         Ok(Model { path: path.into(), config, plan, scheme: None, tensors, generation, words, companions, bytes })
     }
 }
@@ -187,6 +206,11 @@ fn check_types(plan: &Plan, scheme: Option<&Scheme>, files: &ModelFiles, dir: &P
     Ok(())
 }
 
+fn companions_in(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let there = COMPANIONS.into_iter().filter(|name| dir.join(name).exists());
+    there.map(|name| Ok((name.to_owned(), planish_checkpoint::read_model_file(dir, name)?))).collect()
+}
+
 fn gguf_in(dir: &Path) -> Result<Option<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -202,81 +226,6 @@ fn gguf_in(dir: &Path) -> Result<Option<PathBuf>> {
         bail!("{}: expected one .gguf file, found {}; name one of them", dir.display(), found.len());
     }
     Ok(found.pop())
-}
-
-fn words_of(companions: &[(String, Vec<u8>)], path: &Path) -> Result<Option<Words>> {
-    let file = |name: &str| companions.iter().find(|c| c.0 == name).map(|c| c.1.as_slice());
-    let Some(bytes) = file("tokenizer.json") else { return Ok(None) };
-    let tokenizer = Tokenizer::from_json(bytes).with_context(|| path.join("tokenizer.json").display().to_string())?;
-    let config: Value = match file("tokenizer_config.json") {
-        Some(bytes) => serde_json::from_slice(bytes)
-            .with_context(|| format!("{}: not JSON", path.join("tokenizer_config.json").display()))?,
-        None => json!({}),
-    };
-    let source = match file("chat_template.jinja") {
-        Some(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        None => template_text(&config["chat_template"]),
-    };
-    let special = ["bos_token", "eos_token", "unk_token", "pad_token"];
-    let tokens = special.into_iter().filter_map(|name| Some((name, token_text(&config[name])?)));
-    let chat = match source {
-        Some(source) => {
-            Some(ChatTemplate::new(&source, tokens).with_context(|| format!("{}: chat template", path.display()))?)
-        }
-        None => None,
-    };
-    Ok(Some(Words { tokenizer, chat }))
-}
-
-/// A template as text, or the one named `default` of a list.
-fn template_text(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Array(list) => {
-            let default = list.iter().find(|t| t["name"] == "default")?;
-            default["template"].as_str().map(str::to_owned)
-        }
-        _ => None,
-    }
-}
-
-fn token_text(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned)
-}
-
-fn vocab(t: &GgufTokenizer) -> GgufVocab {
-    GgufVocab {
-        model: t.model.clone(),
-        pre: t.pre.clone(),
-        tokens: t.tokens.clone(),
-        token_types: t.token_types.clone(),
-        merges: t.merges.clone(),
-        scores: t.scores.clone(),
-        bos: t.bos_id,
-        eos: t.eos_id,
-        unk: t.unk_id,
-        add_bos: t.add_bos,
-        add_eos: None,
-        add_space_prefix: t.add_space_prefix,
-    }
-}
-
-fn tokenizer_config(t: &GgufTokenizer) -> Value {
-    let text = |id: Option<u32>| id.and_then(|id| t.tokens.get(id as usize)).cloned();
-    let mut config = json!({"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": false});
-    let fields = [
-        ("bos_token", text(t.bos_id)),
-        ("eos_token", text(t.eos_id)),
-        ("unk_token", text(t.unk_id)),
-        ("pad_token", text(t.pad_id)),
-        ("chat_template", t.chat_template.clone()),
-    ];
-    for (name, value) in fields {
-        if let Some(value) = value {
-            config[name] = value.into();
-        }
-    }
-    config
 }
 
 fn pretty(value: &Value) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! Typed views of tensors, checked, for both CPU back ends.
 use crate::buffer::{CpuBuf, widen};
-use planish_tensor::{Backend, DType, Error, HostTensor, LinearPart, Q8, Result, Tensor};
+use planish_tensor::{Backend, DType, Error, HostTensor, KvLayer, LinearPart, Q8, Result, Tensor};
 
 /// The rows in use of an f32 tensor.
 pub fn f32s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[f32]> {
@@ -51,6 +51,19 @@ pub fn download<B: Backend<Buf = CpuBuf>>(src: &Tensor<B>, bytes: &mut [u8]) -> 
     let used = src.rows * src.cols * src.dtype.size();
     require("download", bytes.len() == used)?;
     bytes.copy_from_slice(&src.buf.bytes()[..used]);
+    Ok(())
+}
+
+/// Zeroes these pages of every tensor of a layer.
+pub fn clear_pages<B: Backend<Buf = CpuBuf>>(kv: &mut KvLayer<B>, pages: &[u32]) -> Result<()> {
+    for tensor in kv.tensors_mut() {
+        if let Some(bad) = pages.iter().find(|&&p| p as usize >= tensor.rows) {
+            return Err(Error::shape(format!("clear_pages: page {bad} of a pool of {}", tensor.rows)));
+        }
+        let size = tensor.cols * tensor.dtype.size();
+        let bytes = tensor.buf.bytes_mut()?;
+        pages.iter().for_each(|&p| bytes[p as usize * size..][..size].fill(0));
+    }
     Ok(())
 }
 

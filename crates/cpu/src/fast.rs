@@ -1,6 +1,6 @@
 //! The fast back end: every operation of the trait handed to the kernel of its name.
 use crate::access::{f32s, f32s_mut, gather, linear_layout, require, rows_of, u8s, u8s_mut};
-use crate::attention::{self, KvSlice, KvSliceMut};
+use crate::attention::{Attention, KvSlice, KvSliceMut, Operands};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::gemm_float::{PackedFloat, gemm_float};
 use crate::gemm_w8a8::{PackedQ8, Q8Slice, gemm_w8a8};
@@ -12,13 +12,14 @@ use crate::{gram, host_memory};
 use half::bf16;
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Q8, Q8Rows, Result, RopeTable, Tensor,
+    Memory, Q8, Q8Rows, Result, RopeTable, Tensor, kv_scale_bytes,
 };
 
 /// The CPU with its vector instructions and a pool of threads.
 pub struct Cpu {
     threads: Threads,
     isa: Isa,
+    attention: Attention,
 }
 
 /// A packed weight.
@@ -33,7 +34,7 @@ impl Cpu {
     /// A pool of `threads` threads that uses the kernels of `isa`, which this machine must be able to run.
     pub fn new(threads: usize, isa: Isa) -> Cpu {
         assert!(isa.runs_here(), "{} kernels do not run on this machine", isa.name());
-        Cpu { threads: Threads::new(threads), isa }
+        Cpu { threads: Threads::new(threads), isa, attention: Attention::default() }
     }
 }
 
@@ -45,19 +46,27 @@ fn q8_mut(rows: &mut Q8Rows<Cpu>) -> Result<Q8SliceMut<'_>> {
     Ok(Q8SliceMut { codes: u8s_mut(&mut rows.codes)?, xs: f32s_mut(&mut rows.scales)? })
 }
 
-fn kv_slice(t: &Tensor<Cpu>) -> Result<KvSlice<'_>> {
-    match t.dtype {
-        DType::F32 => Ok(KvSlice::F32(t.buf.view::<f32>(t.dtype)?)),
-        DType::BF16 => Ok(KvSlice::Bf16(t.buf.view::<bf16>(t.dtype)?)),
-        other => Err(Error::dtype(format!("KV cache of {other}"))),
+fn kv_kind(dtype: DType, scales: bool) -> Result<Option<Q8>> {
+    match (kv_scale_bytes(dtype)? > 0, scales) {
+        (false, _) => Ok(None),
+        (true, true) => Ok(Q8::from_dtype(dtype)),
+        (true, false) => Err(Error::dtype(format!("a KV cache of {dtype} without scales"))),
     }
 }
 
-fn kv_slice_mut(t: &mut Tensor<Cpu>) -> Result<KvSliceMut<'_>> {
-    match t.dtype {
-        DType::F32 => Ok(KvSliceMut::F32(t.buf.view_mut::<f32>(t.dtype)?)),
-        DType::BF16 => Ok(KvSliceMut::Bf16(t.buf.view_mut::<bf16>(t.dtype)?)),
-        other => Err(Error::dtype(format!("KV cache of {other}"))),
+fn kv_slice<'a>(t: &'a Tensor<Cpu>, scales: Option<&'a Tensor<Cpu>>) -> Result<KvSlice<'a>> {
+    match (kv_kind(t.dtype, scales.is_some())?, scales) {
+        (Some(kind), Some(scales)) => Ok(KvSlice::Q8 { kind, codes: u8s(t)?, scales: f32s(scales)? }),
+        _ if t.dtype == DType::BF16 => Ok(KvSlice::Bf16(t.buf.view::<bf16>(t.dtype)?)),
+        _ => Ok(KvSlice::F32(t.buf.view::<f32>(t.dtype)?)),
+    }
+}
+
+fn kv_slice_mut<'a>(t: &'a mut Tensor<Cpu>, scales: Option<&'a mut Tensor<Cpu>>) -> Result<KvSliceMut<'a>> {
+    match (kv_kind(t.dtype, scales.is_some())?, scales) {
+        (Some(kind), Some(scales)) => Ok(KvSliceMut::Q8 { kind, codes: u8s_mut(t)?, scales: f32s_mut(scales)? }),
+        _ if t.dtype == DType::BF16 => Ok(KvSliceMut::Bf16(t.buf.view_mut::<bf16>(t.dtype)?)),
+        _ => Ok(KvSliceMut::F32(t.buf.view_mut::<f32>(t.dtype)?)),
     }
 }
 
@@ -123,6 +132,16 @@ impl Backend for Cpu {
         Ok(CpuLinear::Q8(PackedQ8::pack(kind, layout.k, &codes, bias, self.isa, &self.threads)))
     }
 
+    fn load_linear_as(&self, kind: Q8, parts: &[LinearPart]) -> Result<CpuLinear> {
+        let quantize = |part: &LinearPart| {
+            let (codes, scales) = rowwise::quantize_weight(&self.threads, self.isa, kind, &part.weight)?;
+            let weight = HostTensor::from_bytes(kind.dtype(), part.weight.shape().to_vec(), codes)?;
+            Ok(LinearPart { weight, scales: Some(scales), bias: part.bias.clone() })
+        };
+        let quantized: Vec<LinearPart> = parts.iter().map(quantize).collect::<Result<_>>()?;
+        self.load_linear(&quantized)
+    }
+
     fn linear_shape(&self, linear: &CpuLinear) -> LinearShape {
         match linear {
             CpuLinear::Float(w) => LinearShape { n: w.n(), k: w.k(), q8: None, bytes: w.bytes() },
@@ -176,9 +195,14 @@ impl Backend for Cpu {
             Some(r) => Some(RopeSlice { cos_sin: f32s(&r.cos_sin)?, half: r.half, interleaved: r.interleaved }),
             None => None,
         };
-        let (mut k, mut v) = (kv_slice_mut(&mut kv.k)?, kv_slice_mut(&mut kv.v)?);
+        let (mut k, mut v) =
+            (kv_slice_mut(&mut kv.k, kv.k_scales.as_mut())?, kv_slice_mut(&mut kv.v, kv.v_scales.as_mut())?);
         rope_store_kv(&self.threads, self.isa, f32s_mut(qkv)?, rope, shape, batch, &mut k, &mut v);
         Ok(())
+    }
+
+    fn clear_pages(&self, kv: &mut KvLayer<Self>, pages: &[u32]) -> Result<()> {
+        crate::access::clear_pages(kv, pages)
     }
 
     fn paged_attention(
@@ -191,8 +215,27 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let fits = qkv.cols == shape.qkv_width() && out.cols == shape.nq * shape.d;
         require("paged_attention", fits && qkv.rows == batch.t() && out.rows == batch.t())?;
-        let (k, v) = (kv_slice(&kv.k)?, kv_slice(&kv.v)?);
-        attention::paged_attention(&self.threads, self.isa, f32s(qkv)?, shape, batch, k, v, f32s_mut(out)?);
+        let (k, v) = (kv_slice(&kv.k, kv.k_scales.as_ref())?, kv_slice(&kv.v, kv.v_scales.as_ref())?);
+        let operands = Operands { qkv: f32s(qkv)?, shape, batch, k, v };
+        self.attention.attend(&self.threads, self.isa, operands, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn paged_attention_quantize(
+        &self,
+        qkv: &Tensor<Self>,
+        shape: &AttentionShape,
+        batch: &Batch,
+        kv: &KvLayer<Self>,
+        scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        let (kind, t, cols) = (kind_of(&out.codes)?, batch.t(), shape.nq * shape.d);
+        let fits = qkv.cols == shape.qkv_width() && out.codes.cols == cols && scratch.cols == cols;
+        require("paged_attention_quantize", fits && qkv.rows == t && out.codes.rows == t && scratch.rows == t)?;
+        let (k, v) = (kv_slice(&kv.k, kv.k_scales.as_ref())?, kv_slice(&kv.v, kv.v_scales.as_ref())?);
+        let operands = Operands { qkv: f32s(qkv)?, shape, batch, k, v };
+        self.attention.attend_quantize(&self.threads, self.isa, operands, f32s_mut(scratch)?, kind, q8_mut(out)?);
         Ok(())
     }
 

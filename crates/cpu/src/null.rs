@@ -95,6 +95,10 @@ impl Backend for Null {
         Ok(())
     }
 
+    fn clear_pages(&self, _: &mut KvLayer<Self>, _: &[u32]) -> Result<()> {
+        Ok(())
+    }
+
     fn paged_attention(
         &self,
         _: &Tensor<Self>,

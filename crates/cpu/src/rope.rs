@@ -5,7 +5,7 @@ use crate::isa::Isa;
 use crate::threads::Threads;
 use crate::vector::Shared;
 use half::bf16;
-use planish_tensor::{Batch, backend::AttentionShape};
+use planish_tensor::{Batch, Q8, backend::AttentionShape, q8};
 
 /// Rotary angles in host memory; see [`planish_tensor::backend::RopeTable`].
 #[derive(Clone, Copy)]
@@ -53,19 +53,20 @@ pub fn rope_store_kv(
             let (pages, kv_head) = if kv_head < shape.nkv { (&k, kv_head) } else { (&v, kv_head - shape.nkv) };
             let slot = batch.slots[token] as usize;
             let (page, offset) = (slot / batch.page_size, slot % batch.page_size);
-            let at = ((page * shape.nkv + kv_head) * batch.page_size + offset) * d;
+            let vector = (page * shape.nkv + kv_head) * batch.page_size + offset;
             // SAFETY: each task has its own head's part of every page.
-            unsafe { pages.put(at, x) };
+            unsafe { pages.put(vector, x) };
         }
     };
     let heads = shape.nq + 2 * shape.nkv;
     if floats < INLINE { (0..heads).for_each(task) } else { threads.run(heads, task) }
 }
 
-/// Keys or values as an address and a length, for tasks that write disjoint parts.
+/// Keys or values as addresses and a length, for tasks that write disjoint parts.
 enum Pages {
     F32(Shared<f32>, usize),
     Bf16(Shared<bf16>, usize),
+    Q8(Q8, Shared<u8>, Shared<f32>, usize),
 }
 
 impl Pages {
@@ -73,23 +74,31 @@ impl Pages {
         match slice {
             KvSliceMut::F32(s) => Pages::F32(Shared(s.as_mut_ptr()), s.len()),
             KvSliceMut::Bf16(s) => Pages::Bf16(Shared(s.as_mut_ptr()), s.len()),
+            KvSliceMut::Q8 { kind, codes, scales } => {
+                Pages::Q8(*kind, Shared(codes.as_mut_ptr()), Shared(scales.as_mut_ptr()), codes.len())
+            }
         }
     }
 
-    /// Stores a head's channels at element `at`.
+    /// Stores a head's channels as vector number `vector`.
     ///
     /// # Safety
-    /// No other task writes these elements.
-    unsafe fn put(&self, at: usize, x: &[f32]) {
-        let (&Pages::F32(_, len) | &Pages::Bf16(_, len)) = self;
+    /// No other task writes this vector.
+    unsafe fn put(&self, vector: usize, x: &[f32]) {
+        let (&Pages::F32(_, len) | &Pages::Bf16(_, len) | &Pages::Q8(_, _, _, len)) = self;
+        let at = vector * x.len();
         assert!(at + x.len() <= len, "rope_store_kv: a slot is outside the pages");
-        // SAFETY: inside the slice, as asserted, and the caller's alone.
+        // SAFETY: inside the slice, as asserted, and the caller's alone; each vector has a scale.
         unsafe {
             match self {
                 Pages::F32(to, _) => std::ptr::copy_nonoverlapping(x.as_ptr(), to.at(at), x.len()),
                 Pages::Bf16(to, _) => {
                     let to = std::slice::from_raw_parts_mut(to.at(at), x.len());
                     to.iter_mut().zip(x).for_each(|(o, &x)| *o = bf16::from_f32(x));
+                }
+                Pages::Q8(kind, to, scales, _) => {
+                    let to = std::slice::from_raw_parts_mut(to.at(at), x.len());
+                    *scales.at(vector) = q8::quantize_activation_row(*kind, x, to);
                 }
             }
         }

@@ -8,8 +8,9 @@ use planish_tensor::{
     Memory, Q8, Q8Rows, Result, RopeTable, Tensor, q8,
 };
 
-/// Keys are visited in blocks of this many, counted from the first of the sequence.
-pub const KEY_BLOCK: usize = 64;
+mod kv;
+
+pub use kv::KEY_BLOCK;
 
 /// The reference back end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -179,25 +180,12 @@ impl Backend for Scalar {
         batch: &Batch,
         kv: &mut KvLayer<Self>,
     ) -> Result<()> {
-        let width = shape.qkv_width();
-        require("rope_store_kv", qkv.cols == width)?;
-        let rows = f32s_mut(qkv)?;
-        for (t, row) in rows.chunks_exact_mut(width).enumerate() {
-            if let Some(rope) = rope {
-                let angles = &f32s(&rope.cos_sin)?[batch.positions[t] as usize * 2 * rope.half..][..2 * rope.half];
-                for head in row[..(shape.nq + shape.nkv) * shape.d].chunks_exact_mut(shape.d) {
-                    rotate(head, angles, rope.interleaved);
-                }
-            }
-            let (k, v) = row[shape.nq * shape.d..].split_at(shape.nkv * shape.d);
-            for head in 0..shape.nkv {
-                let at = element(shape, batch, batch.slots[t] as usize, head);
-                let range = head * shape.d..(head + 1) * shape.d;
-                store(&mut kv.k, at, &k[range.clone()])?;
-                store(&mut kv.v, at, &v[range])?;
-            }
-        }
-        Ok(())
+        require("rope_store_kv", qkv.cols == shape.qkv_width())?;
+        kv::rope_store(f32s_mut(qkv)?, rope, shape, batch, kv)
+    }
+
+    fn clear_pages(&self, kv: &mut KvLayer<Self>, pages: &[u32]) -> Result<()> {
+        crate::access::clear_pages(kv, pages)
     }
 
     fn paged_attention(
@@ -208,20 +196,7 @@ impl Backend for Scalar {
         kv: &KvLayer<Self>,
         out: &mut Tensor<Self>,
     ) -> Result<()> {
-        let (width, d) = (shape.qkv_width(), shape.d);
-        let (rows, out) = (f32s(qkv)?, f32s_mut(out)?);
-        for s in 0..batch.sequences() {
-            let slots = sequence_slots(batch, s);
-            for t in batch.query_starts[s] as usize..batch.query_starts[s + 1] as usize {
-                for head in 0..shape.nq {
-                    let q = &rows[t * width + head * d..][..d];
-                    let position = batch.positions[t] as usize;
-                    let result = attend(q, shape, batch, &slots[..=position], head, kv)?;
-                    out[(t * shape.nq + head) * d..][..d].copy_from_slice(&result);
-                }
-            }
-        }
-        Ok(())
+        kv::attention(f32s(qkv)?, shape, batch, kv, f32s_mut(out)?)
     }
 
     fn gated(&self, gate_up: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()> {
@@ -305,85 +280,4 @@ pub fn activate(act: Activation, x: f32) -> f32 {
             x / (1.0 + (-2.0 * u).exp())
         }
     }
-}
-
-/// Rotates one head in place; `angles` holds `half` cosines, then `half` sines.
-fn rotate(head: &mut [f32], angles: &[f32], interleaved: bool) {
-    let half = angles.len() / 2;
-    for i in 0..half {
-        let (a, b) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
-        let (x, y, cos, sin) = (head[a], head[b], angles[i], angles[half + i]);
-        head[a] = x * cos - y * sin;
-        head[b] = y * cos + x * sin;
-    }
-}
-
-/// First element of a head's vector in a KV buffer of `[pages, nkv, page_size, d]`.
-fn element(shape: &AttentionShape, batch: &Batch, slot: usize, head: usize) -> usize {
-    let (page, offset) = (slot / batch.page_size, slot % batch.page_size);
-    ((page * shape.nkv + head) * batch.page_size + offset) * shape.d
-}
-
-fn sequence_slots(batch: &Batch, s: usize) -> Vec<usize> {
-    let table = &batch.page_tables[s * batch.pages_per_seq..];
-    (0..batch.kv_lens[s] as usize)
-        .map(|i| table[i / batch.page_size] as usize * batch.page_size + i % batch.page_size)
-        .collect()
-}
-
-fn store(dst: &mut Tensor<Scalar>, at: usize, values: &[f32]) -> Result<()> {
-    match dst.dtype {
-        DType::F32 => dst.buf.view_mut::<f32>(DType::F32)?[at..at + values.len()].copy_from_slice(values),
-        DType::BF16 => {
-            for (o, &v) in dst.buf.view_mut::<bf16>(DType::BF16)?[at..].iter_mut().zip(values) {
-                *o = bf16::from_f32(v);
-            }
-        }
-        other => return Err(Error::dtype(format!("KV cache of {other}"))),
-    }
-    Ok(())
-}
-
-fn load(src: &Tensor<Scalar>, at: usize, d: usize) -> Result<Vec<f32>> {
-    let size = src.dtype.size();
-    Ok(planish_tensor::host::decode_f32(src.dtype, &src.buf.bytes()[at * size..(at + d) * size]))
-}
-
-/// One query head over the visible slots: scores, softmax and the weighted sum of values, block by block.
-fn attend(
-    q: &[f32],
-    shape: &AttentionShape,
-    batch: &Batch,
-    visible: &[usize],
-    head: usize,
-    kv: &KvLayer<Scalar>,
-) -> Result<Vec<f32>> {
-    let kv_head = head / (shape.nq / shape.nkv);
-    let first = shape.window.map_or(0, |w| visible.len().saturating_sub(w as usize));
-    let (mut max, mut sum, mut out) = (f32::NEG_INFINITY, 0.0f32, vec![0.0f32; shape.d]);
-    for block in (0..visible.len()).step_by(KEY_BLOCK) {
-        let keys = block.max(first)..(block + KEY_BLOCK).min(visible.len());
-        if keys.is_empty() {
-            continue;
-        }
-        let mut scores = Vec::with_capacity(KEY_BLOCK);
-        for i in keys.clone() {
-            let k = load(&kv.k, element(shape, batch, visible[i], kv_head), shape.d)?;
-            let score = q.iter().zip(&k).fold(0.0f32, |acc, (&a, &b)| a.mul_add(b, acc)) * shape.scale;
-            scores.push(shape.softcap.map_or(score, |cap| cap * (score / cap).tanh()));
-        }
-        let new_max = scores.iter().copied().fold(max, |m, s| if s.is_nan() { s } else { m.max(s) });
-        let shrink = (max - new_max).exp();
-        sum *= shrink;
-        out.iter_mut().for_each(|o| *o *= shrink);
-        for (i, score) in keys.zip(scores) {
-            let p = (score - new_max).exp();
-            sum += p;
-            let v = load(&kv.v, element(shape, batch, visible[i], kv_head), shape.d)?;
-            out.iter_mut().zip(v).for_each(|(o, v)| *o = p.mul_add(v, *o));
-        }
-        max = new_max;
-    }
-    out.iter_mut().for_each(|o| *o /= sum);
-    Ok(out)
 }

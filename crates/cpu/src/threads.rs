@@ -1,8 +1,12 @@
 //! The thread pool: workers spin briefly between operations, then yield, then park, so that a step of many small
 //! operations costs no system calls and an idle or oversubscribed machine costs nothing.
 //!
+//! Each thread has its own share of an operation's tasks, neighbours in ascending order, so that what it asks for ahead
+//! of time is what it will need, and what it wrote in one operation is near in the next. Who is done helps the others.
+//!
 //! An operation is open while tasks may be left. A worker enters an open operation or misses it; the caller closes it
 //! when no task is left and waits for those inside. A worker that the system does not run therefore delays nobody.
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
@@ -30,9 +34,15 @@ struct Shared {
     /// Number of the operation in the upper half, [`OPEN`], and the number of workers inside.
     state: AtomicU64,
     job: AtomicPtr<Job<'static>>,
+    /// The next task of each thread's share.
+    next: Vec<Next>,
     parked: Vec<AtomicBool>,
     stop: AtomicBool,
 }
+
+/// A counter with its cache lines to itself.
+#[repr(align(128))]
+struct Next(AtomicUsize);
 
 const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
@@ -43,7 +53,6 @@ fn number(state: u64) -> u64 {
 
 #[repr(align(128))]
 struct Job<'a> {
-    next: AtomicUsize,
     tasks: usize,
     run: &'a (dyn Fn(usize) + Sync),
     panicked: AtomicBool,
@@ -56,6 +65,7 @@ impl Threads {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
             job: AtomicPtr::new(std::ptr::null_mut()),
+            next: (0..=extra).map(|_| Next(AtomicUsize::new(0))).collect(),
             parked: (0..extra).map(|_| AtomicBool::new(false)).collect(),
             stop: AtomicBool::new(false),
         });
@@ -85,13 +95,16 @@ impl Threads {
             return;
         }
         let _turn = self.turn.lock().unwrap_or_else(|e| e.into_inner());
-        let job = Job { next: AtomicUsize::new(0), tasks, run: &run, panicked: AtomicBool::new(false) };
+        let job = Job { tasks, run: &run, panicked: AtomicBool::new(false) };
         let state = &self.shared.state;
+        for (i, next) in self.shared.next.iter().enumerate() {
+            next.0.store(share(tasks, self.count(), i).start, Relaxed);
+        }
         self.shared.job.store((&raw const job).cast_mut().cast(), Relaxed);
         // Nobody is inside and nobody can enter: the state is ours to write.
         state.store((number(state.load(Relaxed)).wrapping_add(1) << 32) | OPEN, SeqCst);
         self.wake();
-        job.drain();
+        job.drain(&self.shared.next, 0);
         let mut waiting = Waiting::default();
         let mut now = state.fetch_and(!OPEN, AcqRel);
         while now & INSIDE != 0 {
@@ -110,16 +123,26 @@ impl Threads {
     }
 }
 
+/// Tasks of thread `i` of `threads`.
+fn share(tasks: usize, threads: usize, i: usize) -> Range<usize> {
+    tasks * i / threads..tasks * (i + 1) / threads
+}
+
 impl Job<'_> {
-    fn drain(&self) {
-        loop {
-            let i = self.next.fetch_add(1, Relaxed);
-            if i >= self.tasks {
-                return;
-            }
-            // The other threads hold references into the caller's frame: no unwinding before all are out.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.run)(i))).is_err() {
-                self.panicked.store(true, Relaxed);
+    /// Runs thread `own`'s tasks, then those that others have not come to.
+    fn drain(&self, next: &[Next], own: usize) {
+        for other in 0..next.len() {
+            let i = (own + other) % next.len();
+            let end = share(self.tasks, next.len(), i).end;
+            while next[i].0.load(Relaxed) < end {
+                let task = next[i].0.fetch_add(1, Relaxed);
+                if task >= end {
+                    break;
+                }
+                // The other threads hold references into the caller's frame: no unwinding before all are out.
+                if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| (self.run)(task))).is_err() {
+                    self.panicked.store(true, Relaxed);
+                }
             }
         }
     }
@@ -136,7 +159,7 @@ fn work(shared: &Shared, index: usize) {
             match shared.state.compare_exchange_weak(state, state + 1, Acquire, Relaxed) {
                 Ok(_) => {
                     // SAFETY: the job lives on the stack of `run`, which does not return while a worker is inside.
-                    unsafe { (*shared.job.load(Relaxed)).drain() };
+                    unsafe { (*shared.job.load(Relaxed)).drain(&shared.next, index + 1) };
                     shared.state.fetch_sub(1, Release);
                     break;
                 }

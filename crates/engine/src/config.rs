@@ -1,6 +1,7 @@
 //! What an engine may use: decided once, from what was asked and what the device has.
-use planish_model::Plan;
-use planish_tensor::{DType, FloatMath, Memory};
+use crate::error::{Error, Result};
+use planish_model::{KvPool, Plan};
+use planish_tensor::{Backend, DType, FloatMath, Memory};
 
 /// Settings, all optional; see the fields of [`EngineConfig`].
 #[derive(Clone, Debug, Default)]
@@ -17,12 +18,21 @@ pub struct EngineOptions {
     pub math: Option<FloatMath>,
     /// Keep the pages of computed prefixes for later requests. On unless told otherwise.
     pub prefix_cache: Option<bool>,
-    /// Prepare a step while the one before runs.
+    /// Prepare a step while the one before runs. Off unless told otherwise: on a CPU the thread pool wants every core,
+    /// and preparing takes less time than waking a second thread saves.
     pub overlap: Option<bool>,
     /// Most tokens to guess from repetitions in the text (n-gram prompt lookup); none unless told otherwise.
     pub speculate: Option<usize>,
     /// Quantize the output projection to INT8 while loading.
     pub int8_head: bool,
+    /// Tokens in one step.
+    pub step_tokens: Option<usize>,
+    /// Rows of logits in one step.
+    pub step_rows: Option<usize>,
+    /// Tokens in a page of the KV cache.
+    pub page_size: Option<usize>,
+    /// Pages of the KV cache, whatever the memory says; then a request may be too long for the cache alone.
+    pub kv_pages: Option<usize>,
 }
 
 /// Decided settings.
@@ -36,7 +46,7 @@ pub struct EngineConfig {
     pub step_tokens: usize,
     /// Rows of logits in one step.
     pub step_rows: usize,
-    /// Pages of the KV cache.
+    /// Pages of the KV cache. Memory of a page that was never used is not touched.
     pub pages: usize,
     /// Tokens in a page.
     pub page_size: usize,
@@ -44,37 +54,127 @@ pub struct EngineConfig {
     pub kv_dtype: DType,
     /// How float products are computed.
     pub math: FloatMath,
+    /// Whether pages of computed prefixes are kept for later requests.
+    pub prefix_cache: bool,
+    /// Whether a step is prepared while the one before runs.
+    pub overlap: bool,
+    /// Most tokens to guess in a step of one sequence; 0 for none.
+    pub speculate: usize,
+    /// Whether the output projection is quantized to INT8 while loading.
+    pub int8_head: bool,
 }
 
 /// Tokens in a page.
 const PAGE_SIZE: usize = 16;
 /// Part of the free memory that keys and values may take unless told otherwise.
 const KV_SHARE: f64 = 0.4;
+/// Sequences running at once unless told otherwise.
+const MAX_BATCH: usize = 64;
+/// Most guesses for one sequence in a step: beyond that a wrong guess costs more than right ones save.
+const MOST_DRAFTS: usize = 32;
 
 impl EngineOptions {
-    /// Decides. The KV cache always holds at least one sequence of the longest length.
-    pub fn decide(&self, plan: &Plan, memory: Memory) -> EngineConfig {
-        let max_model_len = self.max_model_len.unwrap_or(plan.max_positions);
-        let max_batch = self.max_batch.unwrap_or(64).max(1);
-        let kv_dtype = self.kv_dtype.unwrap_or(DType::F32);
-        let page_bytes = (PAGE_SIZE * kv_bytes(plan, kv_dtype)) as u64;
+    /// Decides for a model whose linears are 8-bit or not, and says in plain words what came out smaller than asked.
+    /// Memory is never exceeded: the longest sequence shrinks to what fits, unless both were asked for.
+    pub fn decide<B: Backend>(
+        &self,
+        plan: &Plan,
+        eight_bit: bool,
+        memory: Memory,
+    ) -> Result<(EngineConfig, Vec<String>)> {
+        self.validate()?;
+        let (kv_dtype, math) = self.numbers(eight_bit);
+        let page_size = self.page_size.unwrap_or(PAGE_SIZE);
+        let page_bytes = (page_size * KvPool::<B>::bytes_per_token(plan, kv_dtype)).max(1) as u64;
         let budget = self.kv_cache_memory.unwrap_or((memory.free as f64 * KV_SHARE) as u64);
-        let one = max_model_len.div_ceil(PAGE_SIZE);
-        let pages = ((budget / page_bytes) as usize).clamp(one, one * max_batch);
-        EngineConfig {
+        let fitting = (budget / page_bytes).min(u32::MAX as u64 / page_size as u64) as usize;
+        let asked_len = self.max_model_len.unwrap_or(plan.max_positions);
+        let max_batch = self.max_batch.unwrap_or(MAX_BATCH);
+        let (pages, max_model_len, notes) = match self.kv_pages {
+            Some(pages) => (pages, asked_len, Vec::new()),
+            None => self.fit(fitting, page_size, page_bytes, asked_len, max_batch)?,
+        };
+        let config = EngineConfig {
             max_model_len,
             max_batch,
-            step_tokens: 512.max(max_batch),
-            step_rows: 128.max(max_batch),
+            step_tokens: self.step_tokens.unwrap_or(512.max(max_batch)),
+            step_rows: self.step_rows.unwrap_or(128.max(max_batch)),
             pages,
-            page_size: PAGE_SIZE,
+            page_size,
             kv_dtype,
-            math: self.math.unwrap_or(FloatMath::F32),
+            math,
+            prefix_cache: self.prefix_cache.unwrap_or(true),
+            overlap: self.overlap.unwrap_or(false),
+            speculate: self.speculate.unwrap_or(0),
+            int8_head: self.int8_head,
+        };
+        Ok((config, notes))
+    }
+
+    /// Element type of the KV cache and float arithmetic. A float model is the yardstick that others are compared with,
+    /// so nothing of it is rounded; an 8-bit model has rounded its activations far more than bf16 does, so it takes the
+    /// faster form.
+    fn numbers(&self, eight_bit: bool) -> (DType, FloatMath) {
+        let (kv_dtype, math) = match eight_bit {
+            true => (DType::BF16, FloatMath::Bf16),
+            false => (DType::F32, FloatMath::F32),
+        };
+        (self.kv_dtype.unwrap_or(kv_dtype), self.math.unwrap_or(math))
+    }
+
+    fn validate(&self) -> Result<()> {
+        let counts = [
+            ("max_model_len", self.max_model_len),
+            ("max_batch", self.max_batch),
+            ("step_tokens", self.step_tokens),
+            ("step_rows", self.step_rows),
+            ("page_size", self.page_size),
+            ("kv_pages", self.kv_pages),
+        ];
+        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
+            return Err(Error::Options(format!("{name}: expected at least 1, found 0")));
+        }
+        match self.speculate {
+            Some(n) if n > MOST_DRAFTS => {
+                Err(Error::Options(format!("speculate: expected at most {MOST_DRAFTS} tokens, found {n}")))
+            }
+            _ => Ok(()),
         }
     }
-}
 
-/// Bytes of keys and values of one token.
-pub fn kv_bytes(plan: &Plan, dtype: DType) -> usize {
-    2 * plan.layers * plan.nkv * plan.d * dtype.size()
+    /// Pages and longest sequence where `fitting` pages fit.
+    fn fit(
+        &self,
+        fitting: usize,
+        page_size: usize,
+        page_bytes: u64,
+        asked_len: usize,
+        max_batch: usize,
+    ) -> Result<(usize, usize, Vec<String>)> {
+        let one = asked_len.div_ceil(page_size);
+        // More than all sequences can fill is of use to the prefix cache only: taken if asked for, not by itself.
+        let most = if self.kv_cache_memory.is_some() { fitting } else { one.saturating_mul(max_batch) };
+        if fitting >= one {
+            return Ok((fitting.min(most), asked_len, Vec::new()));
+        }
+        let given = (fitting as u64).saturating_mul(page_bytes);
+        let needed = (one as u64).saturating_mul(page_bytes);
+        if let (Some(bytes), true) = (self.kv_cache_memory, self.max_model_len.is_some() || fitting == 0) {
+            return Err(Error::Options(format!(
+                "--kv-cache-memory: expected at least {needed} bytes for one sequence of {asked_len} tokens \
+                 (--max-model-len), found {bytes}"
+            )));
+        }
+        if fitting == 0 {
+            return Err(Error::Options(format!(
+                "the KV cache: expected at least {page_bytes} bytes of free memory for one page, found {given}"
+            )));
+        }
+        let fits = fitting * page_size;
+        let note = format!(
+            "the longest sequence is {fits} tokens, not {asked_len}: that takes {needed} bytes of keys and values, and \
+             {given} are there"
+        );
+        Ok((fitting, fits, vec![note]))
+    }
 }

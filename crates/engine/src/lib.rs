@@ -2,17 +2,34 @@
 //! Never changes weights.
 #![forbid(unsafe_code)]
 
+mod admit;
 pub mod assemble;
+mod caller;
+mod choose;
 pub mod config;
+pub mod device;
 pub mod error;
+pub mod grammar;
+mod mailbox;
+pub mod metrics;
+mod outlet;
+mod overlap;
 pub mod pages;
+mod plain;
+pub mod prefix;
 pub mod request;
-pub mod runner;
+mod runner;
 pub mod sampler;
 pub mod scheduler;
 pub mod service;
+pub mod speculate;
 
+pub use admit::{MOST_CHOICES, MOST_LOGPROBS};
 pub use config::{EngineConfig, EngineOptions};
+pub use device::Machine;
 pub use error::{Error, Result};
-pub use request::{Event, FinishReason, Request, Sampling, ScoreChunk, Stream, TokenLogprobs};
+pub use grammar::{Grammar, GrammarSpec, Guide, Mask, Vocabulary};
+pub use mailbox::{Cancel, Reader};
+pub use metrics::Snapshot;
+pub use request::{Event, FinishReason, Request, Sampling, ScoreChunk, Scores, Sink, Stream, TokenLogprobs};
 pub use service::{Handle, Info};

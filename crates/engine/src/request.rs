@@ -1,6 +1,9 @@
 //! What a caller asks for, and what comes back over its channel.
 use crate::error::{Error, Result};
-use std::sync::mpsc::{Receiver, Sender, SyncSender};
+use crate::grammar::Grammar;
+use crate::mailbox::{Reader, Writer};
+use crate::outlet::Outlet;
+use std::sync::mpsc::Sender;
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +62,17 @@ impl Sampling {
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
             return fail("repetition_penalty", "a number above 0", self.repetition_penalty);
         }
-        Ok(())
+        for (name, penalty) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            if !penalty.is_finite() {
+                return fail(name, "a finite number", penalty);
+            }
+        }
+        match self.logit_bias.iter().find(|(_, bias)| bias.is_nan()) {
+            Some((id, bias)) => fail(&format!("logit_bias of token {id}"), "a number", *bias),
+            None => Ok(()),
+        }
     }
 }
 
@@ -86,6 +99,8 @@ pub struct Request {
     pub priority: i32,
     /// Only requests with the same salt share cached prefixes.
     pub cache_salt: Option<String>,
+    /// What the text must be.
+    pub grammar: Option<Grammar>,
 }
 
 impl Default for Request {
@@ -101,6 +116,7 @@ impl Default for Request {
             prompt_logprobs: None,
             priority: 0,
             cache_salt: None,
+            grammar: None,
         }
     }
 }
@@ -167,21 +183,26 @@ pub struct ScoreChunk {
     pub log_probs: Vec<f32>,
 }
 
-/// What the service thread receives.
+/// What the engine's thread is told.
 pub(crate) enum Command {
-    Generate(Request, Sender<Event>),
-    Score(Vec<u32>, SyncSender<Result<ScoreChunk>>),
+    Generate { id: u64, request: Box<Request>, outlet: Outlet },
+    Score { id: u64, tokens: Vec<u32>, first: usize, chunks: Writer<Result<ScoreChunk>> },
+    /// The caller has gone.
+    Cancel(u64),
+    /// The caller has caught up.
+    Room(u64),
+    /// Answer whether the page tables add up.
+    Check(Sender<Result<()>>),
+    /// Stop, after the requests in flight or at once.
+    Stop { drain: bool },
 }
 
 /// A running request: iterate over its events; dropping it cancels the request.
-pub struct Stream {
-    pub(crate) events: Receiver<Event>,
-}
+pub type Stream = Reader<Event>;
 
-impl Iterator for Stream {
-    type Item = Event;
+/// A text being scored: iterate over its chunks; dropping it cancels the request.
+pub type Scores = Reader<Result<ScoreChunk>>;
 
-    fn next(&mut self) -> Option<Event> {
-        self.events.recv().ok()
-    }
-}
+/// Where events of a request go if not into a [`Stream`]: called on the engine's thread, so it must not wait. False
+/// means that the caller is gone.
+pub type Sink = Box<dyn FnMut(Event) -> bool + Send>;

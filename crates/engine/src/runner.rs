@@ -1,276 +1,325 @@
-//! The engine's step on one device: schedule, assemble, forward, sample, commit.
+//! The engine's bookkeeping: which requests there are, what runs next, and what a step's results mean for them. Knows no
+//! device; the loops in `plain` and `overlap` stand between the two.
+use crate::admit::{admit, admit_score};
 use crate::assemble::assemble;
+use crate::caller::{Caller, Generation, Scoring, Work, owner, sequence_id};
+use crate::choose::{Chosen, Verdict, Verdicts, choose};
 use crate::config::EngineConfig;
+use crate::device::{Produced, Want};
 use crate::error::{Error, Result};
+use crate::mailbox::{Flow, Writer};
+use crate::metrics::Metrics;
+use crate::outlet::Outlet;
 use crate::pages::Pages;
-use crate::request::{Event, FinishReason, Request, ScoreChunk, TokenLogprobs};
-use crate::sampler;
-use crate::scheduler::{Limits, Scheduler, Slice};
-use planish_model::{Decoder, KvPool, Workspace};
-use planish_tensor::{Backend, DType};
+use crate::request::{Command, Request, ScoreChunk};
+use crate::scheduler::{Arrival, Limits, Scheduler, Slice};
+use crate::speculate;
+use planish_tensor::Batch;
 use std::collections::HashMap;
-use std::ops::Range;
-use std::sync::mpsc::{Sender, SyncSender};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-/// A model, its KV cache and the requests on it. Lives on one thread.
-pub struct Runner<B: Backend> {
-    backend: B,
-    decoder: Decoder<B>,
-    kv: KvPool<B>,
-    ws: Workspace<B>,
+mod requests;
+
+/// One step, ready for a device.
+pub(crate) struct Step {
+    pub slices: Vec<Slice>,
+    /// The sequence of each slice.
+    pub ids: Vec<u64>,
+    pub batch: Batch,
+    pub want: Want,
+    /// Sequences whose next token was guessed, so that a step after this one could be prepared.
+    pub guessed: Vec<u64>,
+}
+
+/// Everything about the requests of one model.
+pub(crate) struct Runner {
     config: EngineConfig,
+    vocab: usize,
     scheduler: Scheduler,
     callers: HashMap<u64, Caller>,
-    next_id: u64,
+    pub metrics: Metrics,
+    /// Pages to be cleared before the next step.
+    spoiled: Vec<u32>,
+    /// Set once the engine takes no more work; others may read it.
+    broken: Arc<OnceLock<Error>>,
+    stopping: Option<Stop>,
+    checked: Option<Instant>,
 }
 
-enum Caller {
-    Generate { request: Request, events: Sender<Event>, prompt_len: usize },
-    Score { chunks: SyncSender<Result<ScoreChunk>>, total: usize },
+#[derive(Clone, Copy, PartialEq)]
+enum Stop {
+    Now,
+    Drain,
 }
 
-/// What a step did to one sequence.
-enum Outcome {
-    /// Nothing yet: a prompt is still being read.
-    Runs,
-    /// A token to go on from.
-    Continues(u32),
-    /// Over, or its caller has gone.
-    Ended,
-}
+/// Stands for a token that is not known yet.
+const GUESS: u32 = 0;
+/// Between two checks of the page tables while there is nothing to do.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-impl<B: Backend> Runner<B> {
-    /// Allocates cache and buffers for a loaded model.
-    pub fn new(backend: B, decoder: Decoder<B>, config: EngineConfig) -> Result<Runner<B>> {
-        let plan = &decoder.plan;
-        let kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)?;
-        let ws = Workspace::new(&backend, plan, config.step_tokens, config.step_rows)?;
+impl Runner {
+    pub fn new(config: EngineConfig, vocab: usize, broken: Arc<OnceLock<Error>>) -> Runner {
         let limits = Limits { tokens: config.step_tokens, rows: config.step_rows, sequences: config.max_batch };
-        let scheduler = Scheduler::new(limits, Pages::new(config.pages, config.page_size));
-        Ok(Runner { backend, decoder, kv, ws, config, scheduler, callers: HashMap::new(), next_id: 0 })
-    }
-
-    /// Queues a request; a request that cannot run is answered at once.
-    pub fn generate(&mut self, mut request: Request, events: Sender<Event>) {
-        let prompt_len = request.prompt.len();
-        let room = self.config.max_model_len.saturating_sub(prompt_len);
-        request.max_new_tokens = request.max_new_tokens.min(room);
-        if let Err(e) = self.check(&request.prompt).and_then(|()| request.sampling.validate()) {
-            let _ = events.send(Event::Failed(e));
-            return;
+        let pages = Pages::new(config.pages, config.page_size);
+        Runner {
+            config,
+            vocab,
+            scheduler: Scheduler::new(limits, pages, config.prefix_cache),
+            callers: HashMap::new(),
+            metrics: Metrics::new(config.pages),
+            spoiled: Vec::new(),
+            broken,
+            stopping: None,
+            checked: None,
         }
-        if request.max_new_tokens == 0 {
-            let _ = events.send(Event::Done { choice: 0, reason: FinishReason::Length });
-            return;
+    }
+
+    /// Does as told.
+    pub fn accept(&mut self, command: Command) {
+        let refusal = self.broken.get().cloned().or(self.stopping.map(|_| Error::Stopped));
+        match (command, refusal) {
+            (Command::Generate { outlet, .. }, Some(error)) => outlet.fail(error),
+            (Command::Score { chunks, .. }, Some(error)) => drop(chunks.push(Err(error), 0)),
+            (Command::Generate { id, request, outlet }, None) => self.generate(id, *request, outlet),
+            (Command::Score { id, tokens, first, chunks }, None) => self.score(id, tokens, first, chunks),
+            (Command::Cancel(id), _) => self.cancel(id),
+            (Command::Room(id), _) => self.resume(id),
+            (Command::Check(answer), _) => drop(answer.send(self.check())),
+            (Command::Stop { drain: true }, _) => self.stopping = self.stopping.or(Some(Stop::Drain)),
+            (Command::Stop { drain: false }, _) => self.stopping = Some(Stop::Now),
         }
-        let tokens = request.prompt.clone();
-        let id = self.arrive(tokens, false);
-        self.callers.insert(id, Caller::Generate { request, events, prompt_len });
     }
 
-    /// Queues a text to be scored.
-    pub fn score(&mut self, tokens: Vec<u32>, chunks: SyncSender<Result<ScoreChunk>>) {
-        if let Err(e) = self.check(&tokens) {
-            let _ = chunks.send(Err(e));
-            return;
+    /// True when it was told to stop and nothing is left that must be waited for.
+    pub fn is_over(&self) -> bool {
+        match self.stopping {
+            None => false,
+            Some(Stop::Now) => true,
+            Some(Stop::Drain) => self.callers.is_empty(),
         }
-        let total = tokens.len();
-        let id = self.arrive(tokens, true);
-        self.callers.insert(id, Caller::Score { chunks, total });
     }
 
-    /// True when there is nothing to do.
-    pub fn is_idle(&self) -> bool {
-        self.scheduler.is_idle()
-    }
-
-    /// One step of all running sequences.
-    pub fn step(&mut self) -> Result<()> {
-        let plan = self.scheduler.schedule();
-        let batch = assemble(self.scheduler.running(), &plan, self.config.page_size);
-        self.decoder.forward(&self.backend, &batch, &mut self.kv, &mut self.ws)?;
-        let outcomes = self.sample(&plan)?;
-        self.commit(&plan, outcomes);
-        Ok(())
-    }
-
-    /// Fails every caller: the device is not to be trusted any more.
-    pub fn fail_all(&mut self, error: &Error) {
-        for (id, caller) in self.callers.drain() {
-            self.scheduler.remove(id);
-            match caller {
-                Caller::Generate { events, .. } => drop(events.send(Event::Failed(error.clone()))),
-                Caller::Score { chunks, .. } => drop(chunks.send(Err(error.clone()))),
+    /// Called when there is nothing to run: numbers are shown and, from time to time, the books checked.
+    pub fn rest(&mut self) {
+        self.check_progress();
+        if self.broken.get().is_none() && self.checked.is_none_or(|at| at.elapsed() >= CHECK_EVERY) {
+            self.checked = Some(Instant::now());
+            if let Err(error) = self.check() {
+                self.break_down(error);
             }
         }
+        self.publish();
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
-        let (vocab, longest) = (self.decoder.plan.vocab, self.config.max_model_len);
-        if tokens.is_empty() {
-            return Err(Error::Request("the prompt is empty: expected at least one token".into()));
+    /// Chooses the next step and lays out its batch; none if nothing can run.
+    pub fn prepare(&mut self) -> Option<Step> {
+        if self.config.speculate > 0 {
+            self.propose();
         }
-        if let Some(bad) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            return Err(Error::Request(format!("token id {bad}: expected ids below {vocab}")));
+        let slices = self.scheduler.schedule();
+        if slices.is_empty() {
+            return None;
         }
-        match tokens.len() > longest {
-            true => Err(Error::Request(format!(
-                "the prompt has {} tokens: expected at most {longest} (--max-model-len)",
-                tokens.len()
-            ))),
-            false => Ok(()),
+        let running = self.scheduler.running();
+        let batch = assemble(running, &slices, self.config.page_size);
+        let ids: Vec<u64> = slices.iter().map(|s| running[s.index].id).collect();
+        let want = self.want(&slices, &ids);
+        Some(Step { slices, ids, batch, want, guessed: Vec::new() })
+    }
+
+    /// The step goes to the device now: whatever is scheduled from here on comes after it.
+    pub fn begin(&mut self, step: &Step) {
+        self.scheduler.complete(&step.slices);
+    }
+
+    /// As [`Runner::begin`], with a guess in the place of each token that the step will lead to, so that the step after
+    /// it can be scheduled. False if a sequence is sure to end here, or may take more than one token: then there is
+    /// nothing to prepare.
+    pub fn begin_guessing(&mut self, step: &mut Step) -> bool {
+        let mut certain = self.config.speculate == 0;
+        for (slice, &id) in step.slices.iter().zip(&step.ids).filter(|(slice, _)| slice.rows > 0) {
+            let (request, choice) = owner(id);
+            let reaches = slice.start + slice.count;
+            match self.callers.get(&request).map(|caller| &caller.work) {
+                Some(Work::Generate(g)) if reaches >= g.request.prompt.len() => {
+                    certain &= g.choices[choice].generated + 1 < g.request.max_new_tokens;
+                    step.guessed.push(id);
+                }
+                Some(Work::Score(scoring)) => certain &= reaches < scoring.total,
+                _ => {}
+            }
+        }
+        self.begin(step);
+        match certain {
+            true => step.guessed.iter().for_each(|&id| self.scheduler.push(id, GUESS)),
+            false => step.guessed.clear(),
+        }
+        certain
+    }
+
+    /// Puts the tokens that are known by now in the place of guesses.
+    fn correct(&self, step: &mut Step) {
+        for (i, slice) in step.slices.iter().enumerate() {
+            let last = step.batch.query_starts[i + 1] as usize - 1;
+            step.batch.tokens[last] = self.scheduler.running()[slice.index].tokens[slice.start + slice.count - 1];
         }
     }
 
-    fn arrive(&mut self, tokens: Vec<u32>, scored: bool) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.scheduler.arrive(id, tokens, scored);
-        id
+    /// The step to run after one that was settled: that which was prepared `ahead`, if the guesses held.
+    pub fn next(&mut self, ahead: Option<Step>, as_guessed: bool) -> Option<Step> {
+        match ahead {
+            Some(mut step) if as_guessed => {
+                self.correct(&mut step);
+                Some(step)
+            }
+            Some(_) => {
+                self.metrics.now.prepared_again += 1;
+                self.prepare()
+            }
+            None => self.prepare(),
+        }
     }
 
-    /// Reads what the step produced and tells the callers.
-    fn sample(&mut self, plan: &[Slice]) -> Result<Vec<Outcome>> {
-        let produced = self.read_rows(plan)?;
-        let mut row = 0;
-        let mut outcomes = Vec::with_capacity(plan.len());
-        for slice in plan {
-            let rows = row..row + slice.rows;
-            row = rows.end;
-            let sequence = &self.scheduler.running()[slice.index];
-            outcomes.push(match self.callers.get(&sequence.id) {
-                None => Outcome::Ended,
-                Some(_) if slice.rows == 0 => Outcome::Runs,
-                Some(Caller::Score { chunks, total }) => produced.send_scores(rows, slice, chunks, *total),
-                Some(Caller::Generate { request, events, prompt_len }) => {
-                    let generated = sequence.tokens.len() - prompt_len;
-                    match produced.choose(rows.start, request, &sequence.tokens) {
-                        Some((id, logprobs)) => deliver(id, logprobs, generated, request, events),
-                        None => {
-                            let position = sequence.tokens.len() - 1;
-                            let _ = events.send(Event::Failed(Error::NotANumber { position }));
-                            Outcome::Ended
-                        }
+    /// Clears what broken requests have left behind, so that it may be used again.
+    pub fn clear(&mut self, clear: impl FnOnce(&[u32]) -> Result<()>) {
+        // Pages that cannot be cleared stay out of use until it succeeds.
+        if !self.spoiled.is_empty() && clear(&self.spoiled).is_ok() {
+            self.scheduler.cleared(&self.spoiled);
+            self.spoiled.clear();
+        }
+    }
+
+    /// What a step's results mean for each of its sequences.
+    pub fn choose(&mut self, step: &Step, ran: Result<()>, produced: &mut Produced) -> Verdicts {
+        for &id in &step.ids {
+            self.start(owner(id).0);
+        }
+        match ran {
+            Ok(()) => choose(step, produced, &mut self.callers, self.vocab),
+            Err(error) => Verdicts::all_failed(step, &error),
+        }
+    }
+
+    /// Moves the sequences on, and lets the ended ones go. False if one of them is not what it was guessed to be: a step
+    /// prepared on that guess is void.
+    pub fn settle(&mut self, step: &Step, verdicts: &Verdicts) -> bool {
+        let mut next = 0;
+        let mut as_guessed = true;
+        for ((&id, slice), verdict) in step.ids.iter().zip(&step.slices).zip(&verdicts.list) {
+            match verdict {
+                Verdict::Reads | Verdict::Gone | Verdict::Scored { last: false, .. } => {}
+                Verdict::Scored { last: true, .. } => self.scheduler.remove(id),
+                Verdict::Failed(_) => self.poison(owner(id).0),
+                Verdict::Chose { count, end, .. } => {
+                    let tokens = &verdicts.tokens[next..next + count];
+                    next += count;
+                    match end {
+                        Some(_) => self.scheduler.remove(id),
+                        None => self.advance(step, slice, id, tokens),
                     }
                 }
-            });
+            }
+            as_guessed &= !matches!(
+                verdict,
+                Verdict::Failed(_) | Verdict::Scored { last: true, .. } | Verdict::Chose { end: Some(_), .. }
+            );
         }
-        Ok(outcomes)
+        as_guessed
     }
 
-    /// Downloads as little as the step's callers need.
-    fn read_rows(&mut self, plan: &[Slice]) -> Result<Produced> {
-        let vocab = self.decoder.plan.vocab;
-        let wanted = || plan.iter().filter(|s| s.rows > 0);
-        let scored = |s: &Slice| self.scheduler.running()[s.index].scored;
-        let (any_scored, all_scored) = (wanted().any(scored), wanted().all(scored));
-        let greedy = |s: &Slice| match self.callers.get(&self.scheduler.running()[s.index].id) {
-            Some(Caller::Generate { request, .. }) => is_plain_greedy(request),
-            _ => false,
-        };
-        let mut produced = Produced { vocab, ..Produced::default() };
-        if wanted().next().is_none() {
-            return Ok(produced);
+    fn advance(&mut self, step: &Step, slice: &Slice, id: u64, tokens: &[Chosen]) {
+        match tokens {
+            [] => {}
+            [one] if step.guessed.contains(&id) => self.scheduler.amend(id, one.id),
+            [one] if slice.drafts == 0 => self.scheduler.push(id, one.id),
+            _ => {
+                self.metrics.now.drafts_accepted += tokens.len() as u64 - 1;
+                let ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
+                self.scheduler.settle(id, &ids);
+            }
         }
-        if wanted().all(greedy) {
-            produced.likeliest = self.backend.argmax(&self.ws.logits)?;
-            return Ok(produced);
-        }
-        if !all_scored {
-            produced.logits = self.download_logits()?;
-        }
-        if any_scored {
-            self.backend.log_softmax(&mut self.ws.logits)?;
-            produced.log_probs = self.download_logits()?;
-        }
-        Ok(produced)
     }
 
-    fn download_logits(&self) -> Result<Vec<f32>> {
-        let mut bytes = vec![0; self.ws.logits.rows * self.ws.logits.cols * DType::F32.size()];
-        self.backend.download(&self.ws.logits, &mut bytes)?;
-        Ok(planish_tensor::host::decode_f32(DType::F32, &bytes))
-    }
-
-    /// Moves the sequences on, and lets the ended ones go.
-    fn commit(&mut self, plan: &[Slice], outcomes: Vec<Outcome>) {
-        self.scheduler.complete(plan);
-        let ids: Vec<u64> = plan.iter().map(|s| self.scheduler.running()[s.index].id).collect();
-        for (id, outcome) in ids.into_iter().zip(outcomes) {
-            match outcome {
-                Outcome::Runs => {}
-                Outcome::Continues(token) => self.scheduler.push(id, token),
-                Outcome::Ended => {
-                    self.scheduler.remove(id);
-                    self.callers.remove(&id);
+    /// Tells the callers.
+    pub fn deliver(&mut self, step: &Step, verdicts: Verdicts) {
+        let now = Instant::now();
+        let mut tokens = verdicts.tokens.into_iter();
+        for (&id, verdict) in step.ids.iter().zip(verdicts.list) {
+            match verdict {
+                Verdict::Reads | Verdict::Gone => {}
+                Verdict::Scored { chunk, last } => self.tell_scores(owner(id).0, chunk, last),
+                Verdict::Failed(error) => self.fail(owner(id).0, error),
+                Verdict::Chose { prompt, count, end } => {
+                    self.tell(id, prompt, tokens.by_ref().take(count), end, now);
                 }
             }
         }
     }
-}
 
-/// What a step's logits became on the host: only the parts that its callers need.
-#[derive(Default)]
-struct Produced {
-    vocab: usize,
-    /// `[rows]` when every caller takes the likeliest token and no log-probabilities.
-    likeliest: Vec<u32>,
-    /// `[rows, v]`.
-    logits: Vec<f32>,
-    /// `[rows, v]`.
-    log_probs: Vec<f32>,
-}
+    /// Shows the present numbers.
+    pub fn publish(&mut self) {
+        let stats = self.scheduler.stats();
+        let now = &mut self.metrics.now;
+        now.preemptions = stats.preemptions;
+        now.prefix_queries = stats.prefix_queries;
+        now.prefix_hits = stats.prefix_hits;
+        now.pages_free = stats.pages_free as u64;
+        now.pages_cached = stats.pages_cached as u64;
+        self.metrics.publish();
+    }
 
-impl Produced {
-    /// The next token of one row; `None` if its logits hold NaN.
-    fn choose(&self, row: usize, request: &Request, seen: &[u32]) -> Option<(u32, Option<TokenLogprobs>)> {
-        if let Some(&id) = self.likeliest.get(row) {
-            return (id != u32::MAX).then_some((id, None));
+    /// Whether the page tables add up.
+    fn check(&self) -> Result<()> {
+        match self.broken.get() {
+            Some(error) => Err(error.clone()),
+            None => self.scheduler.check_integrity().map_err(Error::Integrity),
         }
-        let logits = &self.logits[row * self.vocab..][..self.vocab];
-        let id = sampler::sample(&mut logits.to_vec(), &request.sampling, seen)?;
-        Some((id, request.logprobs.map(|top| sampler::logprobs(logits, id, top))))
     }
 
-    fn send_scores(
-        &self,
-        rows: Range<usize>,
-        slice: &Slice,
-        chunks: &SyncSender<Result<ScoreChunk>>,
-        total: usize,
-    ) -> Outcome {
-        let log_probs = self.log_probs[rows.start * self.vocab..rows.end * self.vocab].to_vec();
-        let chunk = match log_probs.iter().any(|x| x.is_nan()) {
-            true => Err(Error::NotANumber { position: slice.start }),
-            false => Ok(ScoreChunk { first: slice.start, log_probs }),
-        };
-        let ended = chunk.is_err() || slice.start + slice.count == total;
-        if chunks.send(chunk).is_err() || ended { Outcome::Ended } else { Outcome::Runs }
+    /// Nothing to run while somebody who listens waits: that would be for ever.
+    fn check_progress(&mut self) {
+        if !self.callers.is_empty() && self.callers.values().all(|caller| !caller.paused) {
+            self.break_down(Error::Integrity(format!("{} requests wait and none can run", self.callers.len())));
+        }
     }
-}
 
-/// Tells the caller about a token; a caller that has gone ends its sequence.
-fn deliver(
-    id: u32,
-    logprobs: Option<TokenLogprobs>,
-    generated: usize,
-    request: &Request,
-    events: &Sender<Event>,
-) -> Outcome {
-    if request.stop_ids.contains(&id) {
-        let _ = events.send(Event::Done { choice: 0, reason: FinishReason::Stop });
-        return Outcome::Ended;
+    /// The least that the device must bring for these slices.
+    fn want(&self, slices: &[Slice], ids: &[u64]) -> Want {
+        let mut want = Want::default();
+        for (slice, &id) in slices.iter().zip(ids).filter(|(slice, _)| slice.rows > 0) {
+            let (request, choice) = owner(id);
+            match self.callers.get(&request).map(|caller| &caller.work) {
+                None => {}
+                Some(Work::Score(_)) => want.log_probs = true,
+                Some(Work::Generate(g)) => {
+                    let of_prompt = slice.start + slice.count - slice.rows + 1 < g.request.prompt.len();
+                    match g.is_plain(choice) && !of_prompt {
+                        true => want.argmax = true,
+                        false => want.logits = true,
+                    }
+                }
+            }
+        }
+        want
     }
-    if events.send(Event::Token { choice: 0, id, logprobs }).is_err() {
-        return Outcome::Ended;
-    }
-    if generated + 1 == request.max_new_tokens {
-        let _ = events.send(Event::Done { choice: 0, reason: FinishReason::Length });
-        return Outcome::Ended;
-    }
-    Outcome::Continues(id)
-}
 
-fn is_plain_greedy(request: &Request) -> bool {
-    request.sampling.temperature == 0.0 && request.sampling.repetition_penalty == 1.0 && request.logprobs.is_none()
+    /// Guesses what comes next in texts whose tokens are the likeliest ones: a wrong guess changes nothing there.
+    fn propose(&mut self) {
+        let mut drafts = Vec::new();
+        for sequence in self.scheduler.running() {
+            let (request, choice) = owner(sequence.id);
+            let Some(Caller { work: Work::Generate(g), .. }) = self.callers.get(&request) else { continue };
+            let left = g.request.max_new_tokens.saturating_sub(g.choices[choice].generated + 1);
+            let ready = sequence.computed + 1 == sequence.tokens.len();
+            if ready && g.is_plain(choice) {
+                let guess = speculate::lookup(&sequence.tokens, self.config.speculate.min(left));
+                drafts.push((sequence.id, guess.to_vec()));
+            }
+        }
+        for (id, guess) in drafts {
+            self.metrics.now.drafts_proposed += guess.len() as u64;
+            self.scheduler.propose(id, &guess);
+        }
+    }
 }

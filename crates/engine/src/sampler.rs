@@ -1,97 +1,114 @@
-//! From logits to the next token, on the host. The same logits, parameters and position give the same token.
-use crate::request::{Sampling, TokenLogprobs};
+//! From logits to the next token, on the host. The same logits, parameters, position and seed give the same token, on
+//! every machine: nothing here depends on the thread count, on SIMD width or on the system's mathematics library.
+//!
+//! Order, with where each rule is from:
+//! 1. the grammar's mask and banned ids: logit to -inf (vLLM's `allowed_token_ids` and `min_tokens`);
+//! 2. repetition penalty on tokens of prompt and output: positive logits are divided, others multiplied (CTRL, Keskar
+//!    et al. 2019, as in Hugging Face);
+//! 3. frequency and presence penalty on tokens of the output (OpenAI's API reference: `logit -= count * frequency +
+//!    (count > 0) * presence`);
+//! 4. logit bias (OpenAI: added to the logits before sampling; like llama.cpp's own bias after nothing else could undo
+//!    it. vLLM adds it before the penalties; the two differ only for a biased token that is also penalized);
+//! 5. temperature; below 1e-5 the likeliest token is taken (vLLM's `_SAMPLING_EPS`), the smallest id of equals;
+//! 6. top-k, then top-p of what top-k kept, then min-p relative to the likeliest (Hugging Face's order; vLLM does min-p
+//!    first, which matters only to top-p's mass). Equals are ranked by id.
+//!
+//! One draw then walks what is left by id. Cutting is finding a threshold, so nothing is sorted but the few tokens next
+//! to it.
+mod cut;
+mod history;
+mod ranks;
+#[cfg(test)]
+mod reference;
+mod weights;
 
-/// The next token after `seen` (prompt and generated so far), or `None` if the logits hold NaN.
-/// `logits[v]` are changed by the penalty.
-pub fn sample(logits: &mut [f32], sampling: &Sampling, seen: &[u32]) -> Option<u32> {
-    if logits.iter().any(|x| x.is_nan()) {
-        return None;
+pub use history::History;
+
+use crate::grammar::Mask;
+use crate::request::{Sampling, TokenLogprobs};
+use weights::Weights;
+
+/// Below this temperature the likeliest token is taken.
+const COLDEST: f32 = 1e-5;
+
+/// Why no token was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoChoice {
+    /// A logit is NaN or +inf: the model or its quantization is broken.
+    NotANumber,
+    /// Mask, bans and the model's own -inf together leave no token.
+    NothingAllowed,
+}
+
+/// The next token after `history`. `logits[v]` are used as scratch space and mean nothing afterwards.
+///
+/// `banned` ids (such as stop ids before `min_new_tokens`) and those outside `mask` are never chosen; the mask is as
+/// wide as the logits or narrower (what it does not cover is not allowed). Ids beyond `v` are ignored.
+pub fn choose(
+    logits: &mut [f32],
+    sampling: &Sampling,
+    history: &History,
+    banned: &[u32],
+    mask: Option<&Mask>,
+) -> Result<u32, NoChoice> {
+    if weights::any_not_a_number(logits) {
+        return Err(NoChoice::NotANumber);
     }
-    penalize(logits, sampling.repetition_penalty, seen);
-    if sampling.temperature == 0.0 {
-        return Some(likeliest(logits));
+    if let Some(mask) = mask {
+        mask.apply(logits);
     }
-    let mut candidates = probabilities(logits, sampling.temperature);
-    truncate(&mut candidates, sampling);
-    let mass: f64 = candidates.iter().map(|c| c.1).sum();
-    let mut point = uniform(sampling.seed, seen.len() as u64) * mass;
-    for &(id, p) in &candidates {
-        point -= p;
-        if point < 0.0 {
-            return Some(id);
+    for &id in banned {
+        change(logits, id, |_| f32::NEG_INFINITY);
+    }
+    penalize(logits, sampling, history);
+    let tops = weights::block_tops(logits);
+    let max = weights::largest(&tops);
+    if max == f32::NEG_INFINITY {
+        return Err(NoChoice::NothingAllowed);
+    }
+    if sampling.temperature < COLDEST {
+        return Ok(weights::first_of(logits, &tops, max));
+    }
+    let weights = Weights::of(logits, max, sampling.temperature);
+    let cutoff = cut::cutoff(&weights, sampling);
+    Ok(weights.draw(cutoff, uniform(sampling.seed, history.position() as u64)))
+}
+
+/// Log-probabilities of a chosen token and of the `top` likeliest, of the model's own distribution: temperature 1,
+/// before mask and penalties. `logits[v]` must be those of the model.
+pub fn logprobs(logits: &[f32], chosen: u32, top: usize) -> TokenLogprobs {
+    let max = weights::largest(&weights::block_tops(logits));
+    let log_sum = weights::sum_of_exp(logits, max).ln();
+    let log_prob = |x: f32| ((x - max) as f64 - log_sum) as f32;
+    let of = |id: u32| logits.get(id as usize).map_or(f32::NEG_INFINITY, |&x| log_prob(x));
+    let top = ranks::likeliest(logits, top).into_iter().map(|id| (id, of(id))).collect();
+    TokenLogprobs { chosen: of(chosen), top }
+}
+
+fn penalize(logits: &mut [f32], sampling: &Sampling, history: &History) {
+    let repetition = sampling.repetition_penalty;
+    if repetition != 1.0 {
+        for (id, _) in history.seen() {
+            change(logits, id, |x| if x > 0.0 { x / repetition } else { x * repetition });
         }
     }
-    candidates.last().map(|c| c.0)
-}
-
-/// Log-probabilities of a chosen token and of the `top` likeliest.
-pub fn logprobs(logits: &[f32], chosen: u32, top: usize) -> TokenLogprobs {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| ((x - max) as f64).exp()).sum();
-    let log_sum = sum.ln() as f32;
-    let log_prob = |x: f32| (x - max) - log_sum;
-    let top = largest(logits, top).into_iter().map(|id| (id, log_prob(logits[id as usize]))).collect();
-    TokenLogprobs { chosen: log_prob(logits[chosen as usize]), top }
-}
-
-fn likeliest(logits: &[f32]) -> u32 {
-    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u32
-}
-
-fn penalize(logits: &mut [f32], penalty: f32, seen: &[u32]) {
-    if penalty == 1.0 {
-        return;
+    let (frequency, presence) = (sampling.frequency_penalty, sampling.presence_penalty);
+    if frequency != 0.0 || presence != 0.0 {
+        for (id, count) in history.seen().filter(|seen| seen.1 > 0) {
+            change(logits, id, |x| x - (count as f32 * frequency + presence));
+        }
     }
-    let mut ids = seen.to_vec();
-    ids.sort_unstable();
-    ids.dedup();
-    for id in ids {
-        let x = &mut logits[id as usize];
-        *x = if *x > 0.0 { *x / penalty } else { *x * penalty };
+    for &(id, bias) in &sampling.logit_bias {
+        change(logits, id, |x| x + bias);
     }
 }
 
-/// Unnormalized probabilities, likeliest first; ties by id.
-fn probabilities(logits: &[f32], temperature: f32) -> Vec<(u32, f64)> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |x: f32| (((x - max) / temperature) as f64).exp();
-    let mut all: Vec<(u32, f64)> = logits.iter().enumerate().map(|(i, &x)| (i as u32, weight(x))).collect();
-    all.retain(|c| c.1 > 0.0);
-    all.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    all
-}
-
-fn truncate(candidates: &mut Vec<(u32, f64)>, sampling: &Sampling) {
-    if sampling.top_k > 0 {
-        candidates.truncate(sampling.top_k);
+/// Replaces one logit; what was forbidden stays so, and nothing grows to +inf or becomes NaN.
+fn change(logits: &mut [f32], id: u32, f: impl Fn(f32) -> f32) {
+    if let Some(x) = logits.get_mut(id as usize).filter(|x| **x > f32::NEG_INFINITY) {
+        let changed = f(*x);
+        *x = if changed.is_nan() { f32::NEG_INFINITY } else { changed.min(f32::MAX) };
     }
-    if sampling.top_p < 1.0 {
-        let limit = sampling.top_p as f64 * candidates.iter().map(|c| c.1).sum::<f64>();
-        let before = candidates.iter().scan(0.0, |mass, c| {
-            let before = *mass;
-            *mass += c.1;
-            Some(before)
-        });
-        let kept = before.take_while(|&mass| mass < limit).count();
-        candidates.truncate(kept.max(1));
-    }
-    if sampling.min_p > 0.0 {
-        let least = candidates[0].1 * sampling.min_p as f64;
-        candidates.retain(|c| c.1 >= least);
-    }
-}
-
-/// Ids of the largest values, falling; ties by id.
-fn largest(values: &[f32], count: usize) -> Vec<u32> {
-    let by_value = |a: &u32, b: &u32| values[*b as usize].total_cmp(&values[*a as usize]).then(a.cmp(b));
-    let mut ids: Vec<u32> = (0..values.len() as u32).collect();
-    let count = count.min(ids.len());
-    if count < ids.len() && count > 0 {
-        ids.select_nth_unstable_by(count - 1, by_value);
-    }
-    ids.truncate(count);
-    ids.sort_unstable_by(by_value);
-    ids
 }
 
 /// A number in [0, 1) from a seed and a position (SplitMix64; Steele, Lea and Flood 2014), so that a request's draws
@@ -104,59 +121,4 @@ fn uniform(seed: u64, position: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 3.0];
-
-    fn with(sampling: Sampling, draws: u64) -> Vec<usize> {
-        let mut counts = vec![0; 5];
-        for seed in 0..draws {
-            let sampling = Sampling { seed, ..sampling.clone() };
-            counts[sample(&mut LOGITS.clone(), &sampling, &[0]).unwrap() as usize] += 1;
-        }
-        counts
-    }
-
-    #[test]
-    fn greedy_takes_the_first_of_equals() {
-        assert_eq!(sample(&mut LOGITS.clone(), &Sampling::default(), &[]), Some(1));
-        assert_eq!(sample(&mut [0.0, f32::NAN], &Sampling::default(), &[]), None);
-    }
-
-    #[test]
-    fn frequencies_follow_the_softmax() {
-        let counts = with(Sampling { temperature: 1.0, ..Sampling::default() }, 20000);
-        let sum: f32 = LOGITS.iter().map(|x| x.exp()).sum();
-        for (count, x) in counts.iter().zip(LOGITS) {
-            let share = *count as f32 / 20000.0;
-            assert!((share - x.exp() / sum).abs() < 0.015, "{counts:?}");
-        }
-    }
-
-    #[test]
-    fn cuts_keep_the_likeliest() {
-        let t = Sampling { temperature: 1.0, ..Sampling::default() };
-        let kept = |s: Sampling| with(s, 500).iter().map(|&c| c > 0).collect::<Vec<_>>();
-        assert_eq!(kept(Sampling { top_k: 2, ..t.clone() }), [false, true, false, false, true]);
-        assert_eq!(kept(Sampling { top_p: 0.5, ..t.clone() }), [false, true, false, false, true]);
-        assert_eq!(kept(Sampling { top_p: 0.01, ..t.clone() }), [false, true, false, false, false]);
-        assert_eq!(kept(Sampling { min_p: 0.2, ..t }), [false, true, true, false, true]);
-    }
-
-    #[test]
-    fn penalty_pushes_seen_tokens_down() {
-        let s = Sampling { repetition_penalty: 2.0, ..Sampling::default() };
-        assert_eq!(sample(&mut LOGITS.clone(), &s, &[1, 4, 1]), Some(2));
-    }
-
-    #[test]
-    fn logprobs_are_normalized() {
-        let l = logprobs(&LOGITS, 2, 3);
-        assert_eq!(l.top.iter().map(|t| t.0).collect::<Vec<_>>(), [1, 4, 2]);
-        assert_eq!(l.chosen, l.top[2].1);
-        let all = logprobs(&LOGITS, 0, 9);
-        let sum: f32 = all.top.iter().map(|t| t.1.exp()).sum();
-        assert!((sum - 1.0).abs() < 1e-6 && all.top.len() == 5);
-    }
-}
+mod tests;

@@ -1,10 +1,25 @@
 //! Which tokens run in the next step: a state machine on plain data, without device, clock or channel.
 //!
-//! Every sequence is a list of known tokens of which the first `computed` are in the KV cache. A step takes, in order
-//! of arrival, a stretch of each sequence within the token budget: one token of a sequence that generates, a chunk of a
-//! prompt. When pages run out, the newest sequence gives its pages back and is computed again later.
-use crate::pages::{Lease, Pages};
-use std::collections::VecDeque;
+//! Every sequence is a list of known tokens of which the first `computed` are in the KV cache. A step takes, in order of
+//! rank (priority, then arrival), one token of each sequence that generates and then chunks of prompts, within a budget
+//! of tokens and of rows of logits. When pages run out, the last in rank gives its pages back and is computed again
+//! later. A sequence that was passed over for `patience` steps in its life goes before all priorities, so that every
+//! sequence comes to its end.
+//!
+//! A step: `schedule`, run what it says, `complete`, then `push`, `settle`, `remove` or `poison` for what came out.
+//! Between `schedule` and `complete` nothing else may be called that moves sequences.
+mod fault;
+mod plan;
+mod sequence;
+
+use crate::pages::Pages;
+use crate::prefix::Root;
+use sequence::Rank;
+pub use sequence::{Arrival, Sequence};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Steps that a sequence may be passed over before it goes first, unless told otherwise.
+pub const PATIENCE: u64 = 256;
 
 /// Bounds of a step.
 #[derive(Clone, Copy, Debug)]
@@ -17,187 +32,255 @@ pub struct Limits {
     pub sequences: usize,
 }
 
-/// One sequence. `id` is the owner's key.
-#[derive(Debug)]
-pub struct Sequence {
-    /// The owner's key.
-    pub id: u64,
-    /// Prompt and generated tokens.
-    pub tokens: Vec<u32>,
-    /// Tokens whose keys and values are in the cache.
-    pub computed: usize,
-    /// Every position's logits are wanted, not only the last.
-    pub scored: bool,
-    /// Positions of a scored sequence whose logits were given: once is enough, though they may be computed again.
-    told: usize,
-    lease: Lease,
-}
-
-impl Sequence {
-    /// Where its keys and values are.
-    pub fn lease(&self) -> &Lease {
-        &self.lease
-    }
-}
-
 /// A stretch of one sequence in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slice {
     /// Index among the running sequences.
     pub index: usize,
-    /// First token.
+    /// First position.
     pub start: usize,
-    /// Tokens.
+    /// Tokens, drafts included.
     pub count: usize,
-    /// Logits wanted: of all tokens of the slice, of the last, or none.
+    /// The last so many of them give logits.
     pub rows: usize,
+    /// The last so many of them are drafts, the first of those that were proposed.
+    pub drafts: usize,
 }
 
-/// The waiting and the running.
+/// What there is, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Sequences that wait for a place.
+    pub waiting: usize,
+    /// Sequences that have a place.
+    pub running: usize,
+    /// Sequences that were paused.
+    pub paused: usize,
+    /// All pages.
+    pub pages_total: usize,
+    /// Pages that nobody leases or knows.
+    pub pages_free: usize,
+    /// Pages that nobody leases, kept for their tokens until they are needed.
+    pub pages_cached: usize,
+    /// Tokens of admitted sequences that were looked for in the prefix cache, since the start.
+    pub prefix_queries: u64,
+    /// Those of them that were found.
+    pub prefix_hits: u64,
+    /// Times that a sequence had to give its pages to others.
+    pub preemptions: u64,
+}
+
+/// All sequences: the running, the waiting and the paused.
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
     pages: Pages,
-    waiting: VecDeque<Sequence>,
+    prefix_cache: bool,
+    patience: u64,
+    /// By rank.
     running: Vec<Sequence>,
+    waiting: BTreeMap<Rank, Sequence>,
+    /// They keep their pages until others need them.
+    paused: BTreeMap<Rank, Sequence>,
+    /// Where each sequence is to be looked for.
+    ranks: HashMap<u64, Rank>,
+    /// When each waiting sequence that has not risen yet will rise.
+    due: BTreeSet<(u64, Rank)>,
+    /// Living members of each group; kept only where the prefix cache is off.
+    groups: HashMap<u64, usize>,
+    arrivals: u64,
+    step: u64,
+    prefix_queries: u64,
+    prefix_hits: u64,
     preemptions: u64,
 }
 
 impl Scheduler {
     /// No sequences yet.
-    pub fn new(limits: Limits, pages: Pages) -> Scheduler {
-        Scheduler { limits, pages, waiting: VecDeque::new(), running: Vec::new(), preemptions: 0 }
+    pub fn new(limits: Limits, pages: Pages, prefix_cache: bool) -> Scheduler {
+        Scheduler {
+            limits,
+            pages,
+            prefix_cache,
+            patience: PATIENCE,
+            running: Vec::new(),
+            waiting: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            ranks: HashMap::new(),
+            due: BTreeSet::new(),
+            groups: HashMap::new(),
+            arrivals: 0,
+            step: 0,
+            prefix_queries: 0,
+            prefix_hits: 0,
+            preemptions: 0,
+        }
     }
 
-    /// Adds a sequence at the end of the queue.
-    pub fn arrive(&mut self, id: u64, tokens: Vec<u32>, scored: bool) {
-        let lease = self.pages.lease();
-        self.waiting.push_back(Sequence { id, tokens, computed: 0, scored, told: 0, lease });
+    /// Another number of steps after which a sequence that is passed over goes first.
+    pub fn with_patience(self, patience: u64) -> Scheduler {
+        Scheduler { patience, ..self }
     }
 
-    /// Forgets a sequence, wherever it is; its pages are free at once.
+    /// Adds a sequence. An id that is here already replaces the sequence that had it.
+    pub fn arrive(&mut self, arrival: Arrival) {
+        self.remove(arrival.id);
+        let rank = Rank::new(arrival.priority, self.arrivals);
+        self.arrivals += 1;
+        let group = arrival.group.filter(|_| !self.prefix_cache);
+        if let Some(group) = group {
+            *self.groups.entry(group).or_default() += 1;
+        }
+        let root = match self.prefix_cache {
+            true => Some(Root::Salt(arrival.salt.map(Into::into))),
+            false => group.map(Root::Group),
+        };
+        self.ranks.insert(arrival.id, rank);
+        self.enqueue(Sequence {
+            id: arrival.id,
+            computed: 0,
+            drafts: Vec::new(),
+            wanted_from: arrival.rows_from.min(arrival.tokens.len().saturating_sub(1)),
+            tokens: arrival.tokens,
+            rank,
+            root,
+            group,
+            lease: self.pages.lease(),
+            planned_at: 0,
+            waited: 0,
+            waits_since: 0,
+        });
+    }
+
+    /// Forgets a sequence, wherever it is; its pages are free, or cached, at once.
     pub fn remove(&mut self, id: u64) {
-        self.waiting.retain(|s| s.id != id);
-        self.running.retain(|s| s.id != id);
+        let Some(mut sequence) = self.take(id) else { return };
+        sequence.release();
+        self.forget(&sequence);
     }
 
-    /// Sequences that hold pages, oldest first.
+    /// Sequences that have a place, best rank first.
     pub fn running(&self) -> &[Sequence] {
         &self.running
     }
 
     /// Appends a generated token.
     pub fn push(&mut self, id: u64, token: u32) {
-        if let Some(s) = self.running.iter_mut().find(|s| s.id == id) {
-            s.tokens.push(token);
+        self.settle(id, &[token]);
+    }
+
+    /// Gives a sequence that generates tokens to verify in its next slice, in the place of earlier ones. Without effect
+    /// on one that does not run or has more than its last token to compute.
+    pub fn propose(&mut self, id: u64, drafts: &[u32]) {
+        if let Some(sequence) = self.find(id).filter(|s| s.decodes() && !s.lease.pages().is_empty()) {
+            sequence.drafts.clear();
+            sequence.drafts.extend_from_slice(drafts);
         }
     }
 
-    /// True when there is nothing to do.
+    /// Appends the tokens that were really chosen after the last one, at least one. Drafts that agree with them stay
+    /// computed, the others are dropped.
+    pub fn settle(&mut self, id: u64, chosen: &[u32]) {
+        if let Some(sequence) = self.find(id) {
+            sequence.settle(chosen);
+        }
+    }
+
+    /// Puts the token that was really chosen in the place of the last one, which was pushed as a guess and is not
+    /// computed yet.
+    pub fn amend(&mut self, id: u64, token: u32) {
+        if let Some(last) = self.find(id).and_then(|sequence| sequence.tokens.last_mut()) {
+            *last = token;
+        }
+    }
+
+    /// Takes a sequence out of the running. It keeps its pages until others need them.
+    pub fn pause(&mut self, id: u64) {
+        if let Some(sequence) = self.take(id) {
+            self.ranks.insert(id, sequence.rank);
+            self.paused.insert(sequence.rank, sequence);
+        }
+    }
+
+    /// Lets a paused sequence wait for its turn again.
+    pub fn resume(&mut self, id: u64) {
+        if let Some(sequence) = self.ranks.get(&id).and_then(|rank| self.paused.remove(rank)) {
+            self.enqueue(sequence);
+        }
+    }
+
+    /// Lets pages that `poison` returned be used again.
+    pub fn cleared(&mut self, pages: &[u32]) {
+        self.pages.cleared(pages);
+    }
+
+    /// True when there are no sequences, not even paused ones.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.ranks.is_empty()
     }
 
-    /// Sequences that waited again because pages ran out.
-    pub fn preemptions(&self) -> u64 {
-        self.preemptions
-    }
-
-    /// Chooses the next step and makes room for it. Empty only when idle, or when a lone sequence outgrows the pool.
-    pub fn schedule(&mut self) -> Vec<Slice> {
-        let mut plan: Vec<Slice> = Vec::new();
-        let (mut tokens, mut rows) = (self.limits.tokens, self.limits.rows);
-        let preempted_before = self.preemptions;
-        let mut index = 0;
-        while index < self.running.len() && tokens > 0 && rows > 0 {
-            let slice = self.stretch(index, tokens, rows);
-            if !self.make_room(index, slice.start + slice.count) {
-                // It was itself the newest and has given way.
-                break;
-            }
-            tokens -= slice.count;
-            rows -= slice.rows;
-            plan.push(slice);
-            index += 1;
-        }
-        if self.preemptions == preempted_before {
-            self.admit(tokens, rows, &mut plan);
-        }
-        plan
-    }
-
-    /// Marks a step's tokens as computed.
-    pub fn complete(&mut self, plan: &[Slice]) {
-        for slice in plan {
-            let s = &mut self.running[slice.index];
-            s.computed = slice.start + slice.count;
-            s.told = s.told.max(s.computed);
+    /// What there is, in numbers.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            waiting: self.waiting.len(),
+            running: self.running.len(),
+            paused: self.paused.len(),
+            pages_total: self.pages.total(),
+            pages_free: self.pages.free(),
+            pages_cached: self.pages.cached(),
+            prefix_queries: self.prefix_queries,
+            prefix_hits: self.prefix_hits,
+            preemptions: self.preemptions,
         }
     }
 
-    /// Checks that every page is free or in exactly one lease.
-    pub fn check_integrity(&self) -> Result<(), String> {
-        let mut seen = vec![false; self.pages.total()];
-        let leased = self.running.iter().chain(&self.waiting).flat_map(|s| s.lease.pages());
-        let mut count = 0;
-        for &page in leased {
-            if std::mem::replace(&mut seen[page as usize], true) {
-                return Err(format!("page {page} has two owners"));
-            }
-            count += 1;
-        }
-        match count + self.pages.free() == self.pages.total() {
-            true => Ok(()),
-            false => Err(format!("{count} leased + {} free of {} pages", self.pages.free(), self.pages.total())),
+    fn find(&mut self, id: u64) -> Option<&mut Sequence> {
+        let rank = *self.ranks.get(&id)?;
+        match self.running.binary_search_by_key(&rank, |s| s.rank) {
+            Ok(index) => Some(&mut self.running[index]),
+            Err(_) => self.waiting.get_mut(&rank).or_else(|| self.paused.get_mut(&rank)),
         }
     }
 
-    /// As much of a running sequence as the budget allows.
-    fn stretch(&self, index: usize, tokens: usize, rows: usize) -> Slice {
-        let s = &self.running[index];
-        if s.scored && s.computed < s.told {
-            return Slice { index, start: s.computed, count: tokens.min(s.told - s.computed), rows: 0 };
+    /// Takes a sequence out, wherever it is.
+    fn take(&mut self, id: u64) -> Option<Sequence> {
+        let rank = self.ranks.remove(&id)?;
+        match self.running.binary_search_by_key(&rank, |s| s.rank) {
+            Ok(index) => Some(self.running.remove(index)),
+            Err(_) => self.dequeue(rank).or_else(|| self.paused.remove(&rank)),
         }
-        let left = s.tokens.len() - s.computed;
-        let count = if s.scored { left.min(tokens).min(rows) } else { left.min(tokens) };
-        let rows = match (s.scored, count == left) {
-            (true, _) => count,
-            (false, last) => last as usize,
-        };
-        Slice { index, start: s.computed, count, rows }
     }
 
-    /// Grows a sequence's lease, taking pages from the newest if it must. False if `index` itself had to give way.
-    fn make_room(&mut self, index: usize, tokens: usize) -> bool {
-        while !self.running[index].lease.grow(tokens) {
-            let mut newest = self.running.pop().expect("index is in range");
-            let itself = self.running.len() == index;
-            newest.lease.release();
-            newest.computed = 0;
-            self.preemptions += 1;
-            self.waiting.push_front(newest);
-            if itself {
-                return false;
+    /// The last member of a group takes what is cached for it along.
+    fn forget(&mut self, gone: &Sequence) {
+        let Some(group) = gone.group else { return };
+        if let Some(members) = self.groups.get_mut(&group) {
+            *members -= 1;
+            if *members == 0 {
+                self.groups.remove(&group);
+                self.pages.forget(&Root::Group(group));
             }
         }
-        true
     }
 
-    /// Starts waiting sequences while budget, places and pages last.
-    fn admit(&mut self, mut tokens: usize, mut rows: usize, plan: &mut Vec<Slice>) {
-        while tokens > 0 && rows > 0 && self.running.len() < self.limits.sequences {
-            let Some(next) = self.waiting.pop_front() else { return };
-            let index = self.running.len();
-            self.running.push(next);
-            let slice = self.stretch(index, tokens, rows);
-            if !self.running[index].lease.grow(slice.start + slice.count) {
-                self.waiting.extend(self.running.pop());
-                self.waiting.rotate_right(1);
-                return;
-            }
-            tokens -= slice.count;
-            rows -= slice.rows;
-            plan.push(slice);
+    /// Begins a wait.
+    fn enqueue(&mut self, mut sequence: Sequence) {
+        sequence.waits_since = self.step;
+        if !sequence.rank.is_risen() {
+            self.due.insert((self.due_step(&sequence), sequence.rank));
         }
+        self.waiting.insert(sequence.rank, sequence);
+    }
+
+    /// Ends a wait.
+    fn dequeue(&mut self, rank: Rank) -> Option<Sequence> {
+        let mut sequence = self.waiting.remove(&rank)?;
+        self.due.remove(&(self.due_step(&sequence), rank));
+        sequence.waited += self.step - sequence.waits_since;
+        Some(sequence)
+    }
+
+    fn due_step(&self, sequence: &Sequence) -> u64 {
+        sequence.waits_since + self.patience.saturating_sub(sequence.waited)
     }
 }

@@ -1,166 +1,218 @@
-//! The scheduler on random events: pages stay whole, limits hold, and every sequence gets to its end.
+//! The scheduler's rules one by one.
 use planish_engine::pages::Pages;
-use planish_engine::scheduler::{Limits, Scheduler, Slice};
-use std::collections::HashMap;
+use planish_engine::scheduler::{Arrival, Limits, Scheduler, Slice};
 
-/// SplitMix64.
-struct Random(u64);
+const WIDE: Limits = Limits { tokens: 64, rows: 16, sequences: 8 };
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// One of `low..=high`.
-    fn between(&mut self, low: usize, high: usize) -> usize {
-        low + (self.next() % (high - low + 1) as u64) as usize
-    }
+fn arrival(id: u64, tokens: Vec<u32>) -> Arrival {
+    Arrival { id, tokens, rows_from: usize::MAX, ..Arrival::default() }
 }
 
-/// Sequences known at once.
-const MOST: usize = 20;
-
-/// What the owner of a sequence knows.
-struct Owned {
-    /// Tokens at which it ends.
-    end: usize,
-    scored: bool,
-    /// Steps since it last came further than ever before.
-    waits: usize,
-    furthest: usize,
+/// A scheduler on `pages` pages of 4 tokens, with the prefix cache.
+fn scheduler(limits: Limits, pages: usize) -> Scheduler {
+    Scheduler::new(limits, Pages::new(pages, 4), true)
 }
 
-/// A scheduler and all that should hold about it.
-struct World {
-    scheduler: Scheduler,
-    limits: Limits,
-    page_size: usize,
-    /// Tokens that the pool holds: no sequence may be longer.
-    longest: usize,
-    owned: HashMap<u64, Owned>,
-    next_id: u64,
-    finished: usize,
+/// Ids and token counts of a step.
+fn planned(s: &Scheduler, plan: &[Slice]) -> Vec<(u64, usize)> {
+    plan.iter().map(|slice| (s.running()[slice.index].id, slice.count)).collect()
 }
 
-impl World {
-    fn new(random: &mut Random) -> World {
-        let limits =
-            Limits { tokens: random.between(1, 40), rows: random.between(1, 12), sequences: random.between(1, 9) };
-        let (pages, page_size) = (random.between(1, 14), random.between(1, 6));
-        let scheduler = Scheduler::new(limits, Pages::new(pages, page_size));
-        let longest = pages * page_size;
-        World { scheduler, limits, page_size, longest, owned: HashMap::new(), next_id: 0, finished: 0 }
+/// Runs a step in which everything that gives logits goes on with token 1.
+fn step(s: &mut Scheduler) -> Vec<(u64, usize)> {
+    let plan = s.schedule();
+    let planned = planned(s, &plan);
+    s.complete(&plan);
+    let ended: Vec<u64> = plan
+        .iter()
+        .zip(&planned)
+        .filter(|(slice, (id, _))| {
+            let sequence = s.running().iter().find(|s| s.id == *id).expect("it runs");
+            slice.rows > 0 && sequence.computed == sequence.tokens.len()
+        })
+        .map(|(_, (id, _))| *id)
+        .collect();
+    for id in ended {
+        s.push(id, 1);
     }
-
-    fn arrive(&mut self, random: &mut Random) {
-        let prompt = random.between(1, self.longest);
-        let scored = random.between(0, 3) == 0;
-        let end = if scored { prompt } else { random.between(prompt, self.longest) };
-        self.scheduler.arrive(self.next_id, vec![0; prompt], scored);
-        self.owned.insert(self.next_id, Owned { end, scored, waits: 0, furthest: 0 });
-        self.next_id += 1;
-    }
-
-    fn remove(&mut self, random: &mut Random) {
-        let mut ids: Vec<u64> = self.owned.keys().copied().collect();
-        ids.sort_unstable();
-        if !ids.is_empty() {
-            let id = ids[random.between(0, ids.len() - 1)];
-            self.scheduler.remove(id);
-            self.owned.remove(&id);
-        }
-    }
-
-    fn step(&mut self) {
-        let plan = self.scheduler.schedule();
-        assert_eq!(plan.is_empty(), self.owned.is_empty(), "a step is empty only when there is nothing to do");
-        self.check_plan(&plan);
-        let ids: Vec<u64> = plan.iter().map(|s| self.scheduler.running()[s.index].id).collect();
-        self.scheduler.complete(&plan);
-        for (slice, id) in plan.iter().zip(ids) {
-            self.commit(slice, id);
-        }
-        // The oldest moves in every step, so a sequence waits at most for all those before it, one after the other.
-        let patience = MOST * self.longest;
-        for owned in self.owned.values_mut() {
-            owned.waits += 1;
-            assert!(owned.waits <= patience, "a sequence starves");
-        }
-    }
-
-    fn check_plan(&self, plan: &[Slice]) {
-        let running = self.scheduler.running();
-        assert!(running.len() <= self.limits.sequences);
-        assert!(plan.iter().map(|s| s.count).sum::<usize>() <= self.limits.tokens);
-        assert!(plan.iter().map(|s| s.rows).sum::<usize>() <= self.limits.rows);
-        assert!(plan.windows(2).all(|w| w[0].index < w[1].index), "a sequence appears once, in order");
-        for slice in plan {
-            let s = &running[slice.index];
-            assert!(slice.count > 0);
-            assert!(slice.start == s.computed);
-            assert!(slice.start + slice.count <= s.tokens.len());
-            assert!(s.lease().pages().len() * self.page_size >= slice.start + slice.count);
-            let last = slice.start + slice.count == s.tokens.len();
-            let known = self.owned[&s.id].furthest;
-            let rows = match s.scored {
-                // What was computed again after giving way is not told again.
-                true if slice.start < known => 0,
-                true => slice.count,
-                false => usize::from(last),
-            };
-            assert_eq!(slice.rows, rows, "logits of each scored position come once, in order");
-            assert!(!s.scored || slice.start >= known || slice.start + slice.count <= known);
-        }
-    }
-
-    /// Does what the engine does with a slice's results.
-    fn commit(&mut self, slice: &Slice, id: u64) {
-        let owned = self.owned.get_mut(&id).expect("a running sequence has an owner");
-        let reached = slice.start + slice.count;
-        if reached > owned.furthest {
-            (owned.furthest, owned.waits) = (reached, 0);
-        }
-        let ended = match owned.scored {
-            true => reached == owned.end,
-            false => slice.rows > 0 && reached == owned.end,
-        };
-        if ended {
-            self.scheduler.remove(id);
-            self.owned.remove(&id);
-            self.finished += 1;
-        } else if slice.rows > 0 && !owned.scored {
-            self.scheduler.push(id, 1);
-        }
-    }
+    s.check_integrity().unwrap();
+    planned
 }
 
 #[test]
-fn random_events_keep_every_promise() {
-    let (mut events, mut finished, mut preemptions) = (0, 0, 0);
-    for seed in 0..200 {
-        let mut random = Random(seed);
-        let mut world = World::new(&mut random);
-        for _ in 0..500 {
-            match random.between(0, 9) {
-                0 | 1 if world.owned.len() < MOST => world.arrive(&mut random),
-                2 if random.between(0, 3) == 0 => world.remove(&mut random),
-                _ => world.step(),
-            }
-            events += 1;
-            world.scheduler.check_integrity().unwrap();
-        }
-        let mut steps = 0;
-        while !world.owned.is_empty() {
-            world.step();
-            world.scheduler.check_integrity().unwrap();
-            steps += 1;
-            assert!(steps < 1_000_000, "seed {seed}: sequences never end");
-        }
-        assert!(world.scheduler.is_idle() && world.scheduler.schedule().is_empty());
-        (finished, preemptions) = (finished + world.finished, preemptions + world.scheduler.preemptions());
+fn decodes_go_before_chunks() {
+    let mut s = scheduler(Limits { tokens: 6, ..WIDE }, 32);
+    s.arrive(arrival(0, vec![1; 30]));
+    s.arrive(arrival(1, vec![2; 2]));
+    s.arrive(Arrival { priority: -1, ..arrival(2, vec![3; 3]) });
+    assert_eq!(step(&mut s), [(2, 3), (0, 3)]);
+    assert_eq!(step(&mut s), [(2, 1), (0, 5)]);
+    s.arrive(Arrival { priority: -2, ..arrival(3, vec![4; 40]) });
+    // A long prompt that goes first takes what the decode leaves. One without place in the budget is not admitted.
+    assert_eq!(step(&mut s), [(2, 1), (0, 5)]);
+    s.remove(0);
+    assert_eq!(step(&mut s), [(2, 1), (3, 5)]);
+    assert_eq!(step(&mut s), [(2, 1), (3, 5)]);
+}
+
+#[test]
+fn smaller_priorities_first_equals_by_arrival() {
+    let mut s = scheduler(Limits { sequences: 2, ..WIDE }, 32);
+    for (id, priority) in [(0, 5), (1, 0), (2, 5), (3, -3)] {
+        s.arrive(Arrival { priority, ..arrival(id, vec![id as u32; 3]) });
     }
-    assert!(events == 100_000 && finished > 1000 && preemptions > 1000, "{finished} ended, {preemptions} gave way");
+    assert_eq!(step(&mut s), [(3, 3), (1, 3)]);
+    s.remove(3);
+    assert_eq!(step(&mut s), [(1, 1), (0, 3)]);
+    s.remove(1);
+    assert_eq!(step(&mut s), [(0, 1), (2, 3)]);
+}
+
+#[test]
+fn a_sequence_passed_over_goes_first_in_the_end() {
+    let mut s = scheduler(Limits { sequences: 1, ..WIDE }, 32).with_patience(10);
+    s.arrive(Arrival { priority: 100, ..arrival(0, vec![9; 4]) });
+    let mut waits = 0;
+    for id in 1.. {
+        s.arrive(Arrival { priority: 0, ..arrival(id, vec![1; 4]) });
+        let first = step(&mut s)[0].0;
+        if first == 0 {
+            break;
+        }
+        s.remove(first);
+        waits += 1;
+        assert!(waits < 20);
+    }
+    assert_eq!(waits, 9);
+}
+
+#[test]
+fn a_risen_prompt_moves_though_decodes_take_the_budget() {
+    let mut s = scheduler(Limits { tokens: 2, rows: 2, sequences: 3 }, 32).with_patience(5);
+    s.arrive(arrival(0, vec![1]));
+    s.arrive(Arrival { priority: 1, ..arrival(2, vec![3; 6]) });
+    step(&mut s);
+    s.arrive(arrival(1, vec![2]));
+    let steps: Vec<Vec<(u64, usize)>> = (0..12).map(|_| step(&mut s)).collect();
+    let reads = steps.iter().filter(|plan| plan.contains(&(2, 1))).count();
+    assert!(reads >= 5, "{steps:?}");
+    assert!(steps.iter().all(|plan| plan.iter().any(|&(id, _)| id < 2)), "decodes go on beside it: {steps:?}");
+}
+
+#[test]
+fn the_last_in_rank_gives_way_and_paused_ones_before_it() {
+    let mut s = Scheduler::new(WIDE, Pages::new(6, 4), false);
+    for id in 0..3 {
+        s.arrive(Arrival { priority: -(id as i32), ..arrival(id, vec![id as u32; 8]) });
+    }
+    assert_eq!(step(&mut s), [(2, 8), (1, 8), (0, 8)]);
+    s.pause(2);
+    assert_eq!(s.stats().paused, 1);
+    // The paused one has the best rank, yet its pages go first.
+    assert_eq!(step(&mut s), [(1, 1), (0, 1)]);
+    assert_eq!((s.stats().preemptions, s.stats().pages_free), (1, 0));
+    for _ in 0..3 {
+        step(&mut s);
+    }
+    // Both need a fourth page: 0 is the last in rank.
+    assert_eq!(step(&mut s), [(1, 1)]);
+    assert_eq!((s.stats().preemptions, s.stats().waiting), (2, 1));
+    s.resume(2);
+    s.remove(1);
+    assert_eq!(step(&mut s), [(2, 9)]);
+}
+
+#[test]
+fn a_paused_sequence_keeps_its_pages_and_is_not_planned() {
+    let mut s = scheduler(WIDE, 8);
+    s.arrive(arrival(0, vec![1; 6]));
+    step(&mut s);
+    s.pause(0);
+    assert!(step(&mut s).is_empty() && !s.is_idle());
+    s.resume(0);
+    assert_eq!(step(&mut s), [(0, 1)], "nothing is computed again");
+}
+
+#[test]
+fn logits_come_from_the_wanted_position_on_and_once() {
+    let mut s = Scheduler::new(Limits { tokens: 5, rows: 3, sequences: 4 }, Pages::new(3, 4), false);
+    s.arrive(Arrival { rows_from: 4, ..arrival(0, (0..9).collect()) });
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let plan = s.schedule();
+        let end = plan[0].start + plan[0].count;
+        told.extend(end - plan[0].rows..end);
+        s.complete(&plan);
+    }
+    assert_eq!(told, [4, 5, 6, 7, 8]);
+    s.push(0, 7);
+    // It gives way to a better one and is computed again: only the new position is told.
+    s.arrive(Arrival { priority: -1, ..arrival(1, vec![3; 2]) });
+    s.pause(0);
+    assert_eq!(step(&mut s), [(1, 2)]);
+    s.resume(0);
+    s.remove(1);
+    let mut rows = 0;
+    for _ in 0..2 {
+        let plan = s.schedule();
+        rows += plan[0].rows;
+        s.complete(&plan);
+    }
+    assert_eq!((rows, s.running()[0].computed), (1, 10));
+}
+
+#[test]
+fn a_sequence_waits_for_its_owner() {
+    let mut s = scheduler(WIDE, 8);
+    s.arrive(arrival(0, vec![1, 2, 3]));
+    s.arrive(Arrival { rows_from: 0, ..arrival(1, vec![4, 5]) });
+    s.arrive(arrival(2, Vec::new()));
+    let plan = s.schedule();
+    assert_eq!(plan.iter().map(|slice| slice.rows).collect::<Vec<_>>(), [1, 2]);
+    s.complete(&plan);
+    assert!(s.schedule().is_empty());
+    s.push(0, 4);
+    assert_eq!(step(&mut s), [(0, 1)]);
+    for id in 0..3 {
+        s.remove(id);
+        s.remove(id);
+    }
+    assert!(s.is_idle());
+}
+
+#[test]
+fn right_drafts_stay_computed() {
+    let mut s = scheduler(WIDE, 8);
+    s.arrive(arrival(0, vec![1, 2, 3]));
+    s.propose(0, &[9]);
+    step(&mut s);
+    s.propose(0, &[5, 6, 7]);
+    let plan = s.schedule();
+    assert_eq!(plan, [Slice { index: 0, start: 3, count: 4, rows: 4, drafts: 3 }]);
+    s.complete(&plan);
+    assert!(s.schedule().is_empty(), "not before the owner has settled");
+    s.settle(0, &[5, 6, 8]);
+    let sequence = &s.running()[0];
+    assert_eq!((&sequence.tokens[3..], sequence.computed), (&[1, 5, 6, 8][..], 6));
+    assert_eq!(sequence.lease().pages().len(), 2);
+    // All right, and no token after them: the last is computed again, for its logits.
+    s.propose(0, &[4]);
+    let plan = s.schedule();
+    s.complete(&plan);
+    s.settle(0, &[4]);
+    assert_eq!(s.schedule(), [Slice { index: 0, start: 7, count: 1, rows: 1, drafts: 0 }]);
+    s.check_integrity().unwrap();
+}
+
+#[test]
+fn drafts_take_only_what_others_leave() {
+    let mut s = scheduler(Limits { tokens: 4, rows: 4, sequences: 4 }, 8);
+    for id in 0..3 {
+        s.arrive(arrival(id, vec![id as u32]));
+    }
+    step(&mut s);
+    s.propose(0, &[1, 1, 1]);
+    s.propose(1, &[1, 1, 1]);
+    let plan = s.schedule();
+    assert_eq!(plan.iter().map(|slice| (slice.count, slice.drafts)).collect::<Vec<_>>(), [(2, 1), (1, 0), (1, 0)]);
 }

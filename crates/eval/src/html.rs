@@ -1,5 +1,5 @@
-//! A comparison as one HTML page: figures and pictures, nothing loaded from elsewhere, light and dark.
-mod chart;
+//! Measurements as one HTML page: figures and pictures, nothing loaded from elsewhere, light and dark.
+pub mod chart;
 mod layers;
 mod pictures;
 
@@ -23,14 +23,7 @@ impl Page<'_> {
     /// The page.
     pub fn render(&self, comparison: &Comparison) -> String {
         let title = format!("{} against {}", name(self.quantized), name(self.original));
-        let mut html = format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n\
-             </head>\n<body>\n<main>\n<h1>{title}</h1>\n",
-            title = escape(&title),
-        );
-        html.push_str(&headline(comparison));
+        let mut html = headline(comparison);
         html.push_str(&pictures::divergences(comparison));
         html.push_str(&pictures::likelihoods(comparison));
         if let Some(report) = self.report {
@@ -39,35 +32,52 @@ impl Page<'_> {
         }
         html.push_str(&samples(comparison));
         html.push_str(&window_table(comparison));
-        html.push_str("</main>\n</body>\n</html>\n");
-        html
+        frame(&title, &html)
     }
+}
+
+/// A whole page of this title around HTML made by this module's parts.
+pub fn frame(title: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n\
+         </head>\n<body>\n<main>\n<h1>{title}</h1>\n{body}</main>\n</body>\n</html>\n",
+        title = escape(title),
+    )
+}
+
+/// Headline figures: what, how much, and a note below it.
+pub fn cards<'a>(figures: impl IntoIterator<Item = (&'a str, String, String)>) -> String {
+    let mut html = String::from("<dl class=\"cards\">\n");
+    for (term, value, note) in figures {
+        let (value, note) = (escape(&value), escape(&note));
+        let _ = writeln!(html, "<div><dt>{term}</dt><dd>{value}</dd><dd class=\"note\">{note}</dd></div>");
+    }
+    html + "</dl>\n"
 }
 
 const STYLE: &str = include_str!("html/style.css");
 
 /// The last part of a path or hub id.
-fn name(model: &str) -> &str {
+pub fn name(model: &str) -> &str {
     model.trim_end_matches('/').rsplit('/').next().filter(|n| !n.is_empty()).unwrap_or("model")
 }
 
 fn headline(c: &Comparison) -> String {
     let (p, q) = (&c.original, &c.quantized);
     let change = (q.perplexity / p.perplexity - 1.0) * 100.0;
-    let mut cards = vec![
+    let mut figures = vec![
         ("perplexity", format!("{:.3}", q.perplexity), format!("original {:.3}, {change:+.2} %", p.perplexity)),
         ("mean KL", figure(c.kl.mean), format!("nats; p99 {}, max {}", figure(c.kl.p99), figure(c.kl.max))),
         ("top-1 agreement", format!("{:.2} %", c.top1_agreement * 100.0), "same likeliest next token".into()),
     ];
     if p.bytes > 0 && q.bytes > 0 {
         let share = q.bytes as f64 / p.bytes as f64 * 100.0;
-        cards.push(("size", size(q.bytes), format!("original {}, {share:.1} %", size(p.bytes))));
+        figures.push(("size", size(q.bytes), format!("original {}, {share:.1} %", size(p.bytes))));
     }
-    let mut html = String::from("<dl class=\"cards\">\n");
-    for (term, value, note) in cards {
-        let _ = writeln!(html, "<div><dt>{term}</dt><dd>{value}</dd><dd class=\"note\">{note}</dd></div>");
-    }
-    let _ = writeln!(html, "</dl>\n<p>Measured on {} tokens in {}.</p>", c.tokens, plural(c.windows, "window"));
+    let mut html = cards(figures);
+    let _ = writeln!(html, "<p>Measured on {} tokens in {}.</p>", c.tokens, plural(c.windows, "window"));
     if let Some(note) = &c.note {
         let _ = writeln!(html, "<p>Note: {}.</p>", escape(note));
     }
@@ -114,7 +124,7 @@ fn window_table(c: &Comparison) -> String {
 }
 
 /// A number of any size in three or four significant digits.
-fn figure(x: f64) -> String {
+pub fn figure(x: f64) -> String {
     match x.abs() {
         0.0 => "0".into(),
         a if !(1e-4..1e5).contains(&a) => format!("{x:.2e}"),
@@ -127,7 +137,7 @@ fn figure(x: f64) -> String {
 }
 
 /// Text as HTML text or attribute.
-fn escape(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -1,11 +1,10 @@
 //! Rows of log-probabilities of one window from one model, taken as they come.
 use crate::error::{Error, Model, Result};
-use planish_engine::{Handle, ScoreChunk};
-use std::sync::mpsc::Receiver;
+use planish_engine::{Handle, Scores};
 
 /// The scores of one window. At most one chunk is kept here; a few more wait in the engine's channel.
 pub(crate) struct Rows {
-    chunks: Receiver<planish_engine::Result<ScoreChunk>>,
+    chunks: Scores,
     vocab: usize,
     model: Model,
     window: usize,
@@ -40,10 +39,10 @@ impl Rows {
 
     fn receive(&mut self) -> Result<Vec<f32>> {
         let (model, window, expected) = (self.model, self.window, self.next);
-        let chunk = match self.chunks.recv() {
-            Ok(Ok(chunk)) => chunk,
-            Ok(Err(source)) => return Err(Error::Engine { model, window, source }),
-            Err(_) => return Err(Error::Engine { model, window, source: planish_engine::Error::Stopped }),
+        let chunk = match self.chunks.next() {
+            Some(Ok(chunk)) => chunk,
+            Some(Err(source)) => return Err(Error::Engine { model, window, source }),
+            None => return Err(Error::Engine { model, window, source: planish_engine::Error::Stopped }),
         };
         let whole = !chunk.log_probs.is_empty() && chunk.log_probs.len().is_multiple_of(self.vocab);
         if chunk.first != expected || !whole {

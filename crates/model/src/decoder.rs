@@ -8,7 +8,7 @@ use crate::rope;
 use crate::weights::{HostBlock, read, read_norm, read_weight};
 use crate::workspace::Workspace;
 use planish_checkpoint::source::TensorSource;
-use planish_tensor::{Backend, Batch, FloatMath, HostTensor, RopeTable, Tensor};
+use planish_tensor::{Backend, Batch, FloatMath, HostTensor, Q8, RopeTable, Tensor};
 
 /// The parts of a model outside its blocks.
 pub struct Ends<B: Backend> {
@@ -19,8 +19,8 @@ pub struct Ends<B: Backend> {
 }
 
 impl<B: Backend> Ends<B> {
-    /// Reads embedding, final norm and output projection.
-    pub fn load(backend: &B, plan: &Plan, source: &dyn TensorSource) -> Result<Ends<B>> {
+    /// Reads embedding, final norm and output projection; a float projection is rounded to INT8 if `int8_head`.
+    pub fn load(backend: &B, plan: &Plan, source: &dyn TensorSource, int8_head: bool) -> Result<Ends<B>> {
         let names = plan.arch.names;
         let embed = read(source, names.embed, &[plan.vocab, plan.hidden])?;
         let norm = read_norm(plan, source, names.norm)?;
@@ -31,7 +31,10 @@ impl<B: Backend> Ends<B> {
         Ok(Ends {
             embed: backend.load(&embed)?,
             norm: backend.load(&HostTensor::from_f32(vec![plan.hidden], &norm)?)?,
-            head: Linear::new(backend, &[head])?,
+            head: match int8_head && head.scales.is_none() {
+                true => Linear::rounded(backend, head, Q8::Int8)?,
+                false => Linear::new(backend, &[head])?,
+            },
             eps: plan.eps,
         })
     }
@@ -71,20 +74,33 @@ impl<B: Backend> Ends<B> {
     fn project(&self, backend: &B, math: FloatMath, rows: usize, ws: &mut Workspace<B>) -> Result<()> {
         ws.selected_normed.set_rows(rows);
         ws.logits.set_rows(rows);
-        backend.rms_norm(&ws.selected, &self.norm, self.eps, &mut ws.selected_normed)?;
-        if let Some(kind) = self.head.q8() {
-            let mut q = backend.alloc_q8(kind, rows, self.head.shape().k)?;
-            backend.quantize_rows(&ws.selected_normed, &mut q)?;
-            return self.head.apply(backend, math, &ws.selected_normed, &q, &mut ws.logits);
+        ws.selected_q8.set_rows(rows);
+        let (x, normed, q) = (&mut ws.selected, &mut ws.selected_normed, &mut ws.selected_q8);
+        match self.head.q8() {
+            Some(kind) => {
+                q.codes.dtype = kind.dtype();
+                backend.add_rms_norm_quantize(x, None, &self.norm, self.eps, normed, q)?;
+            }
+            None => backend.rms_norm(x, &self.norm, self.eps, normed)?,
         }
-        ws.normed_q8.set_rows(0);
-        self.head.apply(backend, math, &ws.selected_normed, &ws.normed_q8, &mut ws.logits)
+        self.head.apply(backend, math, normed, q, &mut ws.logits)
     }
 
     /// Bytes that one pass over the output projection reads.
     pub fn head_bytes(&self) -> usize {
         self.head.shape().bytes
     }
+}
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// How float products are computed.
+    pub math: FloatMath,
+    /// Longest sequence that it will see.
+    pub positions: usize,
+    /// Round a float output projection to INT8, one scale for each row: half the bytes of a bf16 one.
+    pub int8_head: bool,
 }
 
 /// A whole model on a device.
@@ -99,14 +115,14 @@ pub struct Decoder<B: Backend> {
 }
 
 impl<B: Backend> Decoder<B> {
-    /// Reads and packs everything; `positions` bounds the sequences it will see.
-    pub fn load(
-        backend: &B,
-        plan: Plan,
-        source: &dyn TensorSource,
-        math: FloatMath,
-        positions: usize,
-    ) -> Result<Decoder<B>> {
+    /// Reads and packs everything.
+    pub fn load(backend: &B, plan: Plan, source: &dyn TensorSource, options: &LoadOptions) -> Result<Decoder<B>> {
+        // The largest tensors first, while little else is in memory.
+        let ends = Ends::load(backend, &plan, source, options.int8_head)?;
+        for name in [plan.arch.names.embed, plan.arch.names.head] {
+            source.release(name);
+            source.release(&format!("{name}.weight"));
+        }
         let mut blocks = Vec::with_capacity(plan.layers);
         for layer in 0..plan.layers {
             let host = HostBlock::read(&plan, source, layer)?;
@@ -114,9 +130,8 @@ impl<B: Backend> Decoder<B> {
             drop(host);
             release_block(&plan, source, layer);
         }
-        let ends = Ends::load(backend, &plan, source)?;
-        let rope = rope::table(backend, &plan, positions)?;
-        Ok(Decoder { plan, math, ends, blocks, rope })
+        let rope = rope::table(backend, &plan, options.positions)?;
+        Ok(Decoder { plan, math: options.math, ends, blocks, rope })
     }
 
     /// Runs one step; afterwards `ws.logits` holds the rows that `batch.logit_rows` names.

@@ -1,7 +1,7 @@
 //! The paged KV cache's memory. Which page belongs to whom is the engine's business.
 use crate::error::Result;
 use crate::plan::Plan;
-use planish_tensor::{Backend, DType, KvLayer};
+use planish_tensor::{Backend, DType, KvLayer, kv_scale_bytes};
 
 /// Keys and values of all layers, in pages.
 pub struct KvPool<B: Backend> {
@@ -14,7 +14,7 @@ pub struct KvPool<B: Backend> {
 }
 
 impl<B: Backend> KvPool<B> {
-    /// Room for `pages` pages in each of `layers` layers; `dtype` F32 or BF16.
+    /// Room for `pages` pages in each of `layers` layers; `dtype` F32 or BF16, or I8 or F8E4M3 with scales.
     pub fn new(
         backend: &B,
         plan: &Plan,
@@ -23,15 +23,14 @@ impl<B: Backend> KvPool<B> {
         page_size: usize,
         dtype: DType,
     ) -> Result<KvPool<B>> {
-        let cols = plan.nkv * page_size * plan.d;
-        let layers = (0..layers)
-            .map(|_| Ok(KvLayer { k: backend.alloc(dtype, pages, cols)?, v: backend.alloc(dtype, pages, cols)? }))
-            .collect::<Result<_>>()?;
+        let layer = |_| KvLayer::new(backend, dtype, pages, plan.nkv * page_size, plan.d);
+        let layers = (0..layers).map(layer).collect::<planish_tensor::Result<_>>()?;
         Ok(KvPool { layers, pages, page_size })
     }
 
-    /// Bytes that one token takes in all layers.
+    /// Bytes that one token takes in all layers, scales included.
     pub fn bytes_per_token(plan: &Plan, dtype: DType) -> usize {
-        2 * plan.layers * plan.nkv * plan.d * dtype.size()
+        let scale = kv_scale_bytes(dtype).unwrap_or(0);
+        2 * plan.layers * plan.nkv * (plan.d * dtype.size() + scale)
     }
 }

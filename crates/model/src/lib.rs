@@ -6,6 +6,7 @@ pub mod arch;
 pub mod archs;
 pub mod block;
 pub mod decoder;
+pub mod dummy;
 pub mod error;
 pub mod kv;
 pub mod linear;
@@ -16,7 +17,7 @@ pub mod weights;
 pub mod workspace;
 
 pub use arch::{Absorber, Arch, Input, Role};
-pub use decoder::{Decoder, Ends};
+pub use decoder::{Decoder, Ends, LoadOptions};
 pub use error::{Error, Result};
 pub use kv::KvPool;
 pub use plan::Plan;

@@ -32,6 +32,13 @@ impl<B: Backend> Linear<B> {
         Ok(Linear { packed, shape })
     }
 
+    /// Packs one float part, its rows rounded to the nearest codes of `kind`.
+    pub fn rounded(backend: &B, part: LinearPart, kind: Q8) -> Result<Linear<B>> {
+        let packed = backend.load_linear_as(kind, &[part])?;
+        let shape = backend.linear_shape(&packed);
+        Ok(Linear { packed, shape })
+    }
+
     /// Sizes and kind.
     pub fn shape(&self) -> LinearShape {
         self.shape

@@ -31,6 +31,8 @@ pub struct Workspace<B: Backend> {
     pub selected: Tensor<B>,
     /// `[r, h]` the same after the final norm.
     pub selected_normed: Tensor<B>,
+    /// `[r, h]` the same quantized.
+    pub selected_q8: Q8Rows<B>,
     /// `[r, v]` F32.
     pub logits: Tensor<B>,
 }
@@ -40,7 +42,7 @@ impl<B: Backend> Workspace<B> {
     pub fn new(backend: &B, plan: &Plan, tokens: usize, rows: usize) -> Result<Workspace<B>> {
         let act = backend.activation_dtype();
         let tensor = |rows, cols| backend.alloc(act, rows, cols);
-        let q8 = |cols| backend.alloc_q8(Q8::Int8, tokens, cols);
+        let q8 = |rows, cols| backend.alloc_q8(Q8::Int8, rows, cols);
         let (h, attended) = (plan.hidden, plan.nq * plan.d);
         Ok(Workspace {
             x: tensor(tokens, h)?,
@@ -51,11 +53,12 @@ impl<B: Backend> Workspace<B> {
             attended: tensor(tokens, attended)?,
             gate_up: tensor(tokens, 2 * plan.ffn)?,
             inner: tensor(tokens, plan.ffn)?,
-            normed_q8: q8(h)?,
-            attended_q8: q8(attended)?,
-            inner_q8: q8(plan.ffn)?,
+            normed_q8: q8(tokens, h)?,
+            attended_q8: q8(tokens, attended)?,
+            inner_q8: q8(tokens, plan.ffn)?,
             selected: tensor(rows, h)?,
             selected_normed: tensor(rows, h)?,
+            selected_q8: q8(rows, h)?,
             logits: backend.alloc(DType::F32, rows, plan.vocab)?,
         })
     }

@@ -1,11 +1,12 @@
 //! The forward pass against transformers: tiny models of each family, float and quantized.
 use planish_checkpoint::{config::Config, shards::ModelFiles, source::TensorSource};
 use planish_cpu::Scalar;
-use planish_model::{Decoder, KvPool, Plan, Workspace, weights::read_weight};
+use planish_model::{Decoder, KvPool, LoadOptions, Plan, Workspace, weights::read_weight};
 use planish_tensor::{Backend, Batch, DType, FloatMath, HostTensor, Q8, Tensor, q8};
 use std::path::{Path, PathBuf};
 
 const PAGE: usize = 16;
+const FLOAT: LoadOptions = LoadOptions { math: FloatMath::F32, positions: 128, int8_head: false };
 
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
@@ -29,13 +30,17 @@ struct Model {
 
 impl Model {
     fn open(dir: &Path, config: &str) -> Model {
+        Model::open_with(dir, config, &FLOAT)
+    }
+
+    fn open_with(dir: &Path, config: &str, options: &LoadOptions) -> Model {
         let path = dir.join(config);
         let config = Config::from_json(&std::fs::read(&path).unwrap(), &path).unwrap();
         let plan = Plan::new(&config).unwrap();
         let files = ModelFiles::open(dir).unwrap();
         let kv = KvPool::new(&Scalar, &plan, plan.layers, 8, PAGE, DType::F32).unwrap();
         let ws = Workspace::new(&Scalar, &plan, 128, 128).unwrap();
-        let decoder = Decoder::load(&Scalar, plan, &files, FloatMath::F32, 128).unwrap();
+        let decoder = Decoder::load(&Scalar, plan, &files, options).unwrap();
         Model { decoder, kv, ws }
     }
 
@@ -178,6 +183,22 @@ fn models_of_llm_compressor() {
         assert!(rms[rms.len() / 2] <= 1e-5, "{name}: median rms {}", rms[rms.len() / 2]);
         let kl: f64 = got.chunks(256).zip(want.chunks(256)).map(|(a, b)| kl(b, a)).sum::<f64>() / 37.0;
         assert!(kl <= 5e-4, "{name}: mean KL {kl}");
+    }
+}
+
+/// An INT8 output projection is another function, but barely.
+#[test]
+fn int8_heads_stay_close() {
+    for name in ["llama", "llama3_rope_bias_untied", "w8a8_rtn"] {
+        let mut float = Model::open(&data(name), "config.json");
+        let mut int8 = Model::open_with(&data(name), "config.json", &LoadOptions { int8_head: true, ..FLOAT });
+        assert!(int8.decoder.step_bytes() < float.decoder.step_bytes());
+        let prompt = &prompts()[0];
+        let (want, got) = (float.logits(prompt, 0), int8.logits(prompt, 0));
+        let width = want.len() / prompt.len();
+        let kl: f64 = want.chunks(width).zip(got.chunks(width)).map(|(a, b)| kl(a, b)).sum::<f64>();
+        let mean = kl / prompt.len() as f64;
+        assert!(mean > 0.0 && mean < 2e-3, "{name}: mean KL {mean}");
     }
 }
 

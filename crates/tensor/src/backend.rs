@@ -1,6 +1,8 @@
 //! `trait Backend`: the one waist between what a network is and the machine that runs it.
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
-use crate::{Batch, DType, HostTensor, Q8, Result};
+use crate::host::decode_f32_into;
+use crate::q8::quantize_weight_row;
+use crate::{Batch, DType, Error, HostTensor, Q8, Result};
 
 /// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.
 pub struct Tensor<B: Backend> {
@@ -41,11 +43,43 @@ impl<B: Backend> Q8Rows<B> {
 }
 
 /// One layer's k and v: each `[pages, nkv * page_size * d]`, a page holding `[nkv, page_size, d]`.
+/// F32, BF16, or codes (I8, F8E4M3) with a scale for each token and head: a head of a token is quantized as
+/// [`crate::q8::quantize_activation_row`] does, and stands for `code * scale`.
 pub struct KvLayer<B: Backend> {
     /// Keys, after rope.
     pub k: Tensor<B>,
     /// Values.
     pub v: Tensor<B>,
+    /// `[pages, nkv * page_size]` f32 scales of 8-bit keys, a page holding `[nkv, page_size]`.
+    pub k_scales: Option<Tensor<B>>,
+    /// The same of the values.
+    pub v_scales: Option<Tensor<B>>,
+}
+
+impl<B: Backend> KvLayer<B> {
+    /// Zeroed pages with room for `heads_tokens = nkv * page_size` vectors of width `d` each. Fails on an element
+    /// type that no cache has.
+    pub fn new(b: &B, dtype: DType, pages: usize, heads_tokens: usize, d: usize) -> Result<KvLayer<B>> {
+        let scaled = kv_scale_bytes(dtype)? > 0;
+        let rows = || b.alloc(dtype, pages, heads_tokens * d);
+        let scales = || scaled.then(|| b.alloc(DType::F32, pages, heads_tokens)).transpose();
+        Ok(KvLayer { k: rows()?, v: rows()?, k_scales: scales()?, v_scales: scales()? })
+    }
+
+    /// All tensors of the layer, each with a row for each page.
+    pub fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor<B>> {
+        [&mut self.k, &mut self.v].into_iter().chain(&mut self.k_scales).chain(&mut self.v_scales)
+    }
+}
+
+/// Bytes of the scale that a cache of this type keeps for each token and head: 0 for F32 and BF16, 4 for I8 and
+/// F8E4M3; other types hold no keys.
+pub fn kv_scale_bytes(dtype: DType) -> Result<usize> {
+    match dtype {
+        DType::F32 | DType::BF16 => Ok(0),
+        DType::I8 | DType::F8E4M3 => Ok(DType::F32.size()),
+        other => Err(Error::dtype(format!("a KV cache is of F32, BF16, I8 or F8_E4M3, not of {other}"))),
+    }
 }
 
 /// How float products are computed. Weights are never rounded further than they are stored.
@@ -67,6 +101,26 @@ pub struct LinearPart {
     pub scales: Option<Vec<f32>>,
     /// `[n]` bias.
     pub bias: Option<Vec<f32>>,
+}
+
+impl LinearPart {
+    /// A float part with its rows rounded to the nearest codes of `kind`, as [`crate::q8::quantize_weight_row`] does.
+    pub fn quantized(&self, kind: Q8) -> Result<LinearPart> {
+        let &[n, k] = self.weight.shape() else {
+            return Err(Error::shape(format!("a weight to quantize: expected [n, k], found {:?}", self.weight)));
+        };
+        if Q8::from_dtype(self.weight.dtype()).is_some() {
+            return Err(Error::dtype(format!("a weight to quantize: expected floats, found {:?}", self.weight)));
+        }
+        let (size, bytes) = (k * self.weight.dtype().size(), self.weight.bytes());
+        let (mut codes, mut scales, mut row) = (vec![0; n * k], vec![0.0; n], vec![0.0; k]);
+        for i in 0..n {
+            decode_f32_into(self.weight.dtype(), &bytes[i * size..][..size], &mut row);
+            scales[i] = quantize_weight_row(kind, &row, &mut codes[i * k..][..k]);
+        }
+        let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes)?;
+        Ok(LinearPart { weight, scales: Some(scales), bias: self.bias.clone() })
+    }
 }
 
 /// What a loaded linear is.
@@ -170,6 +224,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<Self::Batch>;
     /// Packs a weight made of parts with equal `k`, all float or all of one 8-bit type.
     fn load_linear(&self, parts: &[LinearPart]) -> Result<Self::Linear>;
+    /// As [`Backend::load_linear`], of float parts that are rounded to the nearest codes of `kind` on the way.
+    fn load_linear_as(&self, kind: Q8, parts: &[LinearPart]) -> Result<Self::Linear> {
+        let quantized: Vec<LinearPart> = parts.iter().map(|p| p.quantized(kind)).collect::<Result<_>>()?;
+        self.load_linear(&quantized)
+    }
     /// What a loaded linear is.
     fn linear_shape(&self, linear: &Self::Linear) -> LinearShape;
 
@@ -192,8 +251,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
         batch: &Self::Batch,
         kv: &mut KvLayer<Self>,
     ) -> Result<()>;
+    /// Zeroes these pages of every tensor of the layer.
+    fn clear_pages(&self, kv: &mut KvLayer<Self>, pages: &[u32]) -> Result<()>;
     /// Causal softmax attention of the q part of `qkv` over the pages: `out[t, nq d]`.
     /// A token's result depends on its own sequence alone, and not on how that was cut into steps.
+    /// Over a cache narrower than f32, q and the softmax's weights (times the values' scales) may be rounded to bf16;
+    /// sums are in f32.
     fn paged_attention(
         &self,
         qkv: &Tensor<Self>,

@@ -15,7 +15,8 @@ pub mod host;
 pub mod q8;
 
 pub use backend::{
-    Activation, AttentionShape, Backend, FloatMath, KvLayer, LinearPart, LinearShape, Memory, Q8Rows, RopeTable, Tensor,
+    Activation, AttentionShape, Backend, FloatMath, KvLayer, LinearPart, LinearShape, Memory, Q8Rows, RopeTable,
+    Tensor, kv_scale_bytes,
 };
 pub use batch::Batch;
 pub use dtype::DType;

@@ -18,6 +18,7 @@ mod sandbox;
 mod source;
 mod stop;
 mod tokenizer;
+mod vocabulary;
 
 pub use chat::{ChatInput, ChatTemplate, Message, RenderedChat};
 pub use detok::Detokenizer;
@@ -25,3 +26,4 @@ pub use error::{Result, TextError};
 pub use gguf::GgufVocab;
 pub use stop::{StopResult, StopStrings};
 pub use tokenizer::{SpecialText, Tokenizer};
+pub use vocabulary::TokenBytes;

@@ -1,10 +1,10 @@
 //! `planish chat`: talk to a model in the terminal; its answers appear as they are made.
-use super::generate::{EngineFlags, SamplingFlags};
-use super::print;
+use super::flags::{EngineFlags, SamplingFlags};
+use super::{open, print};
 use crate::Global;
 use anyhow::Result;
 use clap::Args;
-use planish::{Model, Pipeline};
+use planish::Model;
 use planish_text::Message;
 use std::io::{BufRead, IsTerminal};
 use std::time::Instant;
@@ -25,9 +25,9 @@ pub struct Flags {
 
 /// Runs the command until the input ends.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
+    let generation = flags.sampling.generation()?;
     let model = Model::open(&flags.model)?;
-    let pipeline = Pipeline::open(&model, &flags.engine.options(global))?;
-    let generation = flags.sampling.generation();
+    let pipeline = open(global, &model, &flags.engine.options(global))?;
     let terminal = std::io::stdin().is_terminal();
     let system = flags.system.iter().map(|text| message("system", text));
     let mut messages: Vec<Message> = system.clone().collect();
@@ -49,13 +49,13 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
             text => {
                 messages.push(message("user", text));
                 let start = Instant::now();
-                let answering = pipeline.stream(pipeline.encode_chat(&messages)?, &generation)?;
                 let mut broken = None;
-                let answer = answering.finish(|piece| {
+                let answers = pipeline.stream(pipeline.encode_chat(&messages)?, &generation, |_, piece| {
                     if let Err(e) = print(piece) {
                         broken = Some(e);
                     }
                 })?;
+                let answer = &answers[0];
                 if let Some(e) = broken {
                     return Err(e);
                 }

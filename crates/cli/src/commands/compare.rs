@@ -1,5 +1,5 @@
 //! `planish compare`: is the quantized model still the same?
-use super::generate::EngineFlags;
+use super::flags::EngineFlags;
 use super::quantize::report_beside;
 use super::{bar, check_device, print, print_json};
 use crate::Global;

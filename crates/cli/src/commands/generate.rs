@@ -1,106 +1,14 @@
 //! `planish generate`: offline answers, many prompts in one batch.
-use super::{print, print_json};
+use super::flags::{self, EngineFlags, SamplingFlags};
+use super::{open, print, print_json};
 use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
-use planish::{Answer, Generation, Model, Pipeline, PipelineOptions};
-use planish_engine::{EngineOptions, Sampling};
-use planish_tensor::DType;
+use planish::{Answer, Generation, Model, Pipeline};
+use planish_engine::TokenLogprobs;
 use planish_text::Message;
 use serde_json::{Value, json};
 use std::time::Instant;
-
-/// Flags of the engine, shared by the commands that run a model.
-#[derive(Args, Clone, Default)]
-pub struct EngineFlags {
-    /// Longest sequence, prompt and answer together (default: what the model was made for)
-    #[arg(long)]
-    pub max_model_len: Option<usize>,
-    /// Sequences that run at once
-    #[arg(long)]
-    pub max_batch: Option<usize>,
-    /// Bytes for keys and values (default: a share of the free memory)
-    #[arg(long)]
-    pub kv_cache_memory: Option<u64>,
-    /// Element type of keys and values
-    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16"])]
-    pub kv_dtype: String,
-}
-
-impl EngineFlags {
-    /// The pipeline's options.
-    pub fn options(&self, global: &Global) -> PipelineOptions {
-        let kv_dtype = match self.kv_dtype.as_str() {
-            "f32" => Some(DType::F32),
-            "bf16" => Some(DType::BF16),
-            _ => None,
-        };
-        PipelineOptions {
-            device: Some(global.device.clone()),
-            threads: global.threads,
-            engine: EngineOptions {
-                max_model_len: self.max_model_len,
-                max_batch: self.max_batch,
-                kv_cache_memory: self.kv_cache_memory,
-                kv_dtype,
-                ..EngineOptions::default()
-            },
-        }
-    }
-}
-
-/// How answers are made, shared by generate and chat.
-#[derive(Args, Clone)]
-pub struct SamplingFlags {
-    /// Most tokens to generate
-    #[arg(long, default_value_t = 256)]
-    pub max_new_tokens: usize,
-    /// 0 takes the likeliest token always
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
-    pub temperature: f32,
-    /// Keep this many of the likeliest tokens (0: all)
-    #[arg(long, default_value_t = 0)]
-    pub top_k: usize,
-    /// Keep the likeliest tokens up to this probability
-    #[arg(long, default_value_t = 1.0)]
-    pub top_p: f32,
-    /// Keep tokens at least this probable, relative to the likeliest
-    #[arg(long, default_value_t = 0.0)]
-    pub min_p: f32,
-    /// Push tokens that were seen down by this factor
-    #[arg(long, default_value_t = 1.0)]
-    pub repetition_penalty: f32,
-    /// Seed of the sampling
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Text that ends an answer (repeatable)
-    #[arg(long)]
-    pub stop: Vec<String>,
-    /// Go on after the end-of-text token
-    #[arg(long)]
-    pub ignore_eos: bool,
-}
-
-impl SamplingFlags {
-    /// The generation they ask for.
-    pub fn generation(&self) -> Generation {
-        Generation {
-            max_new_tokens: self.max_new_tokens,
-            sampling: Sampling {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
-                seed: self.seed,
-                ..Sampling::default()
-            },
-            stop: self.stop.clone(),
-            ignore_eos: self.ignore_eos,
-            logprobs: None,
-        }
-    }
-}
 
 /// Flags of the command.
 #[derive(Args)]
@@ -117,8 +25,14 @@ pub struct Flags {
     #[arg(long)]
     chat: bool,
     /// Report the log-probabilities of this many of the likeliest tokens
-    #[arg(long)]
+    #[arg(long, value_name = "TOP")]
     logprobs: Option<usize>,
+    /// The same for every token of the prompt but the first
+    #[arg(long, value_name = "TOP")]
+    prompt_logprobs: Option<usize>,
+    /// Answers to each prompt; they share its keys and values, and answer i draws with seed + i
+    #[arg(long, default_value_t = 1, value_parser = flags::parse_n)]
+    n: usize,
     #[command(flatten)]
     sampling: SamplingFlags,
     #[command(flatten)]
@@ -130,24 +44,29 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     if flags.prompt.is_empty() && flags.input_ids.is_empty() {
         bail!("--prompt: expected at least one prompt (or --input-ids), found none");
     }
+    let sampled = flags.sampling.generation()?;
     let model = Model::open(&flags.model)?;
-    let pipeline = Pipeline::open(&model, &flags.engine.options(global))?;
+    let pipeline = open(global, &model, &flags.engine.options(global))?;
     let mut texts: Vec<Value> = flags.prompt.iter().map(|p| p.clone().into()).collect();
     let mut prompts = flags.prompt.iter().map(|p| encode(&pipeline, p, flags.chat)).collect::<Result<Vec<_>>>()?;
     for ids in &flags.input_ids {
         prompts.push(parse_ids(ids)?);
         texts.push(ids.clone().into());
     }
-    let generation = Generation { logprobs: flags.logprobs, ..flags.sampling.generation() };
+    let generation =
+        Generation { n: flags.n, logprobs: flags.logprobs, prompt_logprobs: flags.prompt_logprobs, ..sampled };
     let start = Instant::now();
     let answers = pipeline.generate(prompts, &generation)?;
     let seconds = start.elapsed().as_secs_f64();
     if global.json {
-        return print_json(&document(&texts, &answers, seconds));
+        return print_json(&document(&texts, &answers, flags.n, seconds));
     }
-    for (prompt, answer) in texts.iter().zip(&answers) {
-        let prompt = prompt.as_str().unwrap_or_default();
-        print(&format!("> {prompt}\n{}\n\n", answer.text.trim()))?;
+    for (prompt, answers) in texts.iter().zip(answers.chunks(flags.n)) {
+        print(&format!("> {}\n", prompt.as_str().unwrap_or_default()))?;
+        for answer in answers {
+            let number = if flags.n > 1 { format!("[{}] ", answer.choice) } else { String::new() };
+            print(&format!("{number}{}\n\n", answer.text.trim()))?;
+        }
     }
     Ok(())
 }
@@ -164,20 +83,22 @@ fn parse_ids(text: &str) -> Result<Vec<u32>> {
     words.map(|w| w.parse().map_err(|_| anyhow::anyhow!("--input-ids: expected token ids, found {w:?}"))).collect()
 }
 
-fn document(texts: &[Value], answers: &[Answer], seconds: f64) -> Value {
-    let results: Vec<Value> = texts.iter().zip(answers).map(|(t, a)| result(t, a)).collect();
-    let count = |f: fn(&Answer) -> usize| answers.iter().map(f).sum::<usize>();
+fn document(texts: &[Value], answers: &[Answer], n: usize, seconds: f64) -> Value {
+    let of_prompt = texts.iter().zip(answers.chunks(n));
+    let results: Vec<Value> =
+        of_prompt.clone().flat_map(|(text, all)| all.iter().map(move |a| result(text, a, n))).collect();
     json!({
         "results": results,
         "usage": {
-            "prompt_tokens": count(|a| a.prompt_token_ids.len()),
-            "completion_tokens": count(|a| a.token_ids.len()),
+            // The answers to one prompt share it: it is read once.
+            "prompt_tokens": of_prompt.map(|(_, all)| all[0].prompt_token_ids.len()).sum::<usize>(),
+            "completion_tokens": answers.iter().map(|a| a.token_ids.len()).sum::<usize>(),
         },
         "seconds": seconds,
     })
 }
 
-fn result(prompt: &Value, answer: &Answer) -> Value {
+fn result(prompt: &Value, answer: &Answer, n: usize) -> Value {
     let mut out = json!({
         "prompt": prompt,
         "text": answer.text,
@@ -185,12 +106,22 @@ fn result(prompt: &Value, answer: &Answer) -> Value {
         "prompt_token_ids": answer.prompt_token_ids,
         "finish_reason": answer.finish_reason.name(),
     });
+    if n > 1 {
+        out["choice"] = answer.choice.into();
+    }
     if !answer.logprobs.is_empty() {
-        let each = answer.logprobs.iter().zip(&answer.token_ids).map(|(l, id)| {
-            let top: Vec<Value> = l.top.iter().map(|(id, p)| json!({"id": id, "logprob": p})).collect();
-            json!({"id": id, "logprob": l.chosen, "top": top})
-        });
-        out["logprobs"] = each.collect();
+        out["logprobs"] = logprobs(&answer.token_ids, &answer.logprobs);
+    }
+    if !answer.prompt_logprobs.is_empty() {
+        out["prompt_logprobs"] = logprobs(&answer.prompt_token_ids[1..], &answer.prompt_logprobs);
     }
     out
+}
+
+fn logprobs(ids: &[u32], each: &[TokenLogprobs]) -> Value {
+    let of_token = |(l, id): (&TokenLogprobs, &u32)| {
+        let top: Vec<Value> = l.top.iter().map(|(id, p)| json!({"id": id, "logprob": p})).collect();
+        json!({"id": id, "logprob": l.chosen, "top": top})
+    };
+    each.iter().zip(ids).map(of_token).collect()
 }

@@ -4,12 +4,16 @@ pub mod chat;
 pub mod check_env;
 pub mod compare;
 mod finite;
+mod flags;
 pub mod generate;
 pub mod inspect;
 pub mod quantize;
+mod structure;
 mod usage;
 
+use crate::Global;
 use anyhow::{Result, bail};
+use planish::{Model, Pipeline, PipelineOptions};
 use planish_devices::{Work, with_device};
 use planish_tensor::Backend;
 use std::io::Write;
@@ -25,6 +29,15 @@ pub fn print(text: &str) -> Result<()> {
 /// Prints a JSON document.
 pub fn print_json(value: &serde_json::Value) -> Result<()> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Loads a model and says what came out smaller than one might expect.
+pub fn open(global: &Global, model: &Model, options: &PipelineOptions) -> Result<Pipeline> {
+    let pipeline = Pipeline::open(model, options)?;
+    if global.talks() {
+        pipeline.handle().info().notes.iter().for_each(|note| eprintln!("note: {note}"));
+    }
+    Ok(pipeline)
 }
 
 /// A progress bar on stderr, hidden where nobody looks.

@@ -3,6 +3,10 @@
 //! Within a segment, the softmax is carried from block to block (Milakov and Gimelshein 2018, Dao et al. 2022);
 //! segments start afresh and are merged in order, so that they may be computed anywhere.
 //! Scores are chains of fused multiply-adds over the head's channels, outputs over the keys, in ascending order.
+#[cfg(target_arch = "x86_64")]
+mod arena;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod scratch;
@@ -11,14 +15,18 @@ mod segment;
 #[cfg(target_arch = "x86_64")]
 mod softmax;
 #[cfg(target_arch = "x86_64")]
+mod split;
+#[cfg(target_arch = "x86_64")]
 mod tile;
 
-pub use scalar::paged_attention_scalar;
-
 use crate::isa::Isa;
+use crate::rowwise::{Q8SliceMut, quantize_rows};
 use crate::threads::Threads;
+use crate::vector::Shared;
 use half::bf16;
-use planish_tensor::{Batch, backend::AttentionShape};
+use planish_tensor::{Batch, Q8, backend::AttentionShape};
+#[cfg(target_arch = "x86_64")]
+use segment::Floats;
 use std::ops::Range;
 
 /// Keys of a block.
@@ -36,6 +44,15 @@ pub enum KvSlice<'a> {
     F32(&'a [f32]),
     /// Rounded to nearest even.
     Bf16(&'a [bf16]),
+    /// Codes, and a scale for each token and head.
+    Q8 {
+        /// [`Q8::Int8`] or [`Q8::E4M3`].
+        kind: Q8,
+        /// Codes.
+        codes: &'a [u8],
+        /// Pages of `[nkv, page_size]`.
+        scales: &'a [f32],
+    },
 }
 
 /// Keys or values of one layer, writable.
@@ -44,6 +61,15 @@ pub enum KvSliceMut<'a> {
     F32(&'a mut [f32]),
     /// Rounded to nearest even.
     Bf16(&'a mut [bf16]),
+    /// Codes, and a scale for each token and head.
+    Q8 {
+        /// [`Q8::Int8`] or [`Q8::E4M3`].
+        kind: Q8,
+        /// Codes.
+        codes: &'a mut [u8],
+        /// Pages of `[nkv, page_size]`.
+        scales: &'a mut [f32],
+    },
 }
 
 impl KvSliceMut<'_> {
@@ -52,77 +78,147 @@ impl KvSliceMut<'_> {
         match self {
             KvSliceMut::F32(s) => KvSlice::F32(s),
             KvSliceMut::Bf16(s) => KvSlice::Bf16(s),
+            KvSliceMut::Q8 { kind, codes, scales } => KvSlice::Q8 { kind: *kind, codes, scales },
         }
     }
 }
 
 /// The operands of one call.
 #[derive(Clone, Copy)]
-pub(crate) struct Operands<'a> {
+pub struct Operands<'a> {
+    /// `[t, (nq + 2 nkv) d]`, of which the q part is read.
     pub qkv: &'a [f32],
+    /// Sizes and rules.
     pub shape: &'a AttentionShape,
+    /// The step.
     pub batch: &'a Batch,
+    /// The layer's keys.
     pub k: KvSlice<'a>,
+    /// The layer's values, stored as the keys are.
     pub v: KvSlice<'a>,
 }
 
 impl Operands<'_> {
     /// Query heads that share a key head.
-    pub fn group(&self) -> usize {
+    fn group(&self) -> usize {
         self.shape.nq / self.shape.nkv
     }
 
     /// Keys that the token in row `token` of sequence `seq` sees.
-    pub fn visible(&self, seq: usize, token: usize) -> Range<usize> {
+    fn visible(&self, seq: usize, token: usize) -> Range<usize> {
         let end = (self.batch.positions[token] as usize + 1).min(self.batch.kv_lens[seq] as usize);
         let start = self.shape.window.map_or(0, |w| end.saturating_sub(w.max(1) as usize));
         start..end
     }
 
-    /// Offset of a key (and value) in its layer.
-    pub fn key_offset(&self, seq: usize, head: usize, key: usize) -> usize {
+    /// Number of a key (and value) in its layer: `d` elements and one scale each.
+    fn vector(&self, seq: usize, head: usize, key: usize) -> usize {
         let (b, page_size) = (self.batch, self.batch.page_size);
         let page = b.page_tables[seq * b.pages_per_seq + key / page_size] as usize;
-        ((page * self.shape.nkv + head) * page_size + key % page_size) * self.shape.d
+        (page * self.shape.nkv + head) * page_size + key % page_size
     }
 
     /// The q part of one head of one token.
-    pub fn query(&self, token: usize, head: usize) -> &[f32] {
+    fn query(&self, token: usize, head: usize) -> &[f32] {
         &self.qkv[token * self.shape.qkv_width() + head * self.shape.d..][..self.shape.d]
     }
 }
 
-/// Attends with the q part of `qkv` `[t, (nq + 2 nkv) d]` to the pages of each sequence: `out` `[t, nq d]`.
-/// The new tokens' k and v must be in the pages already; `batch` must be valid for them.
-pub fn paged_attention(
-    threads: &Threads,
-    isa: Isa,
-    qkv: &[f32],
-    shape: &AttentionShape,
-    batch: &Batch,
-    k: KvSlice<'_>,
-    v: KvSlice<'_>,
-    out: &mut [f32],
-) {
-    let t = batch.t();
-    assert_eq!(qkv.len(), t * shape.qkv_width(), "paged_attention: qkv is [t, (nq + 2 nkv) d]");
-    assert_eq!(out.len(), t * shape.nq * shape.d, "paged_attention: out is [t, nq d]");
-    assert!(isa.runs_here(), "this machine has no {}", isa.name());
-    let operands = Operands { qkv, shape, batch, k, v };
-    #[cfg(target_arch = "x86_64")]
-    {
-        use crate::vector::{Avx2, Avx512};
-        // SAFETY: the family runs here, as asserted.
-        unsafe {
-            match isa {
-                Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => return segment::run::<Avx512>(threads, operands, out),
-                Isa::Avx2 | Isa::AvxVnni => return segment::run::<Avx2>(threads, operands, out),
-                Isa::Scalar | Isa::Neon => {}
+/// Where a call's outputs go once more, quantized by token.
+pub struct Quantized<'a> {
+    kind: Q8,
+    codes: Shared<u8>,
+    xs: Shared<f32>,
+    /// A pool of one: rows are quantized by the thread that finishes them.
+    alone: &'a Threads,
+}
+
+impl Quantized<'_> {
+    /// Quantizes rows `tokens`, which are `x`, of this width.
+    ///
+    /// # Safety
+    /// Nobody else writes these rows, and there are such.
+    unsafe fn rows(&self, isa: Isa, tokens: Range<usize>, x: &[f32], width: usize) {
+        // SAFETY: the caller's contract.
+        let out = unsafe {
+            Q8SliceMut {
+                codes: std::slice::from_raw_parts_mut(self.codes.at(tokens.start * width), x.len()),
+                xs: std::slice::from_raw_parts_mut(self.xs.at(tokens.start), tokens.len()),
             }
+        };
+        quantize_rows(self.alone, isa, self.kind, x, width, out);
+    }
+}
+
+/// The memory that calls of attention use again and again.
+pub struct Attention {
+    #[cfg(target_arch = "x86_64")]
+    arena: arena::Arena,
+    alone: Threads,
+}
+
+impl Default for Attention {
+    fn default() -> Self {
+        Attention {
+            #[cfg(target_arch = "x86_64")]
+            arena: arena::Arena::default(),
+            alone: Threads::new(1),
         }
     }
-    let _ = isa;
-    scalar::run(threads, operands, out);
+}
+
+impl Attention {
+    /// Attends with the q part of `qkv` to the pages of each sequence: `out` `[t, nq d]`.
+    /// The new tokens' k and v must be in the pages already; the batch must be valid for them.
+    pub fn attend(&self, threads: &Threads, isa: Isa, operands: Operands<'_>, out: &mut [f32]) {
+        self.run(threads, isa, operands, out, None);
+    }
+
+    /// As [`Attention::attend`], with the rows of `out` quantized into `codes` as soon as they are complete.
+    pub fn attend_quantize(
+        &self,
+        threads: &Threads,
+        isa: Isa,
+        operands: Operands<'_>,
+        out: &mut [f32],
+        kind: Q8,
+        to: Q8SliceMut<'_>,
+    ) {
+        let fits = to.codes.len() == out.len() && to.xs.len() == operands.batch.t();
+        assert!(fits, "paged_attention: codes are [t, nq d], their scales [t]");
+        let (codes, xs) = (Shared(to.codes.as_mut_ptr()), Shared(to.xs.as_mut_ptr()));
+        self.run(threads, isa, operands, out, Some(Quantized { kind, codes, xs, alone: &self.alone }));
+    }
+
+    fn run(&self, threads: &Threads, isa: Isa, o: Operands<'_>, out: &mut [f32], quantized: Option<Quantized<'_>>) {
+        let t = o.batch.t();
+        assert_eq!(o.qkv.len(), t * o.shape.qkv_width(), "paged_attention: qkv is [t, (nq + 2 nkv) d]");
+        assert_eq!(out.len(), t * o.shape.nq * o.shape.d, "paged_attention: out is [t, nq d]");
+        assert!(isa.runs_here(), "this machine has no {}", isa.name());
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::vector::{Avx2, Avx512};
+            let (arena, narrow) = (&self.arena, !matches!((o.k, o.v), (KvSlice::F32(_), _) | (_, KvSlice::F32(_))));
+            // SAFETY: the family runs here, as asserted, and the sizes are checked.
+            unsafe {
+                match isa {
+                    _ if narrow && isa.has_fast_bf16_dots() => {
+                        return split::run::<pairs::Pairs>(threads, isa, o, arena, out, quantized);
+                    }
+                    Isa::Scalar | Isa::Neon => {}
+                    Isa::Avx2 | Isa::AvxVnni => {
+                        return split::run::<Floats<Avx2>>(threads, isa, o, arena, out, quantized);
+                    }
+                    _ => return split::run::<Floats<Avx512>>(threads, isa, o, arena, out, quantized),
+                }
+            }
+        }
+        scalar::run(threads, o, out);
+        if let Some(to) = quantized {
+            // SAFETY: all rows, of which there are as many.
+            unsafe { to.rows(isa, 0..t, out, o.shape.nq * o.shape.d) };
+        }
+    }
 }
 
 #[cfg(test)]

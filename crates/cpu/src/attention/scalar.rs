@@ -1,22 +1,8 @@
 //! The definition of attention in plain loops: the same blocks, segments and orders as the vector engine.
-use super::{KEYS, KvSlice, KvSlice::*, Operands, SEGMENT};
+use super::{KEYS, KvSlice, Operands, SEGMENT};
 use crate::exp::{EXP_HIGH, EXP_LOW, LN2_HIGH, LN2_LOW, P};
 use crate::threads::Threads;
 use crate::vector::Shared;
-use planish_tensor::{Batch, backend::AttentionShape};
-
-/// As [`super::paged_attention`], in plain loops.
-pub fn paged_attention_scalar(
-    threads: &Threads,
-    qkv: &[f32],
-    shape: &AttentionShape,
-    batch: &Batch,
-    k: KvSlice<'_>,
-    v: KvSlice<'_>,
-    out: &mut [f32],
-) {
-    super::paged_attention(threads, crate::isa::Isa::Scalar, qkv, shape, batch, k, v, out)
-}
 
 /// One task for each token.
 pub(super) fn run(threads: &Threads, o: Operands<'_>, out: &mut [f32]) {
@@ -64,10 +50,11 @@ fn attend(o: &Operands<'_>, seq: usize, token: usize, head: usize, out: &mut [f3
         for block in first / KEYS..end.div_ceil(KEYS) {
             let keys = (block * KEYS).max(first)..((block + 1) * KEYS).min(end);
             let mut scores = [f32::NEG_INFINITY; KEYS];
-            let at = |key| o.key_offset(seq, head / o.group(), key);
+            let vector = |key| o.vector(seq, head / o.group(), key);
             for key in keys.clone() {
-                let dot = (0..d).fold(0.0f32, |y, i| q[i].mul_add(element(o.k, at(key) + i), y));
-                let score = dot * o.shape.scale;
+                let at = vector(key);
+                let dot = (0..d).fold(0.0f32, |y, i| q[i].mul_add(element(o.k, at * d + i), y));
+                let score = dot * (scale(o.k, at) * o.shape.scale);
                 scores[key % KEYS] = o.shape.softcap.map_or(score, |cap| tanh(score / cap) * cap);
             }
             let m = larger(part.m, scores.iter().fold(f32::NEG_INFINITY, |a, &b| larger(a, b)));
@@ -76,7 +63,8 @@ fn attend(o: &Operands<'_>, seq: usize, token: usize, head: usize, out: &mut [f3
             part.l = part.l.mul_add(factor, sum(&p));
             part.m = m;
             for (c, o_c) in part.o.iter_mut().enumerate() {
-                let add = |y: f32, key: usize| p[key % KEYS].mul_add(element(o.v, at(key) + c), y);
+                let weight = |key: usize| p[key % KEYS] * scale(o.v, vector(key));
+                let add = |y: f32, key: usize| weight(key).mul_add(element(o.v, vector(key) * d + c), y);
                 *o_c = keys.clone().fold(*o_c * factor, add);
             }
         }
@@ -87,9 +75,15 @@ fn attend(o: &Operands<'_>, seq: usize, token: usize, head: usize, out: &mut [f3
 
 fn element(from: KvSlice<'_>, i: usize) -> f32 {
     match from {
-        F32(x) => x[i],
-        Bf16(x) => x[i].to_f32(),
+        KvSlice::F32(x) => x[i],
+        KvSlice::Bf16(x) => x[i].to_f32(),
+        KvSlice::Q8 { kind, codes, .. } => kind.decode(codes[i]),
     }
+}
+
+/// What the elements of a vector are multiplied with.
+fn scale(from: KvSlice<'_>, vector: usize) -> f32 {
+    if let KvSlice::Q8 { scales, .. } = from { scales[vector] } else { 1.0 }
 }
 
 /// The larger; `b` if either is NaN.

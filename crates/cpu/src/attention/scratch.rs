@@ -1,67 +1,81 @@
 //! Memory of one thread at work, and the layout of a state: what query rows know after some keys.
+use super::arena::{Arena, Lease};
 use super::softmax::Row;
 use super::tile::MOST_ROWS;
-use super::{KEYS, Operands, QUERY_ROWS};
-use crate::buffer::Aligned;
+use super::{KEYS, Operands};
 use crate::vector::Vector;
 use std::ops::Range;
 
 /// One thread's memory.
-pub(super) struct Scratch {
-    memory: Aligned,
+pub(super) struct Scratch<'a> {
+    memory: Lease<'a>,
     /// Width of a row of outputs: d padded to whole registers.
     pub width: usize,
+    /// d padded to whole registers of bytes: the pitch of rows of pairs.
+    pub pitch: usize,
     rows: usize,
+    /// Bytes of the block's keys and values, where they are used as they lie.
     pub k_rows: [*const f32; KEYS],
     pub v_rows: [*const f32; KEYS],
+    /// Factors on the scores of the block's keys.
+    pub factors: [f32; KEYS],
+    /// Scales of the block's values, if they are codes.
+    pub v_scales: [f32; KEYS],
     /// Keys that each row sees.
     pub visible: Vec<Range<usize>>,
 }
 
-impl Scratch {
-    pub fn new<V: Vector>(o: &Operands<'_>) -> Self {
-        let width = o.shape.d.next_multiple_of(V::LANES);
-        let rows = (QUERY_ROWS / o.group()).max(1) * o.group();
-        let floats = width + 3 * KEYS * width + MOST_ROWS * KEYS + 2 * rows * (width + 2);
+impl<'a> Scratch<'a> {
+    /// For items of up to `rows` query rows.
+    pub fn new<V: Vector>(o: &Operands<'_>, rows: usize, arena: &'a Arena) -> Self {
+        let (width, pitch) = (o.shape.d.next_multiple_of(V::LANES), o.shape.d.next_multiple_of(64));
+        let floats = pitch + 3 * KEYS * pitch + 2 * MOST_ROWS * KEYS + rows * pitch + 2 * rows * (width + 2);
         let null = [std::ptr::null(); KEYS];
-        Scratch {
-            memory: Aligned::zeroed(floats * 4),
+        let mut scratch = Scratch {
+            memory: arena.lease(floats),
             width,
+            pitch,
             rows,
             k_rows: null,
             v_rows: null,
+            factors: [o.shape.scale; KEYS],
+            v_scales: [1.0; KEYS],
             visible: Vec::with_capacity(rows),
-        }
+        };
+        // SAFETY: the first `pitch` floats of the lease.
+        unsafe { std::slice::from_raw_parts_mut(scratch.zeros(), pitch) }.fill(0.0);
+        scratch
     }
 
-    fn at(&mut self, i: usize) -> *mut f32 {
-        self.memory.bytes_mut().as_mut_ptr().cast::<f32>().wrapping_add(i)
-    }
-
-    /// Zeros, `[width]`.
+    /// Zeros, `[pitch]`.
     pub fn zeros(&mut self) -> *mut f32 {
-        self.at(0)
+        self.memory.at(0)
     }
 
-    /// The block's keys `[d, KEYS]`.
+    /// The block's keys `[d, KEYS]`, or `[pitch / 2, KEYS]` pairs of channels.
     pub fn kt(&mut self) -> *mut f32 {
-        self.at(self.width)
+        self.memory.at(self.pitch)
     }
 
-    /// Widened keys (0) and values (1) of a block, `[KEYS, width]`.
+    /// Widened keys (0) and values (1) of a block, `[KEYS, width]`; or values as `[KEYS / 2, pitch]` pairs of keys.
     pub fn wide(&mut self, which: usize) -> *mut f32 {
-        self.at(self.width + (1 + which) * KEYS * self.width)
+        self.memory.at(self.pitch + (1 + which) * KEYS * self.pitch)
     }
 
-    /// Scores of a tile, `[MOST_ROWS, KEYS]`.
-    pub fn scores(&mut self) -> *mut f32 {
-        self.at(self.width + 3 * KEYS * self.width)
+    /// Scores of a tile (0), `[MOST_ROWS, KEYS]`, and their weights in pairs (1).
+    pub fn scores(&mut self, which: usize) -> *mut f32 {
+        self.memory.at(self.pitch + 3 * KEYS * self.pitch + which * MOST_ROWS * KEYS)
+    }
+
+    /// The item's queries as pairs, `[rows, pitch / 2]`.
+    pub fn queries(&mut self) -> *mut f32 {
+        self.memory.at(self.pitch + 3 * KEYS * self.pitch + 2 * MOST_ROWS * KEYS)
     }
 
     /// State of the segment (0) and of all segments so far (1).
     pub fn state(&mut self, which: usize) -> *mut f32 {
-        let size = self.rows * (self.width + 2);
-        self.at(self.width + 3 * KEYS * self.width + MOST_ROWS * KEYS + which * size)
+        let before = self.pitch + 3 * KEYS * self.pitch + 2 * MOST_ROWS * KEYS + self.rows * self.pitch;
+        self.memory.at(before + which * self.rows * (self.width + 2))
     }
 }
 

@@ -2,6 +2,66 @@
 use super::*;
 use crate::gemm_float::tests::floats;
 
+/// How a cache holds its keys and values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kept {
+    F32,
+    Bf16,
+    Codes(Q8),
+}
+
+impl Kept {
+    const ALL: [Kept; 4] = [Kept::F32, Kept::Bf16, Kept::Codes(Q8::Int8), Kept::Codes(Q8::E4M3)];
+
+    /// What is kept of a vector: codes, bf16 and values; and the scale.
+    fn keep(self, x: &[f32], codes: &mut [u8], halves: &mut [bf16], values: &mut [f32]) -> f32 {
+        halves.iter_mut().zip(x).for_each(|(h, &x)| *h = bf16::from_f32(x));
+        values.copy_from_slice(x);
+        match self {
+            Kept::F32 => 1.0,
+            Kept::Bf16 => {
+                values.iter_mut().zip(halves).for_each(|(v, h)| *v = h.to_f32());
+                1.0
+            }
+            Kept::Codes(kind) => {
+                let scale = planish_tensor::q8::quantize_activation_row(kind, x, codes);
+                values.iter_mut().zip(codes).for_each(|(v, &mut c)| *v = kind.decode(c) * scale);
+                scale
+            }
+        }
+    }
+}
+
+/// Keys or values in every form.
+struct Layer {
+    codes: Vec<u8>,
+    halves: Vec<bf16>,
+    values: Vec<f32>,
+    scales: Vec<f32>,
+}
+
+impl Layer {
+    fn new(kept: Kept, x: &[f32], d: usize) -> Self {
+        let n = x.len();
+        let mut layer =
+            Layer { codes: vec![0; n], halves: vec![bf16::ZERO; n], values: vec![0.0; n], scales: vec![0.0; n / d] };
+        for (i, x) in x.chunks_exact(d).enumerate() {
+            let at = i * d..(i + 1) * d;
+            let Layer { codes, halves, values, scales } = &mut layer;
+            scales[i] = kept.keep(x, &mut codes[at.clone()], &mut halves[at.clone()], &mut values[at]);
+        }
+        layer
+    }
+
+    fn slice(&self, kept: Kept) -> KvSlice<'_> {
+        match kept {
+            Kept::F32 => KvSlice::F32(&self.values),
+            Kept::Bf16 => KvSlice::Bf16(&self.halves),
+            Kept::Codes(kind) => KvSlice::Q8 { kind, codes: &self.codes, scales: &self.scales },
+        }
+    }
+}
+
 /// A layer's pages with the keys and values of some sequences at shuffled places, and all queries.
 struct Case {
     shape: AttentionShape,
@@ -42,7 +102,7 @@ impl Case {
     }
 
     /// Attends with tokens `ranges[i]` of sequence i, of which all keys are in the pages already.
-    fn run(&self, pool: &Threads, isa: Isa, ranges: &[Range<usize>], bf: bool) -> Vec<f32> {
+    fn run(&self, pool: &Threads, isa: Isa, ranges: &[Range<usize>], kept: Kept) -> Vec<f32> {
         let mut batch = Batch { page_size: self.page_size, query_starts: vec![0], ..Batch::default() };
         batch.pages_per_seq = self.tables.iter().map(Vec::len).max().unwrap();
         let mut qkv = Vec::new();
@@ -58,51 +118,74 @@ impl Case {
         }
         batch.slots = vec![0; batch.t()];
         let mut out = vec![f32::NAN; batch.t() * self.shape.nq * self.shape.d];
-        let round = |x: &[f32]| x.iter().map(|&x| bf16::from_f32(x)).collect::<Vec<_>>();
-        let (kb, vb) = (round(&self.k), round(&self.v));
-        let (k, v) =
-            if bf { (KvSlice::Bf16(&kb), KvSlice::Bf16(&vb)) } else { (KvSlice::F32(&self.k), KvSlice::F32(&self.v)) };
-        paged_attention(pool, isa, &qkv, &self.shape, &batch, k, v, &mut out);
+        let (k, v) = (Layer::new(kept, &self.k, self.shape.d), Layer::new(kept, &self.v, self.shape.d));
+        let operands = Operands { qkv: &qkv, shape: &self.shape, batch: &batch, k: k.slice(kept), v: v.slice(kept) };
+        let attention = Attention::default();
+        attention.attend(pool, isa, operands, &mut out);
+        self.check_quantized(pool, isa, &attention, operands, &out);
         out
     }
 
-    /// The plain softmax in f64 of token `p` of sequence `seq`, head `head`; and the size of its terms by channel.
-    fn exact(&self, seq: usize, p: usize, head: usize, bf: bool) -> Vec<(f64, f64)> {
+    /// The fused quantization is what quantizing the rows gives.
+    fn check_quantized(&self, pool: &Threads, isa: Isa, attention: &Attention, o: Operands<'_>, expected: &[f32]) {
+        let (width, t) = (self.shape.nq * self.shape.d, o.batch.t());
+        let mut out = vec![f32::NAN; expected.len()];
+        let (mut codes, mut xs, kind) = (vec![9; out.len()], vec![9.0; t], Q8::ALL[t % 3]);
+        let to = Q8SliceMut { codes: &mut codes, xs: &mut xs };
+        attention.attend_quantize(pool, isa, o, &mut out, kind, to);
+        assert_eq!(bits(&out), bits(expected), "{isa:?}");
+        let mut row = vec![0; width];
+        for (i, x) in expected.chunks_exact(width).enumerate() {
+            let scale = planish_tensor::q8::quantize_activation_row(kind, x, &mut row);
+            assert_eq!((scale.to_bits(), &row[..]), (xs[i].to_bits(), &codes[i * width..][..width]), "{isa:?} row {i}");
+        }
+    }
+
+    /// The plain softmax in f64 of token `p` of sequence `seq`, head `head`; and by channel what it may be off by if
+    /// f32 arithmetic is off by `tight`, and queries and weights by the share `loose`.
+    fn exact(&self, (seq, p, head): (usize, usize, usize), kept: Kept, tight: f64, loose: f64) -> Vec<(f64, f64)> {
         let s = &self.shape;
-        let round = |x: f32| if bf { bf16::from_f32(x).to_f64() } else { x as f64 };
         let at = |p: usize, h: usize| &self.qkv[seq][p * s.qkv_width() + h * s.d..][..s.d];
+        let kept_at = |p: usize, h: usize| Layer::new(kept, at(p, h), s.d).values;
         let first = s.window.map_or(0, |w| (p + 1).saturating_sub(w as usize));
         let kv_head = head / (s.nq / s.nkv);
+        let mut slack = 0.0f64;
         let scores: Vec<f64> = (first..=p)
             .map(|j| {
-                let dot: f64 = at(p, head).iter().zip(at(j, s.nq + kv_head)).map(|(&q, &k)| q as f64 * round(k)).sum();
-                let x = dot * s.scale as f64;
+                let key = kept_at(j, s.nq + kv_head);
+                let terms = at(p, head).iter().zip(&key).map(|(&q, &k)| q as f64 * k as f64 * s.scale as f64);
+                let (x, size) = terms.fold((0.0, 0.0), |(x, size), term| (x + term, size + term.abs()));
+                slack = slack.max(2.0 * loose * size);
                 s.softcap.map_or(x, |cap| cap as f64 * (x / cap as f64).tanh())
             })
             .collect();
         let top = scores.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
         let weights: Vec<f64> = scores.iter().map(|x| (x - top).exp()).collect();
         let sum: f64 = weights.iter().sum();
+        let values: Vec<Vec<f32>> = (first..=p).map(|j| kept_at(j, s.nq + s.nkv + kv_head)).collect();
         (0..s.d)
             .map(|c| {
-                let value = |j: usize| round(at(first + j, s.nq + s.nkv + kv_head)[c]);
-                let terms = weights.iter().enumerate().map(|(j, w)| w / sum * value(j));
-                terms.fold((0.0, 0.0), |(y, size), x| (y + x, size + x.abs()))
+                let terms = weights.iter().zip(&values).map(|(w, v)| w / sum * v[c] as f64);
+                let (y, size) = terms.fold((0.0, 0.0), |(y, size), x| (y + x, size + x.abs()));
+                (y, size * (tight + loose + slack.exp_m1()))
             })
             .collect()
     }
 
-    fn check(&self, bf: bool, tolerance: f64) {
+    fn check(&self, kept: Kept) {
         let pool = Threads::new(2);
         let whole: Vec<Range<usize>> = self.lengths.iter().map(|&n| 0..n).collect();
         for isa in Isa::available() {
-            let out = self.run(&pool, isa, &whole, bf);
+            let rounds = kept != Kept::F32 && isa.has_fast_bf16_dots();
+            let loose = if rounds { 1.01 / 512.0 } else { 0.0 };
+            let out = self.run(&pool, isa, &whole, kept);
             let mut rows = out.chunks_exact(self.shape.d);
             for (seq, &n) in self.lengths.iter().enumerate() {
                 for (p, head) in (0..n).flat_map(|p| (0..self.shape.nq).map(move |h| (p, h))) {
-                    for (&y, (exact, size)) in rows.next().unwrap().iter().zip(self.exact(seq, p, head, bf)) {
+                    let expected = self.exact((seq, p, head), kept, 2e-6, loose);
+                    for (&y, (exact, slack)) in rows.next().unwrap().iter().zip(expected) {
                         let error = (y as f64 - exact).abs();
-                        assert!(error <= tolerance * size, "{isa:?} seq {seq} token {p} head {head}: {y}, {exact}");
+                        assert!(error <= slack, "{isa:?} {kept:?} seq {seq} token {p} head {head}: {y}, {exact}");
                     }
                 }
             }
@@ -118,31 +201,34 @@ fn bits(x: &[f32]) -> Vec<u32> {
 fn near_the_plain_softmax() {
     for (nq, nkv, d) in [(1, 1, 16), (3, 1, 64), (4, 1, 80), (2, 2, 128), (6, 2, 20), (1, 1, 1), (2, 1, 256)] {
         for (page_size, length) in [(1, 66), (24, 130)] {
-            Case::new(nq, nkv, d, page_size, &[1, length]).check(false, 2e-6);
+            let case = Case::new(nq, nkv, d, page_size, &[1, length]);
+            Kept::ALL.iter().for_each(|&kept| case.check(kept));
         }
     }
 }
 
 #[test]
 fn long_sequences_windows_caps_and_bf16() {
-    Case::new(3, 1, 16, 16, &[600, 3]).check(false, 2e-6);
-    Case::new(3, 1, 16, 16, &[600, 3]).check(true, 2e-6);
+    Case::new(3, 1, 16, 16, &[600, 3]).check(Kept::F32);
+    Case::new(3, 1, 16, 16, &[600, 3]).check(Kept::Bf16);
     for window in [1, 5, 64, 100] {
         let mut case = Case::new(6, 2, 16, 16, &[150, 40]);
         case.shape.window = Some(window);
-        case.check(false, 2e-6);
+        case.check(Kept::F32);
         case.shape.softcap = Some(2.0);
-        case.check(true, 2e-6);
+        Kept::ALL.iter().for_each(|&kept| case.check(kept));
     }
     let mut case = Case::new(1, 1, 16, 16, &[700]);
     case.shape.window = Some(130);
-    case.check(false, 2e-6);
+    case.check(Kept::F32);
 }
 
 #[test]
 fn steps_batches_and_threads_do_not_change_a_bit() {
     let pools = [1, 2, 3].map(Threads::new);
-    for (nq, nkv, d, bf) in [(3, 1, 64, false), (4, 2, 80, true), (9, 3, 16, false)] {
+    for (nq, nkv, d, kept) in [(3, 1, 64, 0), (4, 2, 80, 1), (9, 3, 16, 0), (9, 3, 64, 1), (6, 2, 80, 2), (4, 1, 20, 3)]
+    {
+        let kept = Kept::ALL[kept];
         for (window, softcap) in [(None, None), (Some(70), None), (Some(530), Some(5.0))] {
             let mut case = Case::new(nq, nkv, d, 16, &[1100, 65]);
             (case.shape.window, case.shape.softcap) = (window, softcap);
@@ -151,18 +237,22 @@ fn steps_batches_and_threads_do_not_change_a_bit() {
                 if isa == Isa::Scalar && d != 16 {
                     continue;
                 }
-                let whole = case.run(&pools[1], isa, &[0..1100, 0..65], bf);
+                let whole = case.run(&pools[1], isa, &[0..1100, 0..65], kept);
                 let row = nq * d;
                 for (pool, &(from, to)) in
                     pools.iter().cycle().zip(&[(0, 1), (0, 77), (77, 512), (500, 1024), (1023, 1024), (1099, 1100)])
                 {
                     let second = to.min(65) - 1..to.min(65);
-                    let got = case.run(pool, isa, &[from..to, second.clone()], bf);
+                    let got = case.run(pool, isa, &[from..to, second.clone()], kept);
                     let expected =
                         [&whole[from * row..to * row], &whole[(1100 + second.start) * row..][..row]].concat();
-                    assert_eq!(bits(&got), bits(&expected), "{isa:?} d={d} window {window:?} tokens {from}..{to}");
+                    assert_eq!(
+                        bits(&got),
+                        bits(&expected),
+                        "{isa:?} {kept:?} d={d} window {window:?} tokens {from}..{to}"
+                    );
                     let last = [Range { start: to - 1, end: to }];
-                    let alone = case.run(pool, isa, &last, bf);
+                    let alone = case.run(pool, isa, &last, kept);
                     assert_eq!(bits(&alone), bits(&whole[(to - 1) * row..to * row]), "{isa:?} token {to} alone");
                 }
             }
@@ -175,11 +265,14 @@ fn families_agree_to_the_bit() {
     let pool = Threads::new(2);
     let mut case = Case::new(3, 1, 20, 16, &[600]);
     let all = [Range { start: 0, end: 600 }];
-    for softcap in [None, Some(3.0)] {
+    for (softcap, kept) in [None, Some(3.0)].into_iter().flat_map(|cap| Kept::ALL.map(|kept| (cap, kept))) {
         case.shape.softcap = softcap;
-        let expected = case.run(&pool, Isa::Scalar, &all, false);
+        let expected = case.run(&pool, Isa::Scalar, &all, kept);
         for isa in Isa::available() {
-            assert_eq!(bits(&case.run(&pool, isa, &all, false)), bits(&expected), "{isa:?}");
+            if kept != Kept::F32 && isa.has_fast_bf16_dots() {
+                continue;
+            }
+            assert_eq!(bits(&case.run(&pool, isa, &all, kept)), bits(&expected), "{isa:?}");
         }
     }
 }

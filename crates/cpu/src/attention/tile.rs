@@ -14,8 +14,8 @@ pub(super) struct Scores<'a> {
     /// The block's keys, `[d, KEYS]`.
     pub kt: *const f32,
     pub d: usize,
-    /// Factor on every score.
-    pub scale: f32,
+    /// Factors on the keys' scores, `[KEYS]`.
+    pub factors: *const f32,
     /// `[rows, KEYS]`.
     pub out: *mut f32,
 }
@@ -73,8 +73,8 @@ impl<V: Vector, const M: usize> Work for ScoreTile<'_, V, M> {
                 }
                 for r in 0..M {
                     for v in 0..4 {
-                        let to = t.out.add(r * KEYS + first + v * V::LANES);
-                        acc[r][v].mul(V::splat(t.scale)).store(to);
+                        let at = first + v * V::LANES;
+                        acc[r][v].mul(V::load(t.factors.add(at))).store(t.out.add(r * KEYS + at));
                     }
                 }
             }

@@ -93,7 +93,7 @@ impl Ahead {
     /// For tile `tile` of `tiles`, which all read `groups` groups of `bytes` at `w`.
     #[inline(always)]
     fn new(w: *const u8, groups: usize, bytes: usize, tiles: usize, tile: usize) -> Ahead {
-        const NEAR: usize = 4096;
+        const NEAR: usize = 8192;
         if tiles == 1 {
             return Ahead { w: w.wrapping_add(NEAR), stride: bytes, near: true };
         }

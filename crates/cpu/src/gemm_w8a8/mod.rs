@@ -122,6 +122,9 @@ struct Panel {
 const BLOCK_ROWS: usize = 256;
 /// Bytes of activations that a task takes through its panels: they stay in the second-level cache.
 const BLOCK_BYTES: usize = 1 << 19;
+/// With so many rows for each thread, a thread has rows of its own, which it also has in operations on rows: what one
+/// of them writes is then near for the next.
+const KEPT_ROWS: usize = 48;
 /// A call with fewer multiplications than this is not worth waking a thread for.
 const INLINE_WORK: usize = 150_000;
 
@@ -154,14 +157,18 @@ pub fn gemm_w8a8(threads: &Threads, x: Q8Slice<'_>, w: &PackedQ8, out: &mut [f32
             // SAFETY: as above. Tasks write disjoint parts.
             out: unsafe { out.at(rows.start * w.n) },
         };
-        match w.kind {
-            #[cfg(target_arch = "x86_64")]
-            Q8::Int8 if amx::takes(&block) => dispatch(w.isa, amx::Product(block)),
-            Q8::Int8 => dispatch(w.isa, int8::Product(block)),
-            Q8::E4M3 => dispatch(w.isa, float8::Product::<true>(block)),
-            Q8::E5M2 => dispatch(w.isa, float8::Product::<false>(block)),
-        }
+        multiply(block);
     });
+}
+
+fn multiply(block: Block<'_>) {
+    match block.w.kind {
+        #[cfg(target_arch = "x86_64")]
+        Q8::Int8 if amx::takes(&block) => dispatch(block.w.isa, amx::Product(block)),
+        Q8::Int8 => dispatch(block.w.isa, int8::Product(block)),
+        Q8::E4M3 => dispatch(block.w.isa, float8::Product::<true>(block)),
+        Q8::E5M2 => dispatch(block.w.isa, float8::Product::<false>(block)),
+    }
 }
 
 /// One task: some rows times some panels.
@@ -201,7 +208,10 @@ impl Plan {
     fn new(t: usize, w: &PackedQ8, threads: usize) -> Plan {
         let row_bytes = w.layout.kp * if w.kind == Q8::Int8 { 1 } else { size_of::<f32>() };
         let max_rows = (block_bytes(w) / row_bytes.max(1)).clamp(BLOCK_ROWS / 4, BLOCK_ROWS);
-        let (row_blocks, panels) = (t.div_ceil(max_rows), w.panels());
+        let (mut row_blocks, panels) = (t.div_ceil(max_rows), w.panels());
+        if t >= KEPT_ROWS * threads {
+            row_blocks = row_blocks.next_multiple_of(threads);
+        }
         let work = t * w.n * w.k;
         // Eight tasks a thread even out what a busy machine takes away, as long as they are not tiny.
         let tasks = if threads == 1 { 1 } else { (work / INLINE_WORK).clamp(1, 8 * threads) };

@@ -1,6 +1,6 @@
 //! Gated activations.
-use super::quantize::quantize_row;
-use super::{Q8SliceMut, RowsMut, for_vectors, row_count, split};
+use super::quantize::quantize_bounded;
+use super::{Fold, Magnitude, Q8SliceMut, RowsMut, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
@@ -66,37 +66,46 @@ impl Op for GatedQuantize<'_> {
         let f = self.codes.width;
         let mut product = vec![0f32; f];
         for r in self.rows.clone() {
-            gated_row(s, &self.gate_up[r * 2 * f..][..2 * f], self.act, &mut product);
+            let bound = gated_row(s, &self.gate_up[r * 2 * f..][..2 * f], self.act, &mut product);
             // SAFETY: each row is in one range.
             let (codes, xs) = unsafe { (self.codes.row(r), self.xs.row(r)) };
-            xs[0] = quantize_row(s, self.kind, &product, codes);
+            xs[0] = quantize_bounded(s, self.kind, &product, bound, codes);
         }
     }
 }
 
+/// Applies the gate to a row, and returns the largest magnitudes of the result as [`Magnitude`] has them.
 #[inline(always)]
-fn gated_row<S: Simd>(s: S, gate_up: &[f32], act: Activation, out: &mut [f32]) {
+fn gated_row<S: Simd>(s: S, gate_up: &[f32], act: Activation, out: &mut [f32]) -> S::I {
     match act {
-        Activation::Silu => apply(s, gate_up, out, |x| sigmoid_product(s, x, x)),
-        // x (1 + tanh(u)) / 2 = x sigmoid(2u)
-        Activation::GeluTanh => apply(s, gate_up, out, |x| {
-            let root = (8.0f64 / std::f64::consts::PI).sqrt();
-            let cubic = s.madd(s.mul(x, x), s.splat((0.044715 * root) as f32), s.splat(root as f32));
-            sigmoid_product(s, x, s.mul(x, cubic))
-        }),
+        Activation::Silu => apply::<S, false>(s, gate_up, out),
+        Activation::GeluTanh => apply::<S, true>(s, gate_up, out),
     }
+}
+
+/// SiLU, or GELU with tanh. (Not a closure: those may stay calls, with all vectors in memory.)
+#[inline(always)]
+fn activate<S: Simd, const GELU: bool>(s: S, x: S::F) -> S::F {
+    if !GELU {
+        return sigmoid_product(s, x, x);
+    }
+    // x (1 + tanh(u)) / 2 = x sigmoid(2u)
+    let root = (8.0f64 / std::f64::consts::PI).sqrt();
+    let cubic = s.madd(s.mul(x, x), s.splat((0.044715 * root) as f32), s.splat(root as f32));
+    sigmoid_product(s, x, s.mul(x, cubic))
 }
 
 /// `x / (1 + exp(-u))`.
 #[inline(always)]
 fn sigmoid_product<S: Simd>(s: S, x: S::F, u: S::F) -> S::F {
-    s.div(x, s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), u))))
+    s.mul(x, s.reciprocal(s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), u)))))
 }
 
 #[inline(always)]
-fn apply<S: Simd>(s: S, gate_up: &[f32], out: &mut [f32], act: impl Fn(S::F) -> S::F) {
+fn apply<S: Simd, const GELU: bool>(s: S, gate_up: &[f32], out: &mut [f32]) -> S::I {
     let f = out.len();
     assert_eq!(gate_up.len(), 2 * f);
+    let mut bound = Magnitude.start(s);
     let (gate, up, o) = (gate_up.as_ptr(), gate_up[f..].as_ptr(), out.as_mut_ptr());
     // SAFETY: `f` elements each; vectors lie inside.
     unsafe {
@@ -104,12 +113,17 @@ fn apply<S: Simd>(s: S, gate_up: &[f32], out: &mut [f32], act: impl Fn(S::F) -> 
             S,
             f,
             |i| {
-                s.store(o.add(i), s.mul(act(s.load(gate.add(i))), s.load(up.add(i))));
+                let y = s.mul(activate::<S, GELU>(s, s.load(gate.add(i))), s.load(up.add(i)));
+                bound = Magnitude.step(s, bound, y);
+                s.store(o.add(i), y);
             },
             |i, n| {
                 let (gate, up) = (s.load_part(gate.add(i), n, 0.0), s.load_part(up.add(i), n, 0.0));
-                s.store_part(o.add(i), n, s.mul(act(gate), up));
+                let y = s.mul(activate::<S, GELU>(s, gate), up);
+                bound = Magnitude.step(s, bound, y);
+                s.store_part(o.add(i), n, y);
             }
         );
     }
+    bound
 }

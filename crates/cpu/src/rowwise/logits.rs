@@ -1,5 +1,5 @@
 //! What is done to logits.
-use super::{RowsMut, fold4, for_vectors, row_count, split};
+use super::{Fold, Magnitude, RowsMut, fold4, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
@@ -45,8 +45,7 @@ impl Op for LogSoftmax<'_> {
             let top = s.splat(largest);
             let mut sum = 0f64;
             for block in row.chunks(BLOCK) {
-                let add_exp = |acc, x| s.add(acc, s.exp(s.sub(x, top)));
-                sum += s.sum(fold4(s, block, f32::NEG_INFINITY, s.splat(0.0), add_exp, |a, b| s.add(a, b))) as f64;
+                sum += s.sum(fold4(s, Exponentials { top: largest }, block)) as f64;
             }
             let shift = s.splat(sum.ln() as f32);
             let p = row.as_mut_ptr();
@@ -76,9 +75,7 @@ impl Op for Argmax<'_> {
     fn run<S: Simd>(self, s: S) -> u32 {
         let row = self.0;
         // As integers, the magnitudes of NaN are above that of infinity.
-        let magnitude = s.isplat(0x7FFF_FFFF);
-        let highest =
-            fold4(s, row, 0.0, s.isplat(0), |acc, x| s.imax(acc, s.iand(s.bits(x), magnitude)), |a, b| s.imax(a, b));
+        let highest = fold4(s, Magnitude, row);
         if f32::from_bits(s.ilargest(highest) as u32).is_nan() {
             return u32::MAX;
         }
@@ -93,9 +90,52 @@ impl Op for Argmax<'_> {
     }
 }
 
+/// The sum of exp(x - top).
+#[derive(Clone, Copy)]
+struct Exponentials {
+    top: f32,
+}
+
+impl<S: Simd> Fold<S> for Exponentials {
+    type A = S::F;
+    const FILL: f32 = f32::NEG_INFINITY;
+    #[inline(always)]
+    fn start(self, s: S) -> S::F {
+        s.splat(0.0)
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: S::F, x: S::F) -> S::F {
+        s.add(acc, s.exp(s.sub(x, s.splat(self.top))))
+    }
+    #[inline(always)]
+    fn join(self, s: S, a: S::F, b: S::F) -> S::F {
+        s.add(a, b)
+    }
+}
+
+/// The largest, NaN left out.
+#[derive(Clone, Copy)]
+struct Largest;
+
+impl<S: Simd> Fold<S> for Largest {
+    type A = S::F;
+    const FILL: f32 = f32::NEG_INFINITY;
+    #[inline(always)]
+    fn start(self, s: S) -> S::F {
+        s.splat(f32::NEG_INFINITY)
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: S::F, x: S::F) -> S::F {
+        s.max(x, acc)
+    }
+    #[inline(always)]
+    fn join(self, s: S, a: S::F, b: S::F) -> S::F {
+        s.max(a, b)
+    }
+}
+
 /// The largest of a row, NaN left out.
 #[inline(always)]
 fn largest<S: Simd>(s: S, row: &[f32]) -> f32 {
-    let lowest = f32::NEG_INFINITY;
-    s.largest(fold4(s, row, lowest, s.splat(lowest), |acc, x| s.max(x, acc), |a, b| s.max(a, b)))
+    s.largest(fold4(s, Largest, row))
 }

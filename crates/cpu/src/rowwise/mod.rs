@@ -13,10 +13,10 @@ mod quantize;
 pub use gated::{gated, gated_quantize};
 pub use logits::{argmax, log_softmax};
 pub use norm::{add, add_rms_norm, add_rms_norm_quantize, rms_norm};
-pub use quantize::{Q8SliceMut, quantize_rows};
+pub use quantize::{Q8SliceMut, quantize_rows, quantize_weight};
 
 /// Elements that are not worth waking a thread for.
-const INLINE_ELEMENTS: usize = 1 << 15;
+const INLINE_ELEMENTS: usize = 1 << 12;
 
 /// Calls `run` with ranges that cover the rows; each row counts as `width` elements.
 fn split(threads: &Threads, rows: usize, width: usize, run: impl Fn(Range<usize>) + Sync) {
@@ -85,39 +85,64 @@ macro_rules! for_vectors {
 }
 use for_vectors;
 
+/// How [`fold4`] takes in a row. (Not closures: those may stay calls, with all vectors in memory.)
+trait Fold<S: Simd>: Copy {
+    /// A vector of partial results.
+    type A: Copy;
+    /// Stands for the elements that a row's last vector lacks.
+    const FILL: f32;
+    fn start(self, s: S) -> Self::A;
+    fn step(self, s: S, acc: Self::A, x: S::F) -> Self::A;
+    fn join(self, s: S, a: Self::A, b: Self::A) -> Self::A;
+}
+
 /// Folds four vectors side by side, so that an operation need not wait for the one before.
-/// `step` takes an accumulator and a vector; missing elements are `fill`. Ends with `join` of accumulators.
 #[inline(always)]
-fn fold4<S: Simd, A: Copy>(
-    s: S,
-    row: &[f32],
-    fill: f32,
-    start: A,
-    step: impl Fn(A, S::F) -> A,
-    join: impl Fn(A, A) -> A,
-) -> A {
-    let mut acc = [start; 4];
-    let whole = row.len() / (4 * S::LANES) * (4 * S::LANES);
+fn fold4<S: Simd, T: Fold<S>>(s: S, fold: T, row: &[f32]) -> T::A {
+    let mut acc = [fold.start(s); 4];
+    let (p, len) = (row.as_ptr(), row.len());
     let mut i = 0;
     // SAFETY: all lanes loaded are inside the row.
     unsafe {
-        while i < whole {
+        while i + 4 * S::LANES <= len {
             for u in 0..4 {
-                acc[u] = step(acc[u], s.load(row.as_ptr().add(i + u * S::LANES)));
+                acc[u] = fold.step(s, acc[u], s.load(p.add(i + u * S::LANES)));
             }
             i += 4 * S::LANES;
         }
-        let mut u = 0;
-        while i + S::LANES <= row.len() {
-            acc[u & 3] = step(acc[u & 3], s.load(row.as_ptr().add(i)));
-            i += S::LANES;
-            u += 1;
+        for u in 0..3 {
+            if i + S::LANES <= len {
+                acc[u] = fold.step(s, acc[u], s.load(p.add(i)));
+                i += S::LANES;
+            }
         }
-        if i < row.len() {
-            acc[3] = step(acc[3], s.load_part(row.as_ptr().add(i), row.len() - i, fill));
+        if i < len {
+            acc[3] = fold.step(s, acc[3], s.load_part(p.add(i), len - i, T::FILL));
         }
     }
-    join(join(acc[0], acc[1]), join(acc[2], acc[3]))
+    fold.join(s, fold.join(s, acc[0], acc[1]), fold.join(s, acc[2], acc[3]))
+}
+
+/// Bits of the largest magnitude. As integers, magnitudes order as they do as numbers, and infinity and NaN are larger
+/// than all others.
+#[derive(Clone, Copy)]
+struct Magnitude;
+
+impl<S: Simd> Fold<S> for Magnitude {
+    type A = S::I;
+    const FILL: f32 = 0.0;
+    #[inline(always)]
+    fn start(self, s: S) -> S::I {
+        s.isplat(0)
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: S::I, x: S::F) -> S::I {
+        s.imax(acc, s.iand(s.bits(x), s.isplat(0x7FFF_FFFF)))
+    }
+    #[inline(always)]
+    fn join(self, s: S, a: S::I, b: S::I) -> S::I {
+        s.imax(a, b)
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Sums of hidden states and their root-mean-square norms.
-use super::quantize::quantize_row;
-use super::{Q8SliceMut, RowsMut, fold4, for_vectors, row_count, split};
+use super::quantize::quantize_bounded;
+use super::{Fold, Magnitude, Q8SliceMut, RowsMut, fold4, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
@@ -142,8 +142,8 @@ impl Op for AddNormQuantize<'_> {
             if let Some(delta) = self.delta {
                 Add { x, y: &delta[r * h..][..h] }.run(s);
             }
-            norm_row(s, x, self.weight, self.eps, &mut normed);
-            xs[0] = quantize_row(s, self.kind, &normed, codes);
+            let bound = norm_row(s, x, self.weight, self.eps, &mut normed);
+            xs[0] = quantize_bounded(s, self.kind, &normed, bound, codes);
         }
     }
 }
@@ -176,13 +176,38 @@ impl Op for Add<'_> {
     }
 }
 
+/// Squares of a short piece of a row.
+#[derive(Clone, Copy)]
+struct Squares;
+
+impl<S: Simd> Fold<S> for Squares {
+    type A = S::F;
+    const FILL: f32 = 0.0;
+    #[inline(always)]
+    fn start(self, s: S) -> S::F {
+        s.splat(0.0)
+    }
+    #[inline(always)]
+    fn step(self, s: S, acc: S::F, x: S::F) -> S::F {
+        s.madd(x, x, acc)
+    }
+    #[inline(always)]
+    fn join(self, s: S, a: S::F, b: S::F) -> S::F {
+        s.add(a, b)
+    }
+}
+
+/// Normalizes a row, and returns the largest magnitudes of the result as [`Magnitude`] has them.
 #[inline(always)]
-fn norm_row<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+fn norm_row<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> S::I {
     assert!(x.len() == weight.len() && x.len() == out.len());
     // Short sums in f32, their sum in f64: as exact as the definition, for rows of any width.
-    let squares = |x| s.sum(fold4(s, x, 0.0, s.splat(0.0), |acc, x| s.madd(x, x, acc), |a, b| s.add(a, b)));
-    let sum = x.chunks(64 * S::LANES).fold(0f64, |sum, x| sum + squares(x) as f64);
+    let mut sum = 0f64;
+    for piece in x.chunks(64 * S::LANES) {
+        sum += s.sum(fold4(s, Squares, piece)) as f64;
+    }
     let factor = s.splat(1.0 / ((sum / x.len() as f64) as f32 + eps).sqrt());
+    let mut bound = Magnitude.start(s);
     let (x, w, o) = (x.as_ptr(), weight.as_ptr(), out.as_mut_ptr());
     // SAFETY: equal lengths; vectors lie inside.
     unsafe {
@@ -190,12 +215,16 @@ fn norm_row<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32])
             S,
             out.len(),
             |i| {
-                s.store(o.add(i), s.mul(s.mul(s.load(x.add(i)), factor), s.load(w.add(i))));
+                let y = s.mul(s.mul(s.load(x.add(i)), factor), s.load(w.add(i)));
+                bound = Magnitude.step(s, bound, y);
+                s.store(o.add(i), y);
             },
             |i, n| {
                 let y = s.mul(s.mul(s.load_part(x.add(i), n, 0.0), factor), s.load_part(w.add(i), n, 0.0));
+                bound = Magnitude.step(s, bound, y);
                 s.store_part(o.add(i), n, y);
             }
         );
     }
+    bound
 }

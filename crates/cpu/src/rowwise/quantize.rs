@@ -1,9 +1,10 @@
 //! Tokens to 8 bits: bit for bit what `planish_tensor::q8::quantize_activation_row` says.
-use super::{RowsMut, fold4, for_vectors, row_count, split};
+use super::{Magnitude, RowsMut, fold4, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
-use planish_tensor::Q8;
+use planish_tensor::host::decode_f32_into;
+use planish_tensor::{Error, HostTensor, Q8, Result};
 use std::ops::Range;
 
 /// Where quantized tokens go.
@@ -19,6 +20,46 @@ pub fn quantize_rows(threads: &Threads, isa: Isa, kind: Q8, x: &[f32], k: usize,
     let t = row_count(x.len(), k);
     let (codes, xs) = (RowsMut::new(out.codes, t, k), RowsMut::new(out.xs, t, 1));
     split(threads, t, k, |rows| dispatch(isa, Quantize { kind, rows, x, k, codes: &codes, xs: &xs }));
+}
+
+/// Rounds a float weight `[n, k]` to codes `[n, k]` and scales `[n]`, as [`planish_tensor::LinearPart::quantized`] does.
+pub fn quantize_weight(threads: &Threads, isa: Isa, kind: Q8, weight: &HostTensor) -> Result<(Vec<u8>, Vec<f32>)> {
+    let (&[n, k], true) = (weight.shape(), Q8::from_dtype(weight.dtype()).is_none()) else {
+        return Err(Error::shape(format!("a weight to quantize: expected floats [n, k], found {weight:?}")));
+    };
+    let (mut codes, mut ws) = (vec![0; n * k], vec![0.0; n]);
+    let (to, scales) = (RowsMut::new(&mut codes, n, k), RowsMut::new(&mut ws, n, 1));
+    split(threads, n, k, |rows| {
+        dispatch(isa, QuantizeWeight { kind, rows, weight, codes: &to, ws: &scales });
+    });
+    Ok((codes, ws))
+}
+
+struct QuantizeWeight<'a> {
+    kind: Q8,
+    rows: Range<usize>,
+    weight: &'a HostTensor,
+    codes: &'a RowsMut<'a, u8>,
+    ws: &'a RowsMut<'a, f32>,
+}
+
+impl Op for QuantizeWeight<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (dtype, k) = (self.weight.dtype(), self.codes.width);
+        let mut row = vec![0f32; k];
+        for r in self.rows.clone() {
+            let size = k * dtype.size();
+            decode_f32_into(dtype, &self.weight.bytes()[r * size..][..size], &mut row);
+            let bound = s.ilargest(fold4(s, Magnitude, &row));
+            let scale = self.kind.weight_scale(f32::from_bits(bound as u32));
+            // SAFETY: each row is in one range.
+            let (codes, ws) = unsafe { (self.codes.row(r), self.ws.row(r)) };
+            ws[0] = scale;
+            encode_scaled(s, self.kind, &row, scale, codes);
+        }
+    }
 }
 
 struct Quantize<'a> {
@@ -45,21 +86,30 @@ impl Op for Quantize<'_> {
 /// Quantizes one token and returns its scale.
 #[inline(always)]
 pub(super) fn quantize_row<S: Simd>(s: S, kind: Q8, x: &[f32], codes: &mut [u8]) -> f32 {
-    // As integers, magnitudes order as they do as numbers, and infinity and NaN are larger than all others.
-    let magnitude = s.isplat(0x7FFF_FFFF);
-    let largest =
-        fold4(s, x, 0.0, s.isplat(0), |acc, x| s.imax(acc, s.iand(s.bits(x), magnitude)), |a, b| s.imax(a, b));
-    let scale = f32::from_bits(s.ilargest(largest) as u32) / kind.activation_range();
+    quantize_bounded(s, kind, x, fold4(s, Magnitude, x), codes)
+}
+
+/// As [`quantize_row`], for a token whose largest magnitude is the largest lane of `bound`, as [`Magnitude`] has it.
+#[inline(always)]
+pub(super) fn quantize_bounded<S: Simd>(s: S, kind: Q8, x: &[f32], bound: S::I, codes: &mut [u8]) -> f32 {
+    let scale = f32::from_bits(s.ilargest(bound) as u32) / kind.activation_range();
     if !scale.is_finite() || scale == 0.0 {
         codes.fill(0);
         return if scale == 0.0 { scale } else { f32::NAN };
     }
+    encode_scaled(s, kind, x, scale, codes);
+    scale
+}
+
+/// The codes nearest to `x / scale`; 0 on a scale that is no number.
+#[inline(always)]
+fn encode_scaled<S: Simd>(s: S, kind: Q8, x: &[f32], scale: f32, codes: &mut [u8]) {
     match kind {
+        _ if !scale.is_finite() => codes.fill(0),
         Q8::Int8 => encode_row::<S, 0>(s, x, scale, codes),
         Q8::E4M3 => encode_row::<S, 3>(s, x, scale, codes),
         Q8::E5M2 => encode_row::<S, 2>(s, x, scale, codes),
     }
-    scale
 }
 
 /// Codes with `M` bits of mantissa, or INT8 for 0. (Not a closure: those may stay calls, with all vectors in memory.)

@@ -2,7 +2,7 @@
 use super::*;
 use crate::isa::Isa;
 use planish_tensor::backend::Activation;
-use planish_tensor::{Q8, q8};
+use planish_tensor::{DType, HostTensor, LinearPart, Q8, q8};
 
 struct Random(u64);
 impl Random {
@@ -121,6 +121,32 @@ fn codes_equal_the_definition() {
             }
         }
     }
+}
+
+#[test]
+fn weights_are_rounded_as_the_definition_says() {
+    let mut random = Random(9);
+    for (n, k) in [(1, 1), (7, 33), (130, 576)] {
+        let mut w = random.floats(n * k, 0.1);
+        w[..k].fill(0.0);
+        w[(n - 1) * k] = if n == 7 { f32::NAN } else { 1e-45 };
+        for dtype in [DType::F32, DType::BF16] {
+            let weight = HostTensor::from_f32_as(dtype, vec![n, k], &w).unwrap();
+            let part = LinearPart { weight: weight.clone(), scales: None, bias: None };
+            for kind in Q8::ALL {
+                let want = part.quantized(kind).unwrap();
+                for isa in Isa::available() {
+                    let (codes, ws) = quantize_weight(&Threads::new(2), isa, kind, &weight).unwrap();
+                    assert_eq!(codes, want.weight.bytes(), "{isa:?} {kind:?}");
+                    let same =
+                        ws.iter().zip(want.scales.as_ref().unwrap()).all(|(a, b)| a == b || a.is_nan() && b.is_nan());
+                    assert!(same, "{isa:?} {kind:?} {ws:?}");
+                }
+            }
+        }
+    }
+    let codes = HostTensor::from_bytes(DType::I8, vec![1, 2], vec![1, 2]).unwrap();
+    assert!(quantize_weight(&Threads::new(1), Isa::best(), Q8::Int8, &codes).is_err());
 }
 
 /// Every midpoint of the FP8 grids and its neighbours, on a scale of exactly one.

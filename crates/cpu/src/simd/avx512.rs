@@ -61,6 +61,17 @@ impl Simd for Avx512 {
         fn prefetch2(p: *const u8) = _mm_prefetch::<_MM_HINT_T1>(p.cast());
     }
     #[inline(always)]
+    fn reciprocal(self, x: __m512) -> __m512 {
+        // SAFETY: the token exists only where the features do.
+        unsafe {
+            // 14 bits, and a step of Newton's, which must not see infinity.
+            let y = _mm512_rcp14_ps(x);
+            let rest = _mm512_fnmadd_ps(x, y, _mm512_set1_ps(1.0));
+            let finite = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(x, _mm512_set1_ps(f32::INFINITY));
+            _mm512_mask3_fmadd_ps(rest, y, y, finite)
+        }
+    }
+    #[inline(always)]
     fn call<O: Op>(self, op: O) -> O::Out {
         // SAFETY: the token exists only where the features do.
         unsafe { with(op) }
@@ -107,8 +118,11 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn store_bytes(self, p: *mut u8, n: usize, x: __m512i) {
-        // SAFETY: the caller's; masked lanes are not touched.
-        unsafe { _mm512_mask_cvtepi32_storeu_epi8(p.cast(), first(n), x) }
+        // SAFETY: the caller's; masked lanes are not touched. (Narrowing and storing in one masked instruction is slow.)
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(x);
+            if n >= 16 { _mm_storeu_si128(p.cast(), bytes) } else { _mm_mask_storeu_epi8(p.cast(), first(n), bytes) }
+        }
     }
     #[inline(always)]
     unsafe fn sum_bytes(self, p: *const u8, n: usize) -> i32 {

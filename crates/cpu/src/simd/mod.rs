@@ -35,6 +35,11 @@ pub(crate) trait Simd: Copy {
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `1 / x` for x of at least 1 (or NaN), within a unit in the last place.
+    #[inline(always)]
+    fn reciprocal(self, x: Self::F) -> Self::F {
+        self.div(self.splat(1.0), x)
+    }
     /// The larger; `b` if either is NaN.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// The smaller; `b` if either is NaN.

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 /// A 512-bit register.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(__m512);
+pub(crate) struct Avx512(pub(crate) __m512);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn enter<W: Work>(work: W) {

@@ -1,4 +1,4 @@
-//! Axes, marks and legends of one SVG picture.
+//! Axes, marks and legends of one SVG picture; its colours are those of [`super::frame`]'s page.
 use super::{escape, figure};
 use std::fmt::Write;
 
@@ -17,13 +17,20 @@ pub struct Scale {
     low: f64,
     high: f64,
     log: bool,
+    /// Only whole numbers mean something.
+    whole: bool,
 }
 
 impl Scale {
     /// From `low` to `high`, a little wider when they are equal.
     pub fn linear(low: f64, high: f64) -> Scale {
         let pad = if high > low { 0.0 } else { low.abs().max(1.0) * 0.05 };
-        Scale { low: low - pad, high: high + pad, log: false }
+        Scale { low: low - pad, high: high + pad, log: false, whole: false }
+    }
+
+    /// The same for numbers of things: only whole values are marked.
+    pub fn whole(low: f64, high: f64) -> Scale {
+        Scale { whole: true, ..Scale::linear(low, high) }
     }
 
     /// The whole decades around positive `values`; none if no value is positive and finite.
@@ -32,7 +39,7 @@ impl Scale {
         let (low, high) = logs.fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(x), h.max(x)));
         (low <= high).then(|| {
             let (low, high) = (low.floor(), high.ceil());
-            Scale { low, high: if high > low { high } else { low + 1.0 }, log: true }
+            Scale { low, high: if high > low { high } else { low + 1.0 }, log: true, whole: false }
         })
     }
 
@@ -59,7 +66,8 @@ impl Scale {
         let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * decade).into_iter().find(|s| *s >= rough * 0.999).unwrap_or(rough);
         let first = (self.low / step).ceil() as i64;
         let last = (self.high / step).floor() as i64;
-        (first..=last).map(|i| i as f64 * step).collect()
+        let ticks = (first..=last).map(|i| i as f64 * step);
+        ticks.filter(|t| !self.whole || (t - t.round()).abs() < 1e-9).collect()
     }
 }
 
@@ -83,8 +91,7 @@ impl Chart {
             chart.text("tick", [LEFT - 7.0, at + 4.0], "end", &figure(tick));
         }
         let floor = height - BOTTOM;
-        // What is not logarithmic along x is a number of windows or layers.
-        for tick in x.ticks().into_iter().filter(|t| x.log || (t - t.round()).abs() < 1e-9) {
+        for tick in x.ticks() {
             let at = chart.across(tick);
             chart.line("axis", [at, floor], [at, floor + 5.0]);
             chart.text("tick", [at, floor + 19.0], "middle", &figure(tick));
@@ -133,6 +140,17 @@ impl Chart {
                 let _ = writeln!(self.body, "<g><title>{}</title>{shape}</g>", escape(&hint(p[0], p[1])));
             }
         }
+    }
+
+    /// Points joined by a line without marks: for so many that marks would hide it.
+    pub fn curve(&mut self, series: usize, points: &[[f64; 2]]) {
+        let places: Vec<String> =
+            points.iter().map(|p| format!("{:.1},{:.1}", self.across(p[0]), self.down(p[1]))).collect();
+        let _ = writeln!(
+            self.body,
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"var(--s{series})\" stroke-width=\"2\"/>",
+            places.join(" ")
+        );
     }
 
     /// Named vertical lines, their names below each other.

@@ -120,5 +120,5 @@ fn point(lines: &mut Vec<Line>, name: &str, at: [f64; 2]) {
 fn span(lines: &[Line]) -> Scale {
     let (low, high) =
         lines.iter().flat_map(|l| &l.1).fold((f64::MAX, f64::MIN), |(l, h), p| (l.min(p[0]), h.max(p[0])));
-    Scale::linear(low - 0.5, high + 0.5)
+    Scale::whole(low - 0.5, high + 0.5)
 }

@@ -74,7 +74,7 @@ pub fn likelihoods(c: &Comparison) -> String {
     let Some(y) = Scale::around(original.iter().chain(&quantized).map(|p| p[1])) else {
         return String::new();
     };
-    let x = (Scale::linear(0.5, n + 0.5), "window of the text");
+    let x = (Scale::whole(0.5, n + 0.5), "window of the text");
     let mut both = Chart::new(WIDE, x, (y, "NLL, nats per token"));
     for (series, name, points) in [(0, "original", &original), (1, "quantized", &quantized)] {
         both.series(series, points, |x, y| format!("window {x}, {name}: {y:.4}"));

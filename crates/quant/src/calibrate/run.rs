@@ -88,7 +88,7 @@ pub fn quantize<B: Backend>(
     let plan = job.plan;
     let longest = job.samples.iter().map(Vec::len).chain([job.held_back.len()]).max().unwrap_or(1);
     let mut lane = Lane::new(backend, plan, longest, check::ROWS)?;
-    let ends = Ends::load(backend, plan, job.source)?;
+    let ends = Ends::load(backend, plan, job.source, false)?;
     let mut layers = Vec::new();
     let mut streams = match writer.state()? {
         Some(mut state) => restore(&mut state, job, &mut layers)?,
@@ -104,7 +104,7 @@ pub fn quantize<B: Backend>(
         release_block(plan, job.source, layer);
     }
     drop(std::mem::take(&mut streams.calibration.values));
-    let ends = Ends::load(backend, plan, job.source)?;
+    let ends = Ends::load(backend, plan, job.source, false)?;
     let smoothing = match job.smooths() {
         true => Some(check::divergence(&mut lane, &ends, &streams.original, &streams.smoothed, plan.hidden)?),
         false => None,

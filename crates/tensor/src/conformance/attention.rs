@@ -1,16 +1,38 @@
 //! Rope, the storing of keys and values, and attention over shuffled pages that hold NaN where nothing was stored.
 mod chunks;
+mod clear;
 mod paged;
 mod store;
 
-use super::case::{Judge, put};
+use super::case::{Judge, encode};
 use super::data::Random;
 use crate::{AttentionShape, Backend, Batch, DType, KvLayer, Result};
 
 pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
     store::cases(judge, random);
+    clear::cases(judge, random);
     paged::cases(judge, random);
     chunks::cases(judge, random);
+}
+
+/// Element types of caches.
+const KINDS: [DType; 4] = [DType::F32, DType::BF16, DType::I8, DType::F8E4M3];
+
+/// A layer with these keys and values (in units of their scales) and, if it keeps any, these scales; its pages have
+/// room for `vectors`.
+fn filled<B: Backend>(
+    b: &B,
+    dtype: DType,
+    vectors: usize,
+    [k, v]: [&[f32]; 2],
+    scales: [&[f32]; 2],
+) -> Result<KvLayer<B>> {
+    let pages = scales[0].len() / vectors;
+    let mut kv = KvLayer::new(b, dtype, pages, vectors, k.len() / scales[0].len())?;
+    for (tensor, values) in kv.tensors_mut().zip([k, v].into_iter().chain(scales)) {
+        b.upload(&encode(tensor.dtype, values)?, tensor)?;
+    }
+    Ok(kv)
 }
 
 /// Heads, head width, and every rule in turn.
@@ -68,8 +90,8 @@ impl Pool {
 
     /// An empty layer: nothing in it is a number.
     fn layer<B: Backend>(&self, b: &B, shape: &AttentionShape, dtype: DType) -> Result<KvLayer<B>> {
-        let cols = shape.nkv * self.page_size * shape.d;
-        let nothing = vec![f32::NAN; self.pages * cols];
-        Ok(KvLayer { k: put(b, dtype, cols, &nothing)?, v: put(b, dtype, cols, &nothing)? })
+        let vectors = shape.nkv * self.page_size;
+        let nothing = vec![f32::NAN; self.pages * vectors * shape.d];
+        filled(b, dtype, vectors, [&nothing, &nothing], [&nothing, &nothing].map(|n| &n[..self.pages * vectors]))
     }
 }

@@ -40,6 +40,12 @@ pub(super) enum Check {
     Product(Vec<f32>),
     /// Within [`Tolerance::relative`] of these sums of magnitudes.
     Sum(Vec<f32>),
+    /// Within [`Tolerance::narrow_attention`].
+    Narrow,
+    /// Within [`Tolerance::narrow_attention`] of these sums of magnitudes.
+    NarrowSum(Vec<f32>),
+    /// Within this share of the row's largest magnitude.
+    Within(f32),
     /// Within [`Tolerance::bf16_product`] of these sums of magnitudes.
     Bf16Product(Vec<f32>),
     /// Codes, as values; each may be the next one.
@@ -86,7 +92,8 @@ pub(super) fn read<B: Backend>(b: &B, tensor: &mut Tensor<B>, check: Check) -> R
     Ok(Output { cols: tensor.cols, dtype: tensor.dtype, values: decode_f32(tensor.dtype, &bytes), check })
 }
 
-fn encode(dtype: DType, values: &[f32]) -> Result<Vec<u8>> {
+/// Little-endian bytes of `values`.
+pub(super) fn encode(dtype: DType, values: &[f32]) -> Result<Vec<u8>> {
     match Q8::from_dtype(dtype) {
         Some(kind) => Ok(values.iter().map(|&v| kind.encode(v)).collect()),
         None => encode_f32(dtype, values),
@@ -109,6 +116,9 @@ pub(super) fn compare(expected: &Output, found: &Output, tolerance: &Tolerance) 
         Check::RelativeBf16 => by_row(tolerance.relative.max(1.0 / 256.0)),
         Check::Float8 => by_row(tolerance.float8),
         Check::Product(scales) => within(&wanted, found, tolerance.product, scales),
+        Check::Narrow => by_row(tolerance.narrow_attention),
+        Check::NarrowSum(scales) => within(&wanted, found, tolerance.narrow_attention, scales),
+        Check::Within(share) => by_row(*share),
         Check::Sum(scales) => within(&wanted, found, tolerance.relative, scales),
         Check::Bf16Product(scales) => within(&wanted, found, tolerance.bf16_product, scales),
         Check::Codes(kind) => neighbours(*kind, &wanted, found),

@@ -1,7 +1,6 @@
 //! The calibration sequences of a run, in the model's own words.
 use anyhow::Result;
-use planish::Model;
-use planish::source::Words;
+use planish::{Model, Words};
 use planish_quant::recipe::Recipe;
 use planish_quant::samples::{self, SampleOptions, SampleTokenizer, Samples, Source};
 use planish_text::{ChatInput, SpecialText};
@@ -21,7 +20,7 @@ pub fn load_samples(model: &Model, recipe: &Recipe) -> Result<(Samples, Vec<u32>
         shuffle: !as_given,
         pack: true,
     };
-    let tokenizer = Tokens { words: model.words.as_ref(), vocab: model.plan.vocab };
+    let tokenizer = Tokens { words: model.find_words()?, vocab: model.plan.vocab };
     let mut samples = samples::load(&source, &options, &tokenizer)?;
     let held_back = match samples.ids.len() {
         0 | 1 => samples.ids.first().cloned().unwrap_or_default(),

@@ -1,15 +1,20 @@
 //! A token's result does not depend on how its sequence was cut into steps, nor on its company: to the bit.
 use super::super::case::{Case, Check, Judge, Output, activations, blank, read};
 use super::super::data::Random;
-use super::{Pool, shape};
+use super::{KINDS, Pool, shape};
 use crate::{AttentionShape, Backend, DType, KvLayer, Result};
 
 pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
-    for i in 0..8 {
+    for i in 0..16 {
         let lengths: Vec<usize> = (0..2 + i % 2).map(|_| 1 + random.below(130)).collect();
         judge.hear(&Chunks::new(random, i, lengths));
     }
-    judge.hear(&Chunks::new(random, 0, vec![580, 60]));
+    for i in 0..4 {
+        judge.hear(&Chunks::new(random, i, vec![580, 60]));
+    }
+    for i in 0..8 {
+        judge.hear(&Chunks::decoding(random, i, vec![75, 140]));
+    }
 }
 
 struct Chunks {
@@ -24,6 +29,15 @@ struct Chunks {
 }
 
 impl Chunks {
+    /// A prompt each, then token by token, together.
+    fn decoding(random: &mut Random, i: usize, lengths: Vec<usize>) -> Chunks {
+        let shortest = lengths.iter().min().copied().unwrap_or(1);
+        let prompts: Vec<_> = lengths.iter().enumerate().map(|(s, n)| (s, 0, n - shortest / 2)).collect();
+        let token = |t: usize| prompts.iter().map(|&(s, _, past)| (s, past + t, 1)).collect();
+        let steps = std::iter::once(prompts.clone()).chain((0..shortest / 2).map(token)).collect();
+        Chunks { steps, ..Chunks::new(random, i, lengths) }
+    }
+
     fn new(random: &mut Random, i: usize, lengths: Vec<usize>) -> Chunks {
         let shape = shape(random, i);
         let pools = [16, [16, 32, 8][i % 3]].map(|page_size| Pool::new(random, &lengths, page_size));
@@ -45,7 +59,7 @@ impl Chunks {
                 steps.push(step);
             }
         }
-        Chunks { shape, kv: [DType::F32, DType::BF16][i % 2], pools, qkv, steps }
+        Chunks { shape, kv: KINDS[i % 4], pools, qkv, steps }
     }
 
     /// Runs one step; the results of its tokens, and one row more.
@@ -63,7 +77,7 @@ impl Chunks {
         let mut out = blank(b, qkv.dtype, qkv.rows, self.shape.nq * self.shape.d)?;
         b.rope_store_kv(&mut qkv, None, &self.shape, &batch, kv)?;
         b.paged_attention(&qkv, &self.shape, &batch, kv, &mut out)?;
-        read(b, &mut out, Check::Relative)
+        read(b, &mut out, if self.kv == DType::F32 { Check::Relative } else { Check::Narrow })
     }
 }
 

@@ -1,11 +1,11 @@
 //! `rope_store_kv`: rotated q and k, and the whole pool.
 use super::super::case::{Case, Check, Judge, Output, activations, put, read};
 use super::super::data::Random;
-use super::{Pool, shape};
-use crate::{AttentionShape, Backend, DType, Result, RopeTable};
+use super::{KINDS, Pool, shape};
+use crate::{AttentionShape, Backend, DType, Q8, Result, RopeTable};
 
 pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
-    for i in 0..18 {
+    for i in 0..24 {
         judge.hear(&Store::new(random, i));
     }
 }
@@ -39,7 +39,7 @@ impl Store {
         });
         Store {
             pool: Pool::new(random, &lengths, [16, 8, 32][i % 3]),
-            kv: [DType::F32, DType::BF16][i % 2],
+            kv: KINDS[(i + i / 4) % 4],
             qkv: random.activations(tokens, shape.qkv_width()),
             shape,
             steps,
@@ -73,9 +73,11 @@ impl Case for Store {
         let (rotated, stored) = match (&self.rope, self.kv) {
             (None, _) => (Check::Equal, Check::Equal),
             (Some(_), DType::BF16) => (Check::Relative, Check::RelativeBf16),
-            _ => (Check::Relative, Check::Relative),
+            (Some(_), dtype) => (Check::Relative, Q8::from_dtype(dtype).map_or(Check::Relative, Check::Codes)),
         };
-        let k = read(b, &mut kv.k, stored)?;
-        Ok(vec![read(b, &mut qkv, rotated)?, k, read(b, &mut kv.v, Check::Equal)?])
+        let scales = if self.rope.is_some() { Check::Relative } else { Check::Equal };
+        let checks = [stored, Check::Equal, scales, Check::Equal];
+        let stored = kv.tensors_mut().zip(checks).map(|(tensor, check)| read(b, tensor, check));
+        stored.chain([read(b, &mut qkv, rotated)]).collect()
     }
 }

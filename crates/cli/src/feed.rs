@@ -1,0 +1,50 @@
+//! Many requests at once and one reader: events in the order in which they happened, each with its time.
+use anyhow::Result;
+use planish_engine::{Cancel, Error, Event, Handle, Request};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+/// Requests in flight; those that are not over when it is dropped are cancelled.
+pub struct Feed<'a> {
+    handle: &'a Handle,
+    arrivals: Receiver<Arrival>,
+    sender: Sender<Arrival>,
+    running: Vec<Option<Cancel>>,
+}
+
+/// An event and when it happened: the engine's thread takes the time, however late somebody reads.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Number of the request, in order of submission.
+    pub request: usize,
+    /// When.
+    pub at: Instant,
+    /// What.
+    pub event: Event,
+}
+
+impl<'a> Feed<'a> {
+    /// No request yet.
+    pub fn new(handle: &'a Handle) -> Feed<'a> {
+        let (sender, arrivals) = channel();
+        Feed { handle, arrivals, sender, running: Vec::new() }
+    }
+
+    /// Starts a request; the first is number 0.
+    pub fn submit(&mut self, request: Request) -> Result<()> {
+        let (number, sender) = (self.running.len(), self.sender.clone());
+        let sink = move |event| sender.send(Arrival { request: number, at: Instant::now(), event }).is_ok();
+        self.running.push(Some(self.handle.generate_with(request, Box::new(sink))?));
+        Ok(())
+    }
+
+    /// Waits for the next event of any request.
+    pub fn next(&self) -> Result<Arrival> {
+        Ok(self.arrivals.recv().map_err(|_| Error::Stopped)?)
+    }
+
+    /// Ends a request: events that are under way may still come.
+    pub fn cancel(&mut self, request: usize) {
+        self.running[request] = None;
+    }
+}

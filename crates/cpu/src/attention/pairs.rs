@@ -1,0 +1,184 @@
+//! Attention with dot products of bf16 pairs, for caches narrower than f32: queries and weights are rounded to bf16;
+//! keys, values and 8-bit codes are bf16 numbers exactly, and scales join the factors of scores and the weights.
+//! A score is a chain over the pairs of channels, an output over the pairs of keys, both from the first up.
+mod block;
+mod tile;
+
+use super::scratch::{Scratch, row};
+use super::segment::Tiles;
+use super::softmax::cap_scores;
+use super::split::Item;
+use super::tile::MOST_ROWS;
+use super::{KEYS, KvSlice, Operands};
+use crate::vector::{Avx512, Work};
+use std::arch::x86_64::*;
+use std::ops::Range;
+use tile::{Halves, Scores, Values, add_values, score, weigh};
+
+/// AVX-512 with bf16 dot products and byte permutations.
+pub(super) struct Pairs;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
+unsafe fn enter<W: Work>(work: W) {
+    // SAFETY: the caller of `Tiles::enter` has the instructions and answers for `work`.
+    unsafe { work.run() }
+}
+
+impl Tiles for Pairs {
+    type V = Avx512;
+
+    #[inline(always)]
+    unsafe fn enter<W: Work>(work: W) {
+        // SAFETY: the caller keeps the contract.
+        unsafe { enter(work) }
+    }
+
+    #[inline(always)]
+    unsafe fn begin(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>) {
+        let (d, group, pitch) = (o.shape.d, o.group(), s.pitch);
+        let to = s.queries();
+        for r in 0..item.tokens.len() * group {
+            let q = o.query(item.tokens.start + r / group, item.head * group + r % group).as_ptr();
+            for c in (0..pitch).step_by(32) {
+                let part = |first: usize| mask16(d.saturating_sub(first));
+                // SAFETY: the caller keeps the contract; a row of queries is `pitch / 2` pairs, and masks end at d.
+                unsafe {
+                    let low = _mm512_maskz_loadu_ps(part(c), q.wrapping_add(c));
+                    let high = _mm512_maskz_loadu_ps(part(c + 16), q.wrapping_add(c + 16));
+                    let pairs = std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
+                    _mm512_storeu_ps(to.add((r * pitch + c) / 2), pairs);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_block(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usize>) {
+        let count = keys.len();
+        find_rows(o, item, s, keys);
+        let (d, pitch, kt, pairs) = (o.shape.d, s.pitch, s.kt(), s.wide(1));
+        // SAFETY: the caller keeps the contract; rows have d elements, and the scratch room for a block.
+        unsafe {
+            match o.k {
+                KvSlice::Q8 { kind, .. } => {
+                    let table = block::Table::new(kind);
+                    block::keys_from_codes(&s.k_rows, count, d, &table, kt);
+                    block::values_from_codes(&s.v_rows, count, d, &table, pairs, pitch);
+                }
+                _ => {
+                    block::keys_from_bf16(&s.k_rows, count, d, kt);
+                    block::values_from_bf16(&s.v_rows, count, d, pairs, pitch);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn attend_tile(
+        o: &Operands<'_>,
+        item: &Item,
+        s: &mut Scratch<'_>,
+        seen: &[Range<usize>],
+        tile: Range<usize>,
+        state: *mut f32,
+    ) {
+        let (rows, width, m) = (item.tokens.len() * o.group(), s.width, tile.len());
+        let (scores, p) = (s.scores(0), s.scores(1));
+        let q = s.queries().wrapping_add(tile.start * s.pitch / 2);
+        let keys = seen.iter().map(|k| k.end).max().unwrap_or(0);
+        let mut factors = [1.0; MOST_ROWS];
+        // SAFETY: the caller keeps the contract; the scratch holds a tile of scores and of weights.
+        unsafe {
+            score(
+                &Scores { q, pitch: s.pitch / 2, rows: m, kt: s.kt(), pairs: o.shape.d.div_ceil(2), keys, out: scores },
+                &s.factors,
+            );
+            for i in (0..m).filter(|&i| !seen[i].is_empty()) {
+                let scores = scores.add(i * KEYS);
+                if let Some(cap) = o.shape.softcap {
+                    cap_scores::<Avx512>(scores, cap);
+                }
+                let to = p.add(i * KEYS / 2);
+                factors[i] = weigh(scores, &seen[i], &s.v_scales, to, &row(state, rows, width, tile.start + i));
+            }
+            let v = Values { p, v: s.wide(1), pitch: s.pitch, o: state.add(tile.start * width), width };
+            add_tile_values(&v, seen, &mut factors[..m]);
+        }
+    }
+}
+
+/// The first `n` of sixteen lanes.
+#[inline(always)]
+fn mask16(n: usize) -> __mmask16 {
+    if n >= 16 { !0 } else { (1 << n) - 1 }
+}
+
+/// Where the block's keys and values lie, their factors and scales. Beyond the last they are zeros.
+#[inline(always)]
+fn find_rows(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usize>) {
+    let (d, count, page_size) = (o.shape.d, keys.len(), o.batch.page_size);
+    let zeros = s.zeros().cast_const();
+    s.k_rows[count..].fill(zeros);
+    s.v_rows[count..].fill(zeros);
+    let mut j = 0;
+    while j < count {
+        let first = o.vector(item.seq, item.head, keys.start + j);
+        let n = (page_size - (keys.start + j) % page_size).min(count - j);
+        let (k, v, size) = (bytes(o.k, first * d, n * d), bytes(o.v, first * d, n * d), element_size(o.k));
+        for i in 0..n {
+            s.k_rows[j + i] = k.wrapping_add(i * d * size).cast();
+            s.v_rows[j + i] = v.wrapping_add(i * d * size).cast();
+        }
+        if let (KvSlice::Q8 { scales: ks, .. }, KvSlice::Q8 { scales: vs, .. }) = (o.k, o.v) {
+            let factors = s.factors[j..j + n].iter_mut().zip(&ks[first..first + n]);
+            factors.for_each(|(factor, scale)| *factor = scale * o.shape.scale);
+            s.v_scales[j..j + n].copy_from_slice(&vs[first..first + n]);
+        }
+        j += n;
+    }
+}
+
+fn element_size(from: KvSlice<'_>) -> usize {
+    if matches!(from, KvSlice::Q8 { .. }) { 1 } else { 2 }
+}
+
+/// The address of `n` elements from `at` on, which must be there.
+#[inline(always)]
+fn bytes(from: KvSlice<'_>, at: usize, n: usize) -> *const u8 {
+    match from {
+        KvSlice::F32(x) => x[at..at + n].as_ptr().cast(),
+        KvSlice::Bf16(x) => x[at..at + n].as_ptr().cast(),
+        KvSlice::Q8 { codes, .. } => codes[at..at + n].as_ptr(),
+    }
+}
+
+/// Adds each row's own keys and no others: the pairs that all rows see whole together, the rest by row.
+///
+/// # Safety
+/// As for `Tiles`.
+#[inline(always)]
+unsafe fn add_tile_values(v: &Values, seen: &[Range<usize>], factors: &mut [f32]) {
+    let whole = |k: &Range<usize>| k.start.div_ceil(2)..k.end / 2;
+    let start = seen.iter().map(|k| whole(k).start).max().unwrap_or(0);
+    let end = seen.iter().map(|k| whole(k).end).min().unwrap_or(0).max(start);
+    let alone = |i: usize, pairs: Range<usize>, halves: Halves, factor: &mut f32| {
+        if !pairs.is_empty() {
+            // SAFETY: the caller keeps the contract.
+            unsafe { add_values(&v.from_row(i), pairs, halves, std::slice::from_ref(factor)) };
+            *factor = 1.0;
+        }
+    };
+    for (i, (k, factor)) in seen.iter().zip(factors.iter_mut()).enumerate().filter(|(_, (k, _))| !k.is_empty()) {
+        alone(i, k.start / 2..k.start.div_ceil(2), Halves::High, factor);
+        alone(i, whole(k).start..whole(k).end.min(start), Halves::Both, factor);
+    }
+    if start < end {
+        // SAFETY: the caller keeps the contract.
+        unsafe { add_values(v, start..end, Halves::Both, factors) };
+        factors.fill(1.0);
+    }
+    for (i, (k, factor)) in seen.iter().zip(factors.iter_mut()).enumerate().filter(|(_, (k, _))| !k.is_empty()) {
+        alone(i, whole(k).start.max(end)..whole(k).end, Halves::Both, factor);
+        alone(i, k.end / 2..k.end.div_ceil(2), Halves::Low, factor);
+    }
+}

@@ -1,0 +1,144 @@
+//! What the engine knows of its callers: their requests, how far each continuation is, and where events go.
+use crate::error::{Error, Result};
+use crate::grammar::Guide;
+use crate::mailbox::{Flow, Writer};
+use crate::outlet::Outlet;
+use crate::request::{FinishReason, Request, Sampling, ScoreChunk};
+use crate::sampler::History;
+use std::time::Instant;
+
+/// Continuations have the ids `request * 128 + choice`, so that neither needs a table.
+const CHOICE_BITS: u32 = 7;
+
+/// The id of a sequence in the scheduler.
+pub(crate) fn sequence_id(request: u64, choice: usize) -> u64 {
+    request << CHOICE_BITS | choice as u64
+}
+
+/// The request and the choice that a sequence belongs to.
+pub(crate) fn owner(sequence: u64) -> (u64, usize) {
+    (sequence >> CHOICE_BITS, (sequence & ((1 << CHOICE_BITS) - 1)) as usize)
+}
+
+/// One request that was taken in.
+pub(crate) struct Caller {
+    pub work: Work,
+    pub arrived: Instant,
+    /// A step has seen it.
+    pub started: bool,
+    /// Its caller has fallen behind, so its sequences wait.
+    pub paused: bool,
+}
+
+pub(crate) enum Work {
+    Generate(Box<Generation>),
+    Score(Scoring),
+}
+
+/// A prompt being continued.
+pub(crate) struct Generation {
+    pub request: Request,
+    pub outlet: Outlet,
+    pub choices: Vec<Choice>,
+    /// Continuations that have not ended.
+    pub live: usize,
+    /// A first token was given.
+    pub begun: bool,
+}
+
+/// One continuation.
+pub(crate) struct Choice {
+    /// With the continuation's own seed.
+    pub sampling: Sampling,
+    pub history: History,
+    /// Follows the grammar, on a thread of its own.
+    pub guide: Option<Guide>,
+    pub generated: usize,
+    /// When its last token was given.
+    pub last: Option<Instant>,
+}
+
+/// A text being scored.
+pub(crate) struct Scoring {
+    pub chunks: Writer<Result<ScoreChunk>>,
+    /// Tokens of the text.
+    pub total: usize,
+}
+
+impl Generation {
+    pub fn new(request: Request, outlet: Outlet) -> Generation {
+        // Without tokens to generate, one reading of the prompt serves every choice.
+        let live = if request.max_new_tokens == 0 { 1 } else { request.n };
+        let choice = |i| Choice {
+            sampling: Sampling { seed: request.sampling.seed.wrapping_add(i as u64), ..request.sampling.clone() },
+            history: History::new(&request.prompt),
+            guide: request.grammar.clone().map(Guide::start),
+            generated: 0,
+            last: None,
+        };
+        let choices = (0..live).map(choice).collect();
+        Generation { request, outlet, choices, live, begun: false }
+    }
+
+    /// First position whose logits are wanted, for one of the choices: the prompt's are told once.
+    pub fn rows_from(&self, choice: usize) -> usize {
+        match self.request.prompt_logprobs.is_some() && choice == 0 {
+            true => 0,
+            false => self.request.prompt.len() - 1,
+        }
+    }
+
+    /// Whether the likeliest token is all that matters at a choice's next position.
+    pub fn is_plain(&self, choice: usize) -> bool {
+        let choice = &self.choices[choice];
+        let s = &choice.sampling;
+        let unchanged = s.repetition_penalty == 1.0
+            && s.presence_penalty == 0.0
+            && s.frequency_penalty == 0.0
+            && s.logit_bias.is_empty()
+            && choice.guide.is_none();
+        let free = choice.generated >= self.request.min_new_tokens || self.request.stop_ids.is_empty();
+        s.temperature == 0.0 && unchanged && free && self.request.logprobs.is_none()
+    }
+
+    /// The end of a choice, told to the caller.
+    pub fn end(&mut self, choice: usize, reason: FinishReason) -> Flow {
+        self.live -= 1;
+        let ended = if self.request.max_new_tokens == 0 { 0..self.request.n } else { choice..choice + 1 };
+        let mut flow = Flow::Open;
+        for choice in ended {
+            flow = self.outlet.send(crate::request::Event::Done { choice, reason });
+        }
+        flow
+    }
+}
+
+impl Caller {
+    pub fn new(work: Work) -> Caller {
+        Caller { work, arrived: Instant::now(), started: false, paused: false }
+    }
+
+    /// Its sequences in the scheduler; some may have ended.
+    pub fn sequences(&self, request: u64) -> impl Iterator<Item = u64> + use<> {
+        let choices = match &self.work {
+            Work::Generate(generation) => generation.choices.len(),
+            Work::Score(_) => 1,
+        };
+        (0..choices).map(move |choice| sequence_id(request, choice))
+    }
+
+    /// The last word to a caller whose request fails.
+    pub fn fail(self, error: Error) {
+        match self.work {
+            Work::Generate(generation) => generation.outlet.fail(error),
+            Work::Score(scoring) => drop(scoring.chunks.push(Err(error), 0)),
+        }
+    }
+
+    /// Lets go of a caller who has heard everything, or does not listen.
+    pub fn end(self) {
+        if let Work::Generate(generation) = self.work {
+            generation.outlet.end();
+        }
+    }
+}

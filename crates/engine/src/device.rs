@@ -1,0 +1,88 @@
+//! The device's side of a step: runs one batch and brings back what the callers need of its logits, nothing more.
+use crate::config::EngineConfig;
+use crate::error::Result;
+use planish_model::{Decoder, KvPool, Workspace};
+use planish_tensor::{Backend, Batch};
+
+/// What of a step's logits must come to the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Want {
+    /// The likeliest token of each row.
+    pub argmax: bool,
+    /// The logits.
+    pub logits: bool,
+    /// The log-probabilities.
+    pub log_probs: bool,
+}
+
+/// What came: each list is empty unless it was wanted. Kept between steps, so that nothing is allocated.
+#[derive(Clone, Debug, Default)]
+pub struct Produced {
+    /// `[rows]`; `u32::MAX` for a row with NaN.
+    pub likeliest: Vec<u32>,
+    /// `[rows, v]`.
+    pub logits: Vec<f32>,
+    /// `[rows, v]` natural-log probabilities.
+    pub log_probs: Vec<f32>,
+}
+
+/// A loaded model that runs batches. What the engine knows of a device; tests put a failing one in its place.
+pub trait Machine: Send {
+    /// Runs one batch and fills `out` with what was wanted of its logit rows.
+    fn run(&mut self, batch: &Batch, want: Want, out: &mut Produced) -> Result<()>;
+    /// Overwrites pages of the KV cache with zeros.
+    fn clear(&mut self, pages: &[u32]) -> Result<()>;
+}
+
+/// A back end with a model, its KV cache and its buffers.
+pub struct Device<B: Backend> {
+    backend: B,
+    decoder: Decoder<B>,
+    kv: KvPool<B>,
+    ws: Workspace<B>,
+}
+
+impl<B: Backend> Device<B> {
+    /// Allocates cache and buffers for a loaded model.
+    pub fn new(backend: B, decoder: Decoder<B>, config: &EngineConfig) -> Result<Device<B>> {
+        let plan = &decoder.plan;
+        let kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)?;
+        let ws = Workspace::new(&backend, plan, config.step_tokens, config.step_rows)?;
+        Ok(Device { backend, decoder, kv, ws })
+    }
+
+    fn download(&self, values: &mut Vec<f32>) -> Result<()> {
+        values.resize(self.ws.logits.rows * self.ws.logits.cols, 0.0);
+        Ok(self.backend.download(&self.ws.logits, bytemuck::cast_slice_mut(values))?)
+    }
+}
+
+impl<B: Backend> Machine for Device<B> {
+    fn run(&mut self, batch: &Batch, want: Want, out: &mut Produced) -> Result<()> {
+        self.decoder.forward(&self.backend, batch, &mut self.kv, &mut self.ws)?;
+        out.likeliest.clear();
+        out.logits.clear();
+        out.log_probs.clear();
+        if want.argmax {
+            out.likeliest = self.backend.argmax(&self.ws.logits)?;
+        }
+        if want.logits {
+            self.download(&mut out.logits)?;
+        }
+        if want.log_probs {
+            self.backend.log_softmax(&mut self.ws.logits)?;
+            self.download(&mut out.log_probs)?;
+        }
+        if want == Want::default() {
+            self.backend.sync()?;
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self, pages: &[u32]) -> Result<()> {
+        for layer in &mut self.kv.layers {
+            self.backend.clear_pages(layer, pages)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! From a specification to llguidance's parser, within limits of size, depth and time.
+use super::limits::{self, COMPILE_TIME};
+use super::{GrammarSpec, Vocabulary};
+use crate::error::{Error, Result};
+use llguidance::Matcher;
+use llguidance::api::TopLevelGrammar;
+use serde_json::{Value, json};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// Compilations at a time, those that outlived their caller's patience included.
+const MAX_RUNNING: usize = 4;
+/// llguidance recurses over schemas; [`limits::MAX_DEPTH`] levels must fit.
+const STACK: usize = 16 << 20;
+/// White space between JSON tokens: enough for indentation, an end for a model that would go on with it for ever.
+const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
+/// What a compiled grammar takes at least; its lexer grows while it is used.
+const FIXED_BYTES: usize = 1 << 20;
+
+static RUNNING: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// A grammar's start state. Followers of one grammar share the lexer states that they discover ("warm"); one that
+/// fails is tried again from an untouched copy, so that no text depends on what others did.
+pub struct Compiled {
+    kind: &'static str,
+    bytes: usize,
+    pristine: Mutex<Matcher>,
+    warm: Mutex<Matcher>,
+}
+
+impl Compiled {
+    /// Its kind, for messages.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    /// About the bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A start state that shares what others learned.
+    pub fn warm(&self) -> Matcher {
+        lock(&self.warm).clone()
+    }
+
+    /// A start state of its own; also forgets what was learned, which may be what failed.
+    pub fn alone(&self) -> Matcher {
+        let pristine = lock(&self.pristine);
+        *lock(&self.warm) = pristine.deep_clone();
+        pristine.deep_clone()
+    }
+}
+
+/// Compiles on a thread of its own and waits at most [`COMPILE_TIME`], the vocabulary's own construction aside.
+pub fn within_time(vocabulary: Vocabulary, spec: GrammarSpec) -> Result<Compiled> {
+    let kind = spec.kind();
+    vocabulary.factory()?;
+    let Some(slot) = Slot::take() else {
+        return Err(Error::Grammar(format!("{kind}: {MAX_RUNNING} others are being compiled for too long; try again")));
+    };
+    let (sender, receiver) = sync_channel(1);
+    let work = move || {
+        let result = catch_unwind(AssertUnwindSafe(|| compile(&vocabulary, &spec)));
+        drop(slot);
+        let _ = sender.send(result.unwrap_or_else(|_| Err(Error::Grammar(format!("{kind}: the compiler panicked")))));
+    };
+    let thread = thread::Builder::new().name("grammar compiler".into()).stack_size(STACK).spawn(work);
+    thread.map_err(|error| Error::Grammar(format!("{kind}: no thread to compile it: {error}")))?;
+    receiver.recv_timeout(COMPILE_TIME).unwrap_or_else(|error| {
+        Err(Error::Grammar(match error {
+            RecvTimeoutError::Timeout => {
+                format!("{kind}: not compiled within {} s: too complex", COMPILE_TIME.as_secs())
+            }
+            RecvTimeoutError::Disconnected => format!("{kind}: the compiler ended without a result"),
+        }))
+    })
+}
+
+fn compile(vocabulary: &Vocabulary, spec: &GrammarSpec) -> Result<Compiled> {
+    let grammar = top_level(spec)?;
+    let factory = vocabulary.factory()?;
+    let mut matcher = Matcher::new(factory.create_parser(grammar));
+    if let Some(reason) = matcher.get_error() {
+        return Err(refused(spec, &reason));
+    }
+    let pristine = matcher.deep_clone();
+    matcher.compute_mask().map_err(|error| refused(spec, &error.to_string()))?;
+    let bytes = FIXED_BYTES + 16 * spec.text().len();
+    Ok(Compiled { kind: spec.kind(), bytes, pristine: Mutex::new(pristine), warm: Mutex::new(matcher) })
+}
+
+fn top_level(spec: &GrammarSpec) -> Result<TopLevelGrammar> {
+    Ok(match spec {
+        GrammarSpec::JsonObject => TopLevelGrammar::from_json_schema(with_white_space(json!({"type": "object"}))),
+        GrammarSpec::JsonSchema(text) => {
+            let schema: Value = serde_json::from_str(text).map_err(|error| refused(spec, &error.to_string()))?;
+            limits::check_schema(&schema, "#", 0)?;
+            TopLevelGrammar::from_json_schema(with_white_space(match schema {
+                Value::Object(_) => schema,
+                Value::Bool(true) => json!({}),
+                other => return Err(refused(spec, &format!("expected an object, found {other}"))),
+            }))
+        }
+        GrammarSpec::Regex(text) => {
+            limits::check_pattern(spec.kind(), text, "")?;
+            TopLevelGrammar::from_regex(text)
+        }
+        GrammarSpec::Lark(text) => {
+            limits::check_pattern(spec.kind(), text, "")?;
+            TopLevelGrammar::from_lark(text.clone())
+        }
+    })
+}
+
+/// Sets llguidance's own options, in the place of any that a caller put there.
+fn with_white_space(mut schema: Value) -> Value {
+    schema["x-guidance"] = json!({"whitespace_pattern": WHITE_SPACE});
+    schema
+}
+
+fn refused(spec: &GrammarSpec, reason: &str) -> Error {
+    let reason = reason.replace("\n<non-verbose/>", "");
+    let reason = reason.split("\n<backtrace>").next().unwrap_or_default();
+    let short: String = reason.chars().take(500).collect();
+    Error::Grammar(format!("{}: {}", spec.kind(), short.trim()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The right to compile.
+struct Slot;
+
+impl Slot {
+    /// Waits for its turn, but no longer than for a compilation.
+    fn take() -> Option<Slot> {
+        let full = |running: &mut usize| *running >= MAX_RUNNING;
+        let waited = ENDED.wait_timeout_while(lock(&RUNNING), COMPILE_TIME, full);
+        let (mut running, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!timeout.timed_out()).then(|| {
+            *running += 1;
+            Slot
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *lock(&RUNNING) -= 1;
+        ENDED.notify_one();
+    }
+}

@@ -1,0 +1,49 @@
+//! The plain loop: one step after the other, on one thread.
+use crate::device::{Machine, Produced};
+use crate::request::Command;
+use crate::runner::Runner;
+use std::sync::mpsc::Receiver;
+use std::time::Instant;
+
+/// Runs until told to stop.
+pub(crate) fn serve(runner: &mut Runner, machine: &mut dyn Machine, commands: &Receiver<Command>) {
+    let mut produced = Produced::default();
+    let mut busy = false;
+    while attend(runner, commands, busy) {
+        busy = step(runner, machine, &mut produced);
+    }
+}
+
+/// Does as told, waiting for something to do if there is nothing. False when it is time to stop.
+pub(crate) fn attend(runner: &mut Runner, commands: &Receiver<Command>, busy: bool) -> bool {
+    if !busy {
+        runner.rest();
+        if !runner.is_over() {
+            match commands.recv() {
+                Ok(command) => runner.accept(command),
+                Err(_) => return false,
+            }
+        }
+    }
+    while let Ok(command) = commands.try_recv() {
+        runner.accept(command);
+    }
+    !runner.is_over()
+}
+
+/// One step of all running sequences. False if there was nothing to run.
+fn step(runner: &mut Runner, machine: &mut dyn Machine, produced: &mut Produced) -> bool {
+    let started = Instant::now();
+    let Some(step) = runner.prepare() else { return false };
+    runner.begin(&step);
+    let submitted = Instant::now();
+    let ran = machine.run(&step.batch, step.want, produced);
+    let forward = submitted.elapsed();
+    let verdicts = runner.choose(&step, ran, produced);
+    runner.settle(&step, &verdicts);
+    runner.clear(|pages| machine.clear(pages));
+    runner.deliver(&step, verdicts);
+    runner.metrics.count_step(step.batch.t(), forward, started.elapsed() - forward);
+    runner.publish();
+    true
+}

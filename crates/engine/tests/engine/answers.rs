@@ -1,0 +1,101 @@
+//! Same request, same answer: whatever else runs, however the prompt is cut, whatever is cached, in both loops.
+use crate::setting::*;
+use planish_engine::{EngineOptions, FinishReason, Handle, Request, Sampling};
+
+#[test]
+fn greedy_equals_transformers() {
+    for overlap in [false, true] {
+        let handle = open("llama", &EngineOptions { overlap: Some(overlap), ..options(100) });
+        for (i, prompt) in prompts().iter().enumerate() {
+            let (tokens, finish) = collect(handle.generate(request(prompt)).unwrap());
+            assert_eq!((tokens, finish), (greedy("llama", i), Some(FinishReason::Length)));
+        }
+    }
+}
+
+/// Nine different prompts, in four ways of choosing.
+fn mixture() -> Vec<Request> {
+    let prompts = prompts();
+    let sampled = Sampling { temperature: 0.9, top_k: 40, seed: 5, ..Sampling::default() };
+    let penalized = Sampling { repetition_penalty: 1.3, presence_penalty: 0.5, ..Sampling::default() };
+    let with = |i: usize, r: Request| match i % 4 {
+        0 | 1 => r,
+        2 => Request { sampling: Sampling { seed: i as u64, ..sampled.clone() }, ..r },
+        _ => Request { sampling: penalized.clone(), logprobs: Some(2), ..r },
+    };
+    (0..9).map(|i| with(i, request(&prompts[i % 2][i / 2..]))).collect()
+}
+
+fn alone(name: &str) -> Vec<Vec<u32>> {
+    let handle = open(name, &EngineOptions { prefix_cache: Some(false), ..options(100) });
+    mixture().into_iter().map(|r| tokens(&handle, r)).collect()
+}
+
+fn together(handle: &Handle) -> Vec<Vec<u32>> {
+    let streams: Vec<_> = mixture().into_iter().map(|r| handle.generate(r).unwrap()).collect();
+    streams.into_iter().map(|s| collect(s).0).collect()
+}
+
+fn variants() -> Vec<(&'static str, EngineOptions)> {
+    let o = options(100);
+    vec![
+        ("together", o.clone()),
+        ("few pages", options(9)),
+        ("small steps", EngineOptions { step_tokens: Some(5), step_rows: Some(3), ..o.clone() }),
+        ("small pages", EngineOptions { page_size: Some(4), ..o.clone() }),
+        ("two at a time", EngineOptions { max_batch: Some(2), ..o.clone() }),
+        ("drafts", EngineOptions { speculate: Some(4), ..o.clone() }),
+        ("drafts, few pages, small steps", EngineOptions { speculate: Some(3), step_tokens: Some(9), ..options(9) }),
+    ]
+}
+
+#[test]
+fn answers_do_not_depend_on_circumstances() {
+    for name in ["llama", "w8a8_rtn"] {
+        let alone = alone(name);
+        for (what, options) in variants() {
+            for overlap in [false, true] {
+                let handle = open(name, &EngineOptions { overlap: Some(overlap), ..options.clone() });
+                assert_eq!(together(&handle), alone, "{name}, {what}, overlap {overlap}");
+                // Again, now that prefixes are cached.
+                assert_eq!(together(&handle), alone, "{name}, {what}, overlap {overlap}, cached");
+                let now = at_rest(&handle);
+                assert_eq!((now.finished_length, now.accepted), (18, 18));
+                if what == "few pages" {
+                    assert!(now.preemptions > 0);
+                }
+                if options.speculate.is_some() {
+                    assert!(now.drafts_accepted > 0 && now.drafts_accepted <= now.drafts_proposed, "{now:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cached_prefix_is_not_computed_again() {
+    let run = |prefix_cache| {
+        let handle = open("llama", &EngineOptions { prefix_cache: Some(prefix_cache), ..options(100) });
+        let prompt: Vec<u32> = (0..70).map(|i| i * 3 % 256).collect();
+        let first = tokens(&handle, request(&prompt));
+        assert_eq!(tokens(&handle, request(&prompt)), first);
+        at_rest(&handle)
+    };
+    let (with, without) = (run(true), run(false));
+    assert_eq!((with.prefix_hits, without.prefix_hits), (64, 0));
+    assert_eq!(with.step_tokens.sum() + 64.0, without.step_tokens.sum());
+}
+
+#[test]
+fn salts_part_the_prefix_cache() {
+    let handle = open("llama", &options(100));
+    let prompt = [5; 40];
+    let salted = |salt: &str| Request { cache_salt: Some(salt.into()), ..request(&prompt) };
+    let hits = |r: Request| {
+        let before = at_rest(&handle).prefix_hits;
+        tokens(&handle, r);
+        at_rest(&handle).prefix_hits - before
+    };
+    assert_eq!([hits(salted("a")), hits(salted("b")), hits(request(&prompt))], [0, 0, 0]);
+    assert_eq!([hits(salted("a")), hits(salted("b")), hits(request(&prompt))], [32, 32, 32]);
+}

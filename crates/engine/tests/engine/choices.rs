@@ -1,0 +1,48 @@
+//! Several continuations of one prompt.
+use crate::setting::*;
+use planish_engine::{EngineOptions, Event, Request, Sampling};
+
+fn sampled(n: usize, seed: u64) -> Request {
+    let sampling = Sampling { temperature: 1.0, seed, ..Sampling::default() };
+    Request { sampling, n, ..request(&prompts()[0]) }
+}
+
+#[test]
+fn choice_i_is_the_request_with_seed_plus_i() {
+    for overlap in [false, true] {
+        let handle = open("llama", &EngineOptions { overlap: Some(overlap), ..options(100) });
+        let choices = collect_all(handle.generate(sampled(5, 11)).unwrap(), 5);
+        for (i, choice) in choices.iter().enumerate() {
+            assert_eq!(choice, &collect(handle.generate(sampled(1, 11 + i as u64)).unwrap()));
+        }
+        assert_ne!(choices[0], choices[1]);
+    }
+}
+
+#[test]
+fn the_prompt_is_computed_once() {
+    for prefix_cache in [true, false] {
+        let handle = open("llama", &EngineOptions { prefix_cache: Some(prefix_cache), ..options(100) });
+        let prompt = [9; 49];
+        let r = Request { n: 8, max_new_tokens: 4, ..request(&prompt) };
+        let choices = collect_all(handle.generate(r).unwrap(), 8);
+        assert!(choices.iter().all(|c| c == &choices[0]), "greedy choices are equal");
+        let now = at_rest(&handle);
+        // The prompt once; its last, partial page and three more tokens for each choice.
+        assert!(now.step_tokens.sum() <= 49.0 + 7.0 + 8.0 * 3.0, "{now:?}");
+        assert_eq!((now.accepted, now.finished_length, now.generated_tokens), (1, 1, 32));
+    }
+}
+
+#[test]
+fn few_pages_and_a_vanished_caller_give_everything_back() {
+    let handle = open("llama", &options(9));
+    let full = collect_all(handle.generate(sampled(6, 3)).unwrap(), 6);
+    let mut stream = handle.generate(sampled(6, 3)).unwrap();
+    let first = stream.next();
+    assert!(matches!(first, Some(Event::Token { choice: 0, .. })), "{first:?}");
+    drop(stream);
+    assert_eq!(collect_all(handle.generate(sampled(6, 3)).unwrap(), 6), full);
+    let now = at_rest(&handle);
+    assert_eq!((now.accepted, now.finished_length, now.cancelled), (3, 2, 1));
+}

@@ -1,0 +1,8 @@
+//! The engine through its handle, on the tiny golden models and the reference back end.
+mod answers;
+mod choices;
+mod faults;
+mod numbers;
+mod requests;
+mod scores;
+mod setting;

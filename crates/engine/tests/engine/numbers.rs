@@ -1,0 +1,78 @@
+//! What is counted, and what an engine may use.
+use crate::setting::*;
+use planish_cpu::Scalar;
+use planish_engine::{EngineOptions, Request};
+use planish_tensor::{DType, FloatMath, Memory};
+
+#[test]
+fn counts_add_up() {
+    for overlap in [false, true] {
+        let handle = open("llama", &EngineOptions { overlap: Some(overlap), ..options(100) });
+        let streams: Vec<_> = (0..4).map(|i| handle.generate(request(&prompts()[i % 2])).unwrap()).collect();
+        streams.into_iter().for_each(|s| drop(collect(s)));
+        let _ = failure(handle.generate(Request { n: 0, ..request(&[1]) }).unwrap());
+        let now = at_rest(&handle);
+        let prompt_tokens: usize = prompts().iter().map(|p| 2 * p.len()).sum();
+        assert_eq!((now.accepted, now.refused, now.finished()), (4, 1, 4));
+        assert_eq!((now.prompt_tokens, now.generated_tokens), (prompt_tokens as u64, 96));
+        assert_eq!((now.time_to_first_token.count(), now.inter_token.count()), (4, 92));
+        assert_eq!((now.request_latency.count(), now.queue_time.count()), (4, 4));
+        assert_eq!(now.step_tokens.count(), now.steps);
+        assert_eq!(now.step_tokens.sum() as u64 + now.prefix_hits, now.prompt_tokens + 92);
+        assert!(now.forward_seconds > 0.0 && now.other_seconds > 0.0);
+        assert!(now.request_latency.sum() >= now.time_to_first_token.sum());
+    }
+}
+
+const GIB: Memory = Memory { free: 1 << 30, total: 1 << 30 };
+
+/// What the tiny model (12,288 bytes of f32 keys and values in a page) may use.
+fn decide(options: EngineOptions) -> Result<(planish_engine::EngineConfig, Vec<String>), String> {
+    options.decide::<Scalar>(&plan("llama"), false, GIB).map_err(|e| e.to_string())
+}
+
+#[test]
+fn memory_is_never_exceeded() {
+    let d = EngineOptions::default;
+    let (config, notes) = decide(EngineOptions { max_model_len: Some(96), max_batch: Some(4), ..d() }).unwrap();
+    assert_eq!((config.pages, config.max_model_len, notes.len()), (24, 96, 0));
+    let (config, notes) = decide(EngineOptions { kv_cache_memory: Some(5 * 12288 + 1), ..d() }).unwrap();
+    assert_eq!((config.pages, config.max_model_len), (5, 80));
+    assert!(notes[0].contains("80 tokens, not"), "{notes:?}");
+    let both = EngineOptions { kv_cache_memory: Some(5 * 12288), max_model_len: Some(96), ..d() };
+    let told = decide(both.clone()).unwrap_err();
+    assert!(told.contains("expected at least 73728 bytes") && told.contains("found 61440"), "{told}");
+    assert!(told.contains("--kv-cache-memory") && told.contains("96 tokens (--max-model-len)"), "{told}");
+    let (config, _) = decide(EngineOptions { kv_dtype: Some(DType::BF16), ..both }).unwrap();
+    assert_eq!((config.pages, config.max_model_len), (10, 96));
+    let none = decide(EngineOptions { kv_cache_memory: Some(100), ..d() }).unwrap_err();
+    assert!(none.contains("found 100"), "{none}");
+    let poor = Memory { free: 10 * 12288, total: 1 << 30 };
+    let long = EngineOptions { max_model_len: Some(96), ..d() };
+    let (config, notes) = long.decide::<Scalar>(&plan("llama"), false, poor).unwrap();
+    assert_eq!((config.pages, config.max_model_len, notes.len()), (4, 64, 1));
+    let nothing = Memory { free: 0, total: 1 << 30 };
+    assert!(d().decide::<Scalar>(&plan("llama"), false, nothing).unwrap_err().to_string().contains("one page"));
+}
+
+#[test]
+fn nonsense_is_refused_by_name() {
+    let d = EngineOptions::default;
+    assert!(decide(EngineOptions { max_batch: Some(0), ..d() }).unwrap_err().contains("max_batch"));
+    assert!(decide(EngineOptions { page_size: Some(0), ..d() }).unwrap_err().contains("page_size"));
+    assert!(decide(EngineOptions { speculate: Some(33), ..d() }).unwrap_err().contains("speculate: expected at most 32"));
+}
+
+#[test]
+fn eight_bit_models_take_the_faster_numbers() {
+    let numbers = |name, options: EngineOptions| {
+        let handle = open(name, &EngineOptions { max_model_len: Some(32), ..options });
+        (handle.info().config.kv_dtype, handle.info().config.math)
+    };
+    let d = EngineOptions::default;
+    assert_eq!(numbers("llama", d()), (DType::F32, FloatMath::F32));
+    assert_eq!(numbers("w8a8_rtn", d()), (DType::BF16, FloatMath::Bf16));
+    assert_eq!(numbers("fp8_dynamic", d()), (DType::BF16, FloatMath::Bf16));
+    let asked = EngineOptions { kv_dtype: Some(DType::F32), math: Some(FloatMath::F32), ..d() };
+    assert_eq!(numbers("w8a8_rtn", asked), (DType::F32, FloatMath::F32));
+}

@@ -1,0 +1,128 @@
+//! Models, prompts, and a machine that does what a test tells it to do.
+use planish_checkpoint::{config::Config, shards::ModelFiles, source::TensorSource};
+use planish_cpu::Scalar;
+use planish_engine::device::{Machine, Produced, Want};
+use planish_engine::{EngineOptions, Event, FinishReason, Handle, Request, Result, Snapshot, Stream, service};
+use planish_model::Plan;
+use planish_tensor::Batch;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data").join(name)
+}
+
+pub fn plan(name: &str) -> Plan {
+    Plan::new(&Config::open(&data(name)).unwrap()).unwrap()
+}
+
+pub fn open(name: &str, options: &EngineOptions) -> Handle {
+    Handle::start(Scalar, plan(name), &ModelFiles::open(&data(name)).unwrap(), options).unwrap()
+}
+
+/// As many pages of 16 tokens, and sequences of up to 96.
+pub fn options(kv_pages: usize) -> EngineOptions {
+    EngineOptions { kv_pages: Some(kv_pages), max_model_len: Some(96), ..EngineOptions::default() }
+}
+
+pub fn prompts() -> Vec<Vec<u32>> {
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(data("prompts.json")).unwrap()).unwrap();
+    serde_json::from_value(json["prompts"].clone()).unwrap()
+}
+
+/// What transformers gave for a prompt.
+pub fn golden(model: &str, name: &str) -> Vec<f32> {
+    ModelFiles::open(&data(model).join("expected")).unwrap().tensor(name).unwrap().to_f32()
+}
+
+pub fn greedy(model: &str, prompt: usize) -> Vec<u32> {
+    golden(model, &format!("greedy_{prompt}")).iter().map(|&x| x as u32).collect()
+}
+
+pub fn request(prompt: &[u32]) -> Request {
+    Request { prompt: prompt.to_vec(), max_new_tokens: 24, ..Request::default() }
+}
+
+/// Tokens and end of each choice.
+pub fn collect_all(stream: Stream, n: usize) -> Vec<(Vec<u32>, Option<FinishReason>)> {
+    let mut choices = vec![(Vec::new(), None); n];
+    for event in stream {
+        match event {
+            Event::Token { choice, id, .. } => choices[choice].0.push(id),
+            Event::Done { choice, reason } => choices[choice].1 = Some(reason),
+            Event::Prompt(_) => {}
+            Event::Failed(e) => panic!("{e}"),
+        }
+    }
+    choices
+}
+
+pub fn collect(stream: Stream) -> (Vec<u32>, Option<FinishReason>) {
+    collect_all(stream, 1).remove(0)
+}
+
+pub fn tokens(handle: &Handle, request: Request) -> Vec<u32> {
+    collect(handle.generate(request).unwrap()).0
+}
+
+/// The error that a request ends with.
+pub fn failure(stream: Stream) -> String {
+    match stream.last() {
+        Some(Event::Failed(e)) => e.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until something holds.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until nothing runs; then every request is accounted for and every page is back.
+pub fn at_rest(handle: &Handle) -> Snapshot {
+    until("the engine comes to rest", || {
+        let now = handle.metrics();
+        now.running + now.queued == 0
+    });
+    handle.check_integrity().unwrap();
+    // The check is answered between two steps, so the numbers after it are of a resting engine.
+    until("all pages are back", || {
+        let now = handle.metrics();
+        now.pages_free + now.pages_cached == now.pages_total
+    });
+    let now = handle.metrics();
+    assert!(now.is_conserved(), "{now:?}");
+    now
+}
+
+/// A machine that asks a test before each step.
+pub struct Staged {
+    inner: Box<dyn Machine>,
+    before: Box<dyn FnMut(&Batch) -> Result<()> + Send>,
+}
+
+impl Machine for Staged {
+    fn run(&mut self, batch: &Batch, want: Want, out: &mut Produced) -> Result<()> {
+        (self.before)(batch)?;
+        self.inner.run(batch, want, out)
+    }
+
+    fn clear(&mut self, pages: &[u32]) -> Result<()> {
+        self.inner.clear(pages)
+    }
+}
+
+/// An engine over a machine that asks `before` each step.
+pub fn staged(
+    name: &str,
+    options: &EngineOptions,
+    before: impl FnMut(&Batch) -> Result<()> + Send + 'static,
+) -> Handle {
+    let (inner, info) =
+        service::load(Scalar, plan(name), &ModelFiles::open(&data(name)).unwrap(), options).unwrap();
+    Handle::over(Box::new(Staged { inner, before: Box::new(before) }), info).unwrap()
+}

@@ -147,7 +147,7 @@ fn peak_f32(isa: Isa) -> f64 {
 
 fn peak_bf16(isa: Isa) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
+    if isa.has_fast_bf16_dots() {
         // SAFETY: the family runs here.
         let seconds = best(|| unsafe { x86::dot512(100_000) });
         return 100_000.0 * 16.0 * 64.0 / seconds / 1e9;

@@ -1,15 +1,12 @@
 //! Float kernels: time, rate, and share of the peak measured in the same run; error against the plain loops.
 //! `cargo bench -p planish-cpu --bench kernels_float [-- FILTER]`, with `BENCH_ISA=avx2` or
 //! `BENCH_THREADS=1` if wanted. The best of many repetitions counts.
-use half::bf16;
-use planish_cpu::attention::{KvSlice, KvSliceMut, paged_attention};
 use planish_cpu::gemm_float::{PackedFloat, gemm_float, gemm_float_scalar};
 use planish_cpu::gram::{accumulate_gram, observe_columns};
 use planish_cpu::isa::Isa;
-use planish_cpu::rope::{RopeSlice, rope_store_kv};
 use planish_cpu::threads::Threads;
-use planish_tensor::backend::{AttentionShape, FloatMath};
-use planish_tensor::{Batch, DType, HostTensor};
+use planish_tensor::backend::FloatMath;
+use planish_tensor::{DType, HostTensor};
 use std::time::{Duration, Instant};
 
 /// Best rates of one thread: f32 and bf16 GFLOP/s, GB/s.
@@ -46,8 +43,7 @@ fn main() {
     for threads in counts {
         let pool = Threads::new(threads);
         println!("\n{threads} thread(s)   kernel, µs, GFLOP/s (share of peak), GB/s, largest error / largest value");
-        let sections: [(&str, Section); 5] =
-            [("gemm", gemms), ("prefill", prefills), ("decode", decodes), ("rope", ropes), ("gram", grams)];
+        let sections: [(&str, Section); 2] = [("gemm", gemms), ("gram", grams)];
         sections.iter().filter(|(name, _)| name.contains(&filter)).for_each(|(_, section)| section(&pool, isa, &peaks));
     }
 }
@@ -113,70 +109,6 @@ fn gemms(pool: &Threads, isa: Isa, peaks: &Peaks) {
     }
 }
 
-fn attention_shape(nq: usize, nkv: usize, d: usize) -> AttentionShape {
-    AttentionShape { nq, nkv, d, scale: 1.0 / (d as f32).sqrt(), window: None, softcap: None }
-}
-
-/// Pages with random keys and values for `sequences` of `length`.
-fn pages(shape: &AttentionShape, sequences: usize, length: usize) -> Vec<f32> {
-    floats(3, sequences * length.div_ceil(16) * 16 * shape.nkv * shape.d)
-}
-
-fn prefills(pool: &Threads, isa: Isa, peaks: &Peaks) {
-    for (nq, nkv, d, t) in [(9, 3, 64, 128), (9, 3, 64, 512), (9, 3, 64, 2048), (8, 2, 128, 512), (32, 8, 80, 512)] {
-        let (shape, batch) = (attention_shape(nq, nkv, d), Batch::fresh(&[t], 16));
-        let (qkv, kv) = (floats(4, t * shape.qkv_width()), pages(&shape, 1, t));
-        let mut out = vec![0.0; t * nq * d];
-        let k = KvSlice::F32(&kv);
-        let seconds = best(|| paged_attention(pool, isa, &qkv, &shape, &batch, k, k, &mut out));
-        let mut expected = vec![0.0; t * nq * d];
-        if t <= 512 {
-            paged_attention(pool, Isa::Scalar, &qkv, &shape, &batch, k, k, &mut expected);
-        } else {
-            expected.copy_from_slice(&out);
-        }
-        let flops = 4.0 * (nq * d * t * (t + 1) / 2) as f64;
-        let name = format!("prefill t={t} nq={nq} nkv={nkv} d={d}");
-        row(pool, &name, seconds, flops, peaks.f32, (8 * kv.len()) as f64, error(&out, &expected));
-    }
-}
-
-fn decodes(pool: &Threads, isa: Isa, peaks: &Peaks) {
-    for (nq, nkv, d) in [(9, 3, 64), (32, 8, 128)] {
-        for (s, length) in [(1, 128), (1, 1024), (1, 8192), (16, 512)] {
-            let shape = attention_shape(nq, nkv, d);
-            let mut batch = Batch::fresh(&vec![length; s], 16);
-            batch.positions = vec![length as u32 - 1; s];
-            batch.slots = vec![0; s];
-            batch.query_starts = (0..=s as u32).collect();
-            let (qkv, kv) = (floats(4, s * shape.qkv_width()), pages(&shape, s, length));
-            let kb: Vec<bf16> = kv.iter().map(|&x| bf16::from_f32(x)).collect();
-            for (name, k, bytes) in [("f32", KvSlice::F32(&kv), 8), ("bf16", KvSlice::Bf16(&kb), 4)] {
-                let (mut out, mut expected) = (vec![0.0; s * nq * d], vec![0.0; s * nq * d]);
-                let seconds = best(|| paged_attention(pool, isa, &qkv, &shape, &batch, k, k, &mut out));
-                paged_attention(pool, Isa::Scalar, &qkv, &shape, &batch, k, k, &mut expected);
-                let flops = 4.0 * (s * nq * d * length) as f64;
-                let name = format!("decode {name} s={s} keys={length} nq={nq} nkv={nkv} d={d}");
-                // Keys and values are one array here: half the bytes may come from a near cache.
-                row(pool, &name, seconds, flops, peaks.f32, (bytes * kv.len()) as f64, error(&out, &expected));
-            }
-        }
-    }
-}
-
-fn ropes(pool: &Threads, isa: Isa, peaks: &Peaks) {
-    for t in [1, 512] {
-        let (shape, batch) = (attention_shape(9, 3, 64), Batch::fresh(&[t], 16));
-        let (mut qkv, cos_sin) = (floats(5, t * shape.qkv_width()), floats(6, t * 64));
-        let (mut k, mut v) = (pages(&shape, 1, t), pages(&shape, 1, t));
-        let rope = RopeSlice { cos_sin: &cos_sin, half: 32, interleaved: false };
-        let (mut k, mut v) = (KvSliceMut::F32(&mut k), KvSliceMut::F32(&mut v));
-        let seconds = best(|| rope_store_kv(pool, isa, &mut qkv, Some(rope), &shape, &batch, &mut k, &mut v));
-        let bytes = (qkv.len() * 12) as f64;
-        row(pool, &format!("rope and store t={t} nq=9 nkv=3 d=64"), seconds, 0.0, peaks.f32, bytes, 0.0);
-    }
-}
-
 fn grams(pool: &Threads, isa: Isa, peaks: &Peaks) {
     for (t, k) in [(512, 576), (2048, 576), (512, 1536), (2048, 1536)] {
         let x = floats(7, t * k);
@@ -215,7 +147,7 @@ fn peak_f32(isa: Isa) -> f64 {
 
 fn peak_bf16(isa: Isa) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512Bf16 {
+    if isa.has_fast_bf16_dots() {
         // SAFETY: the family runs here.
         let seconds = best(|| unsafe { x86::dot512(100_000) });
         return 100_000.0 * 16.0 * 64.0 / seconds / 1e9;

@@ -83,7 +83,7 @@ mod tests {
             let rounded: Vec<f32> = x.iter().map(|&v| half::bf16::from_f32(v).to_f32()).collect();
             let before = floats(3, k * k);
             for (isa, math) in Isa::available().into_iter().flat_map(|i| [(i, FloatMath::F32), (i, FloatMath::Bf16)]) {
-                let of = if isa == Isa::Avx512Bf16 && math == FloatMath::Bf16 { &rounded } else { &x };
+                let of = if isa.has_fast_bf16_dots() && math == FloatMath::Bf16 { &rounded } else { &x };
                 let results: Vec<Vec<f32>> = pools
                     .iter()
                     .map(|pool| {

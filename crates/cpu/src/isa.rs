@@ -15,11 +15,13 @@ pub enum Isa {
     Avx512,
     /// AVX-512 as above, and bf16 dot products.
     Avx512Bf16,
+    /// AVX-512 as `Avx512`, and AMX tiles for INT8.
+    Amx,
 }
 
 impl Isa {
     /// Every family, plainest first.
-    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Bf16];
+    pub const ALL: [Isa; 7] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// The best family of this machine.
     pub fn best() -> Isa {
@@ -49,6 +51,7 @@ impl Isa {
             Isa::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512 => avx512,
             Isa::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+            Isa::Amx => avx512 && amx::usable(),
         }
     }
 
@@ -77,7 +80,72 @@ impl Isa {
             Isa::AvxVnni => "avx-vnni",
             Isa::Avx512 => "avx512-vnni",
             Isa::Avx512Bf16 => "avx512-vnni-bf16",
+            Isa::Amx => "amx-int8",
         }
+    }
+
+    /// Whether bf16 dot products of vectors are worth using. Cores with AMX have the instruction too, but take twice
+    /// as long for it as for the f32 multiply-adds that it replaces.
+    pub fn has_fast_bf16_dots(self) -> bool {
+        self == Isa::Avx512Bf16
+    }
+}
+
+/// Whether AMX is there: the processor, the system's support, and its leave, for which a process asks once.
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use std::arch::{asm, x86_64::__cpuid_count};
+    use std::sync::OnceLock;
+
+    pub(super) fn usable() -> bool {
+        // The answer holds for the whole process and costs a system call: it is kept, as the standard library keeps
+        // what it knows of the processor.
+        static USABLE: OnceLock<bool> = OnceLock::new();
+        *USABLE.get_or_init(|| processor_has_it() && system_saves_it() && leave_is_given())
+    }
+
+    /// `amx-tile` and `amx-int8`. Only asked of processors with AVX-512, whose leaves go up to 7.
+    #[allow(unused_unsafe)] // newer compilers call this function safe
+    fn processor_has_it() -> bool {
+        const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+        // SAFETY: every x86-64 processor has CPUID.
+        unsafe { __cpuid_count(7, 0) }.edx & TILE_AND_INT8 == TILE_AND_INT8
+    }
+
+    /// Whether the system saves tiles when it switches threads.
+    fn system_saves_it() -> bool {
+        const CONFIG_AND_DATA: u32 = 1 << 17 | 1 << 18;
+        let low: u32;
+        // SAFETY: where AVX-512 was detected, the system has set OSXSAVE, and XGETBV may be used.
+        unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") _, options(nomem, nostack, preserves_flags)) };
+        low & CONFIG_AND_DATA == CONFIG_AND_DATA
+    }
+
+    /// Linux grants the tiles' state to processes that ask for it.
+    #[cfg(target_os = "linux")]
+    fn leave_is_given() -> bool {
+        const ARCH_PRCTL: isize = 158;
+        const ARCH_REQ_XCOMP_PERM: isize = 0x1023;
+        const TILE_DATA: isize = 18;
+        let result: isize;
+        // SAFETY: arch_prctl(ARCH_REQ_XCOMP_PERM, 18) touches no memory of ours; a system call clobbers rcx and r11.
+        unsafe {
+            asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") TILE_DATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn leave_is_given() -> bool {
+        false
     }
 }
 
@@ -91,5 +159,18 @@ mod tests {
         assert_eq!(all[0], Isa::Scalar);
         assert_eq!(*all.last().unwrap(), Isa::best());
         assert!(all.windows(2).all(|w| w[0] < w[1]));
+    }
+
+    #[test]
+    fn amx_stands_on_avx512_and_its_leave_lasts() {
+        if !Isa::Amx.runs_here() {
+            println!("skipped: no amx");
+            return;
+        }
+        assert!(Isa::Avx512.runs_here());
+        // Threads started later have it as well.
+        assert!(std::thread::spawn(|| Isa::Amx.runs_here()).join().unwrap());
+        assert_eq!(Isa::best(), Isa::Amx);
+        assert!(!Isa::Amx.has_fast_bf16_dots());
     }
 }

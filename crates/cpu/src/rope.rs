@@ -2,10 +2,11 @@
 //! (a, b) becomes (a cos - b sin, b cos + a sin), each product rounded by itself, as in the reference models.
 use crate::attention::KvSliceMut;
 use crate::isa::Isa;
+use crate::rowwise::{Q8SliceMut, quantize_rows};
 use crate::threads::Threads;
 use crate::vector::Shared;
 use half::bf16;
-use planish_tensor::{Batch, Q8, backend::AttentionShape, q8};
+use planish_tensor::{Batch, Q8, backend::AttentionShape};
 
 /// Rotary angles in host memory; see [`planish_tensor::backend::RopeTable`].
 #[derive(Clone, Copy)]
@@ -36,90 +37,148 @@ pub fn rope_store_kv(
     assert_eq!(qkv.len(), batch.t() * width, "rope_store_kv: qkv is [t, (nq + 2 nkv) d]");
     assert!(rope.is_none_or(|r| 2 * r.half <= d), "rope_store_kv: more pairs than a head of {d} has");
     assert!(isa.runs_here(), "this machine has no {}", isa.name());
-    let floats = qkv.len();
-    let qkv = Shared(qkv.as_mut_ptr());
-    let (k, v) = (Pages::new(k), Pages::new(v));
-    // A task is a head, of all tokens: whatever the slots are, no two tasks write the same memory.
-    let task = |head: usize| {
-        for token in 0..batch.t() {
-            // SAFETY: each task has its own head's columns of every row.
-            let x = unsafe { std::slice::from_raw_parts_mut(qkv.at(token * width + head * d), d) };
-            if let Some(rope) = rope
-                && head < shape.nq + shape.nkv
-            {
-                rotate(isa, x, &rope, batch.positions[token] as usize);
+    let (t, row) = (batch.t(), Shared(qkv.as_mut_ptr()));
+    let stores = [Store::new(isa, k, d), Store::new(isa, v, d)];
+    // Tasks share out the tokens, whose slots differ; if some do not, the last token of a slot is to win.
+    let inline = qkv.len() < INLINE || threads.count() == 1 || repeats(&batch.slots);
+    let tasks = if inline { 1 } else { t.div_ceil(8).min(4 * threads.count()) };
+    let task = |i: usize| {
+        let mut codes = vec![0; if stores[0].kind().is_some() { shape.nkv * d } else { 0 }];
+        let mut scales = vec![0.0; shape.nkv];
+        for token in t * i / tasks..t * (i + 1) / tasks {
+            // SAFETY: each task has its own tokens' rows, and slots that no other task writes.
+            unsafe {
+                let x = std::slice::from_raw_parts_mut(row.at(token * width), width);
+                if let Some(rope) = &rope {
+                    rotate(isa, &mut x[..(shape.nq + shape.nkv) * d], d, rope, batch.positions[token] as usize);
+                }
+                let slot = batch.slots[token] as usize;
+                let first = slot / batch.page_size * shape.nkv * batch.page_size + slot % batch.page_size;
+                let kv = x[shape.nq * d..].chunks_exact((shape.nkv * d).max(1));
+                for (store, x) in stores.iter().zip(kv) {
+                    store.put(first, batch.page_size, x, &mut codes, &mut scales);
+                }
             }
-            let Some(kv_head) = head.checked_sub(shape.nq) else { continue };
-            let (pages, kv_head) = if kv_head < shape.nkv { (&k, kv_head) } else { (&v, kv_head - shape.nkv) };
-            let slot = batch.slots[token] as usize;
-            let (page, offset) = (slot / batch.page_size, slot % batch.page_size);
-            let vector = (page * shape.nkv + kv_head) * batch.page_size + offset;
-            // SAFETY: each task has its own head's part of every page.
-            unsafe { pages.put(vector, x) };
         }
     };
-    let heads = shape.nq + 2 * shape.nkv;
-    if floats < INLINE { (0..heads).for_each(task) } else { threads.run(heads, task) }
+    if tasks == 1 { task(0) } else { threads.run(tasks, task) }
 }
 
-/// Keys or values as addresses and a length, for tasks that write disjoint parts.
+/// Whether a slot occurs twice.
+fn repeats(slots: &[u32]) -> bool {
+    let (Some(&low), Some(&high)) = (slots.iter().min(), slots.iter().max()) else { return false };
+    let mut seen = vec![0u64; (high - low) as usize / 64 + 1];
+    slots.iter().any(|&slot| {
+        let (word, bit) = ((slot - low) as usize / 64, 1 << ((slot - low) % 64));
+        let twice = seen[word] & bit != 0;
+        seen[word] |= bit;
+        twice
+    })
+}
+
+/// Keys or values of a layer, which tasks write at disjoint places.
+struct Store {
+    pages: Pages,
+    isa: Isa,
+    /// A pool of one, for quantizing.
+    alone: Threads,
+}
+
 enum Pages {
     F32(Shared<f32>, usize),
     Bf16(Shared<bf16>, usize),
     Q8(Q8, Shared<u8>, Shared<f32>, usize),
 }
 
-impl Pages {
-    fn new(slice: &mut KvSliceMut<'_>) -> Self {
-        match slice {
+impl Store {
+    fn new(isa: Isa, slice: &mut KvSliceMut<'_>, d: usize) -> Self {
+        let pages = match slice {
             KvSliceMut::F32(s) => Pages::F32(Shared(s.as_mut_ptr()), s.len()),
             KvSliceMut::Bf16(s) => Pages::Bf16(Shared(s.as_mut_ptr()), s.len()),
             KvSliceMut::Q8 { kind, codes, scales } => {
+                assert_eq!(codes.len(), scales.len() * d, "rope_store_kv: a scale for each vector");
                 Pages::Q8(*kind, Shared(codes.as_mut_ptr()), Shared(scales.as_mut_ptr()), codes.len())
             }
-        }
+        };
+        Store { pages, isa, alone: Threads::new(1) }
     }
 
-    /// Stores a head's channels as vector number `vector`.
+    fn kind(&self) -> Option<Q8> {
+        if let Pages::Q8(kind, ..) = self.pages { Some(kind) } else { None }
+    }
+
+    /// Stores a token's heads, of which `scales` has the number, `x[nkv * d]`, as vectors `first`, `first + step`, …
     ///
     /// # Safety
-    /// No other task writes this vector.
-    unsafe fn put(&self, vector: usize, x: &[f32]) {
-        let (&Pages::F32(_, len) | &Pages::Bf16(_, len) | &Pages::Q8(_, _, _, len)) = self;
-        let at = vector * x.len();
-        assert!(at + x.len() <= len, "rope_store_kv: a slot is outside the pages");
-        // SAFETY: inside the slice, as asserted, and the caller's alone; each vector has a scale.
-        unsafe {
-            match self {
-                Pages::F32(to, _) => std::ptr::copy_nonoverlapping(x.as_ptr(), to.at(at), x.len()),
-                Pages::Bf16(to, _) => {
-                    let to = std::slice::from_raw_parts_mut(to.at(at), x.len());
-                    to.iter_mut().zip(x).for_each(|(o, &x)| *o = bf16::from_f32(x));
-                }
-                Pages::Q8(kind, to, scales, _) => {
-                    let to = std::slice::from_raw_parts_mut(to.at(at), x.len());
-                    *scales.at(vector) = q8::quantize_activation_row(*kind, x, to);
+    /// No other task writes these vectors; `codes` is as long as `x` if codes are stored.
+    unsafe fn put(&self, first: usize, step: usize, x: &[f32], codes: &mut [u8], scales: &mut [f32]) {
+        let (&Pages::F32(_, len) | &Pages::Bf16(_, len) | &Pages::Q8(_, _, _, len)) = &self.pages;
+        let d = x.len() / scales.len();
+        assert!((first + (scales.len() - 1) * step + 1) * d <= len, "rope_store_kv: a slot is outside the pages");
+        if let Pages::Q8(kind, ..) = self.pages {
+            quantize_rows(&self.alone, self.isa, kind, x, d, Q8SliceMut { codes, xs: scales });
+        }
+        for (head, x) in x.chunks_exact(d).enumerate() {
+            let vector = first + head * step;
+            // SAFETY: inside the slice, as asserted, and the caller's alone; each vector has a scale.
+            unsafe {
+                match &self.pages {
+                    Pages::F32(to, _) => std::ptr::copy_nonoverlapping(x.as_ptr(), to.at(vector * d), d),
+                    Pages::Bf16(to, _) => {
+                        round(self.isa, x, std::slice::from_raw_parts_mut(to.at(vector * d).cast::<u16>(), d));
+                    }
+                    Pages::Q8(_, to, to_scales, _) => {
+                        std::ptr::copy_nonoverlapping(codes[head * d..][..d].as_ptr(), to.at(vector * d), d);
+                        *to_scales.at(vector) = scales[head];
+                    }
                 }
             }
         }
     }
 }
 
-/// Rotates one head of one token. One text for every family: the loops vectorise by themselves, to the same bits.
-fn rotate(isa: Isa, x: &mut [f32], rope: &RopeSlice<'_>, position: usize) {
+/// Rounds to bf16, to nearest even. One text for every family, as below.
+fn round(isa: Isa, x: &[f32], to: &mut [u16]) {
     #[cfg(target_arch = "x86_64")]
     if isa >= Isa::Avx2 {
         // SAFETY: the family runs here, as asserted, and those from AVX2 up have AVX2.
-        return unsafe { rotate_avx2(x, rope, position) };
+        return unsafe { round_avx2(x, to) };
     }
     let _ = isa;
-    rotate_plain(x, rope, position);
+    round_plain(x, to);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn rotate_avx2(x: &mut [f32], rope: &RopeSlice<'_>, position: usize) {
-    rotate_plain(x, rope, position);
+unsafe fn round_avx2(x: &[f32], to: &mut [u16]) {
+    round_plain(x, to);
+}
+
+/// As `bf16::from_f32`, in a form without branches.
+#[inline(always)]
+fn round_plain(x: &[f32], to: &mut [u16]) {
+    for (to, x) in to.iter_mut().zip(x) {
+        let bits = x.to_bits();
+        let even = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
+        *to = if bits & 0x7FFF_FFFF > 0x7F80_0000 { (bits >> 16) | 0x40 } else { even } as u16;
+    }
+}
+
+/// Rotates heads of one token. One text for every family: the loops vectorise by themselves, to the same bits.
+fn rotate(isa: Isa, heads: &mut [f32], d: usize, rope: &RopeSlice<'_>, position: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx2 {
+        // SAFETY: the family runs here, as asserted, and those from AVX2 up have AVX2.
+        return unsafe { rotate_avx2(heads, d, rope, position) };
+    }
+    let _ = isa;
+    heads.chunks_exact_mut(d).for_each(|x| rotate_plain(x, rope, position));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn rotate_avx2(heads: &mut [f32], d: usize, rope: &RopeSlice<'_>, position: usize) {
+    heads.chunks_exact_mut(d).for_each(|x| rotate_plain(x, rope, position));
 }
 
 #[inline(always)]
@@ -209,6 +268,41 @@ mod tests {
                     assert!(bf || f32s[..24].iter().all(|&y| y == 9.0), "page 0 is untouched");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rounds_as_bf16_does() {
+        let odd = [f32::NAN, f32::from_bits(0x7F80_0001), f32::from_bits(0xFFFF_FFFF), f32::INFINITY, f32::MAX];
+        let x: Vec<f32> = (0..40_000u32).map(|i| f32::from_bits(i.wrapping_mul(107_374_183))).chain(odd).collect();
+        for isa in Isa::available() {
+            let mut to = vec![0; x.len()];
+            round(isa, &x, &mut to);
+            assert!(to.iter().zip(&x).all(|(&y, &x)| y == bf16::from_f32(x).to_bits()), "{isa:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_equal_slots_wins_on_any_number_of_threads() {
+        let shape = AttentionShape { nq: 1, nkv: 1, d: 64, scale: 1.0, window: None, softcap: None };
+        let mut batch = Batch::fresh(&[300], 16);
+        batch.slots[7] = batch.slots[290];
+        assert!(repeats(&batch.slots) && !repeats(&batch.slots[8..]) && !repeats(&[]));
+        for kind in [Q8::Int8, Q8::E4M3] {
+            let stored = [1, 3].map(|threads| {
+                let mut qkv: Vec<f32> = (0..300 * 192).map(|i| (i % 977) as f32 - 400.0).collect();
+                let mut memory = [vec![7u8; 304 * 64], vec![7u8; 304 * 64]];
+                let mut scales = [vec![7.0f32; 304], vec![7.0f32; 304]];
+                let ([k, v], [ks, vs]) = (&mut memory, &mut scales);
+                let (mut k, mut v) =
+                    (KvSliceMut::Q8 { kind, codes: k, scales: ks }, KvSliceMut::Q8 { kind, codes: v, scales: vs });
+                rope_store_kv(&Threads::new(threads), Isa::best(), &mut qkv, None, &shape, &batch, &mut k, &mut v);
+                let mut row = [0; 64];
+                let scale = planish_tensor::q8::quantize_activation_row(kind, &qkv[290 * 192 + 128..][..64], &mut row);
+                assert_eq!((&memory[1][290 * 64..][..64], scales[1][290]), (&row[..], scale));
+                (memory, scales)
+            });
+            assert_eq!(stored[0], stored[1]);
         }
     }
 

@@ -196,7 +196,8 @@ impl Scheduler {
 
     /// Takes a sequence out of the running. It keeps its pages until others need them.
     pub fn pause(&mut self, id: u64) {
-        if let Some(sequence) = self.take(id) {
+        if let Some(mut sequence) = self.take(id) {
+            sequence.publish();
             self.ranks.insert(id, sequence.rank);
             self.paused.insert(sequence.rank, sequence);
         }

@@ -15,7 +15,7 @@ use validate::valid;
 const END: u32 = 2;
 const WIDTH: usize = 49152;
 
-pub fn vocabulary() -> Vocabulary {
+fn vocabulary() -> Vocabulary {
     static JSON: &[u8] = include_bytes!("../../text/tests/data/smollm2/tokenizer.json");
     static SHARED: std::sync::OnceLock<Vocabulary> = std::sync::OnceLock::new();
     SHARED.get_or_init(|| Vocabulary::new(Tokenizer::from_json(JSON).unwrap(), vec![END, 0], WIDTH)).clone()
@@ -25,11 +25,11 @@ fn tokenizer() -> Tokenizer {
     Tokenizer::from_json(include_bytes!("../../text/tests/data/smollm2/tokenizer.json")).unwrap()
 }
 
-pub fn compile(spec: GrammarSpec) -> Result<Grammar, Error> {
+fn compile(spec: GrammarSpec) -> Result<Grammar, Error> {
     Grammar::compile(&vocabulary(), &spec)
 }
 
-pub fn schema(schema: Value) -> Grammar {
+fn schema(schema: Value) -> Grammar {
     compile(GrammarSpec::JsonSchema(schema.to_string())).unwrap()
 }
 

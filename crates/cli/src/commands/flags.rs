@@ -109,7 +109,7 @@ pub struct SamplingFlags {
     #[arg(long)]
     pub stop: Vec<String>,
     /// Token that ends an answer (repeatable)
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_negative_numbers = true)]
     pub stop_id: Vec<u32>,
     /// Go on after the end-of-text token
     #[arg(long)]

@@ -12,7 +12,7 @@ mod structure;
 mod usage;
 
 use crate::Global;
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use planish::{Model, Pipeline, PipelineOptions};
 use planish_devices::{Work, with_device};
 use planish_tensor::Backend;
@@ -33,11 +33,24 @@ pub fn print_json(value: &serde_json::Value) -> Result<()> {
 
 /// Loads a model and says what came out smaller than one might expect.
 pub fn open(global: &Global, model: &Model, options: &PipelineOptions) -> Result<Pipeline> {
-    let pipeline = Pipeline::open(model, options)?;
+    let pipeline = Pipeline::open(model, options).map_err(named_by_flag)?;
     if global.talks() {
         pipeline.handle().info().notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
     Ok(pipeline)
+}
+
+/// The engine knows its settings by their fields, a user by their flags.
+fn named_by_flag(error: Error) -> Error {
+    for cause in error.chain() {
+        if let Some(planish_engine::Error::Options(text)) = cause.downcast_ref()
+            && let Some((field, rest)) = text.split_once(':')
+            && field.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        {
+            return anyhow!("--{}:{rest}", field.replace('_', "-"));
+        }
+    }
+    error
 }
 
 /// A progress bar on stderr, hidden where nobody looks.

@@ -1,13 +1,23 @@
 //! What this machine can do at best.
 use crate::best;
+use planish_cpu::isa::Isa;
 use planish_cpu::threads::Threads;
 use std::hint::black_box;
 
-/// 8-bit operations (two a multiplication and addition) a second of all threads; 0 without VNNI.
-pub fn int8_peak(threads: &Threads) -> f64 {
+/// 8-bit operations (two a multiplication and addition) a second of all threads, with the instructions of a family;
+/// 0 without VNNI.
+pub fn int8_peak(threads: &Threads, isa: Isa) -> f64 {
     const ROUNDS: usize = 20_000;
     #[cfg(target_arch = "x86_64")]
-    if planish_cpu::isa::Isa::Avx512.runs_here() {
+    if isa == Isa::Amx {
+        let seconds = best(|| {
+            // SAFETY: the family was found.
+            threads.run(threads.count(), |_| unsafe { dot_tiles(ROUNDS) });
+        });
+        return threads.count() as f64 * (ROUNDS * 6 * 2 * 16 * 16 * 64) as f64 / seconds;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if isa >= Isa::Avx512 {
         let seconds = best(|| {
             // SAFETY: the features were found.
             threads.run(threads.count(), |_| unsafe { dot512(ROUNDS) });
@@ -15,15 +25,47 @@ pub fn int8_peak(threads: &Threads) -> f64 {
         return threads.count() as f64 * (ROUNDS * 16 * 128) as f64 / seconds;
     }
     #[cfg(target_arch = "x86_64")]
-    if planish_cpu::isa::Isa::AvxVnni.runs_here() {
+    if isa >= Isa::Avx2 && Isa::AvxVnni.runs_here() {
         let seconds = best(|| {
             // SAFETY: the features were found.
             threads.run(threads.count(), |_| unsafe { dot256(ROUNDS) });
         });
         return threads.count() as f64 * (ROUNDS * 12 * 64) as f64 / seconds;
     }
-    let _ = threads;
+    let _ = (threads, isa);
     0.0
+}
+
+/// Products of tiles into six tiles of sums, one after the other.
+///
+/// # Safety
+/// The machine must have `Isa::Amx`.
+#[cfg(target_arch = "x86_64")]
+unsafe fn dot_tiles(rounds: usize) {
+    use std::arch::asm;
+    #[repr(align(64))]
+    struct Shape([u8; 64]);
+    let mut shape = Shape([0; 64]);
+    shape.0[0] = 1;
+    for t in 0..8 {
+        (shape.0[16 + 2 * t], shape.0[48 + t]) = (64, 16);
+    }
+    // SAFETY: the caller's; compiled code uses no tiles.
+    unsafe {
+        asm!("ldtilecfg [{}]", in(reg) &shape.0, options(nostack, readonly));
+        for _ in 0..rounds {
+            asm!(
+                "tdpbsud tmm0, tmm6, tmm7",
+                "tdpbsud tmm1, tmm6, tmm7",
+                "tdpbsud tmm2, tmm6, tmm7",
+                "tdpbsud tmm3, tmm6, tmm7",
+                "tdpbsud tmm4, tmm6, tmm7",
+                "tdpbsud tmm5, tmm6, tmm7",
+                options(nostack, nomem)
+            );
+        }
+        asm!("tilerelease", options(nostack, nomem));
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

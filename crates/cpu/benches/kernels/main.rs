@@ -1,5 +1,6 @@
 //! Times the kernels beside the machine's own limits, measured in the same run:
-//! `cargo bench -p planish-cpu --bench kernels -- [w8a8|pack|rowwise|threads …] [--threads N] [--isa NAME] [--kind TYPE]`.
+//! `cargo bench -p planish-cpu --bench kernels -- [w8a8|pack|rowwise|threads …] [--threads N] [--isa NAME] [--kind TYPE]`,
+//! for the products also `[--shapes 960x576,…] [--tokens 1,8,…]`.
 //! Every figure is the best of many: other work on the machine can only add time.
 use planish_cpu::isa::Isa;
 use planish_cpu::threads::Threads;
@@ -23,6 +24,10 @@ pub struct Setting {
     pub peak_int8: f64,
     /// Bytes a second read from memory, all threads.
     pub read: f64,
+    /// The only shapes (n, k) of products to measure.
+    pub shapes: Vec<(usize, usize)>,
+    /// The only numbers of tokens to measure.
+    pub tokens: Vec<usize>,
 }
 
 fn main() {
@@ -36,7 +41,7 @@ fn main() {
         groups.contains(&name) || !groups.iter().any(|g| named.contains(g))
     };
     let threads = Threads::new(count);
-    let (peak_int8, read) = (limits::int8_peak(&threads), limits::read_bandwidth(&threads));
+    let (peak_int8, read) = (limits::int8_peak(&threads, isa), limits::read_bandwidth(&threads));
     println!(
         "{} with {count} thread(s); int8 peak {:.0} GOP/s, read {:.1} GB/s",
         isa.name(),
@@ -44,7 +49,12 @@ fn main() {
         read / 1e9
     );
     let kind = value("--kind").and_then(|n| Q8::ALL.into_iter().find(|k| format!("{k:?}").eq_ignore_ascii_case(n)));
-    let setting = Setting { isa, kind, threads, peak_int8, read };
+    let list = |name: &str| value(name).map_or(Vec::new(), |v| v.split(',').map(String::from).collect::<Vec<_>>());
+    let number = |text: &str| text.parse::<usize>().expect("sizes are numbers");
+    let shape = |text: &String| text.split_once('x').map(|(n, k)| (number(n), number(k))).expect("shapes are NxK");
+    let shapes = list("--shapes").iter().map(shape).collect();
+    let tokens = list("--tokens").iter().map(|t| number(t)).collect();
+    let setting = Setting { isa, kind, threads, peak_int8, read, shapes, tokens };
     if wants("w8a8") {
         w8a8::products(&setting);
     }

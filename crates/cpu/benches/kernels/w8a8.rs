@@ -1,5 +1,6 @@
 //! 8-bit products: shapes of a 135M model, of an 8B model's layer, and one weight that no cache holds.
 use crate::{Setting, best, bytes, floats, line};
+use planish_cpu::buffer::Aligned;
 use planish_cpu::gemm_w8a8::{PackedQ8, Q8Slice, gemm_w8a8};
 use planish_tensor::{Q8, q8};
 
@@ -12,15 +13,16 @@ pub fn products(setting: &Setting) {
     line(&head.map(String::from));
     let kinds: Vec<Q8> = Q8::ALL.into_iter().filter(|k| setting.kind.is_none_or(|only| only == *k)).collect();
     for kind in kinds {
-        for (n, k) in SHAPES {
+        let chosen = !setting.shapes.is_empty();
+        for &(n, k) in if chosen { &setting.shapes[..] } else { &SHAPES } {
             if n * k > 1 << 25 && kind == Q8::E5M2 {
                 continue;
             }
             let codes: Vec<u8> = bytes(n * k, 1).iter().map(|&c| tame(kind, c)).collect();
             let ws = floats(n, 2);
             let w = PackedQ8::pack(kind, k, &[(&codes, &ws)], None, setting.isa, &setting.threads);
-            for m in TOKENS {
-                if m * n * k > 1 << 34 || (kind != Q8::Int8 && m * n * k > 1 << 31) {
+            for &m in if setting.tokens.is_empty() { &TOKENS[..] } else { &setting.tokens } {
+                if (!chosen && m * n * k > 1 << 34) || (kind != Q8::Int8 && m * n * k > 1 << 31) {
                     continue;
                 }
                 product(setting, &w, &codes, &ws, m);
@@ -31,10 +33,13 @@ pub fn products(setting: &Setting) {
 
 fn product(setting: &Setting, w: &PackedQ8, codes: &[u8], ws: &[f32], m: usize) {
     let (kind, n, k) = (w.kind(), w.n(), w.k());
-    let x: Vec<u8> = bytes(m * k, 3).iter().map(|&c| tame(kind, c)).collect();
+    // Aligned as a tensor is.
+    let mut codes_of_x = Aligned::zeroed(m * k);
+    let x = codes_of_x.bytes_mut();
+    bytes(m * k, 3).iter().zip(&mut *x).for_each(|(&c, x)| *x = tame(kind, c));
     let xs = floats(m, 4);
     let mut out = vec![0f32; m * n];
-    let seconds = best(|| gemm_w8a8(&setting.threads, Q8Slice { codes: &x, xs: &xs }, w, &mut out));
+    let seconds = best(|| gemm_w8a8(&setting.threads, Q8Slice { codes: x, xs: &xs }, w, &mut out));
     let mut error = 0f32;
     for i in (0..m * n).step_by(997) {
         let (r, c) = (i / n, i % n);

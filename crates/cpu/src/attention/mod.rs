@@ -202,7 +202,7 @@ impl Attention {
             // SAFETY: the family runs here, as asserted, and the sizes are checked.
             unsafe {
                 match isa {
-                    _ if narrow && dots_are_fast(isa) => {
+                    _ if narrow && isa.has_fast_bf16_dots() => {
                         return split::run::<pairs::Pairs>(threads, isa, o, arena, out, quantized);
                     }
                     Isa::Scalar | Isa::Neon => {}
@@ -219,12 +219,6 @@ impl Attention {
             unsafe { to.rows(isa, 0..t, out, o.shape.nq * o.shape.d) };
         }
     }
-}
-
-/// Whether products of bf16 pairs are faster than widening to f32. (On the chips with AMX they are half as fast.)
-#[cfg(target_arch = "x86_64")]
-fn dots_are_fast(isa: Isa) -> bool {
-    isa == Isa::Avx512Bf16
 }
 
 #[cfg(test)]

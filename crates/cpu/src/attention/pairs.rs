@@ -55,7 +55,8 @@ impl Tiles for Pairs {
     #[inline(always)]
     unsafe fn load_block(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usize>) {
         let count = keys.len();
-        find_rows(o, item, s, keys);
+        find_rows(o, item, s, keys.clone());
+        prefetch(o, item, keys.end);
         let (d, pitch, kt, pairs) = (o.shape.d, s.pitch, s.kt(), s.wide(1));
         // SAFETY: the caller keeps the contract; rows have d elements, and the scratch room for a block.
         unsafe {
@@ -138,6 +139,28 @@ fn find_rows(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usi
     }
 }
 
+/// Asks for the block of keys and values after this one, or the first of the next head: pages lie anywhere.
+#[inline(always)]
+fn prefetch(o: &Operands<'_>, item: &Item, end: usize) {
+    let seen = o.batch.kv_lens[item.seq] as usize;
+    let (head, keys) = match end < seen {
+        true => (item.head, end..(end + KEYS).min(seen)),
+        false if item.head + 1 < o.shape.nkv => (item.head + 1, 0..KEYS.min(seen)),
+        false => return,
+    };
+    let (page_size, row) = (o.batch.page_size, o.shape.d * element_size(o.k));
+    for key in keys.clone().step_by(page_size.min(KEYS)) {
+        let first = o.vector(item.seq, head, key);
+        let n = (page_size - key % page_size).min(keys.end - key);
+        for from in [bytes(o.k, first * o.shape.d, n * o.shape.d), bytes(o.v, first * o.shape.d, n * o.shape.d)] {
+            for line in (0..n * row).step_by(64) {
+                // SAFETY: a prefetch may be of any address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast()) };
+            }
+        }
+    }
+}
+
 fn element_size(from: KvSlice<'_>) -> usize {
     if matches!(from, KvSlice::Q8 { .. }) { 1 } else { 2 }
 }
@@ -164,7 +187,7 @@ unsafe fn add_tile_values(v: &Values, seen: &[Range<usize>], factors: &mut [f32]
     let alone = |i: usize, pairs: Range<usize>, halves: Halves, factor: &mut f32| {
         if !pairs.is_empty() {
             // SAFETY: the caller keeps the contract.
-            unsafe { add_values(&v.from_row(i), pairs, halves, std::slice::from_ref(factor)) };
+            unsafe { add_values(&v.of_row(i), pairs, halves, std::slice::from_ref(factor)) };
             *factor = 1.0;
         }
     };

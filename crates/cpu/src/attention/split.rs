@@ -87,7 +87,9 @@ pub(super) unsafe fn run<T: Tiles>(
             left.push(AtomicUsize::new(nkv));
         }
     }
-    let count = if split { tasks.len() } else { chunks.len() * nkv };
+    // Many chunks: a task is all heads of one, which lie near each other.
+    let heads = if chunks.len() >= 8 * threads.count() { nkv } else { 1 };
+    let count = if split { tasks.len() } else { chunks.len() * nkv / heads };
     let (parts, out) = (Shared(parts.at(0)), Shared(out.as_mut_ptr()));
     let tasks = split.then_some(tasks);
     let call = Call { operands, isa, chunks, tasks, left, arena, rows, size, parts, out, quantized };
@@ -99,8 +101,10 @@ pub(super) unsafe fn run<T: Tiles>(
             if task >= count {
                 return;
             }
-            // SAFETY: the caller's contract; each task is taken once.
-            unsafe { T::enter(Attend::<T> { call: &call, task, scratch: &mut scratch, family: PhantomData }) };
+            for task in if split { task..task + 1 } else { task * heads..(task + 1) * heads } {
+                // SAFETY: the caller's contract; each task is taken once.
+                unsafe { T::enter(Attend::<T> { call: &call, task, scratch: &mut scratch, family: PhantomData }) };
+            }
         }
     };
     if small { pull(0) } else { threads.run(threads.count().min(count), pull) }

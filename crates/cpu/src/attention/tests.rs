@@ -176,7 +176,7 @@ impl Case {
         let pool = Threads::new(2);
         let whole: Vec<Range<usize>> = self.lengths.iter().map(|&n| 0..n).collect();
         for isa in Isa::available() {
-            let rounds = kept != Kept::F32 && isa == Isa::Avx512Bf16;
+            let rounds = kept != Kept::F32 && isa.has_fast_bf16_dots();
             let loose = if rounds { 1.01 / 512.0 } else { 0.0 };
             let out = self.run(&pool, isa, &whole, kept);
             let mut rows = out.chunks_exact(self.shape.d);
@@ -269,7 +269,7 @@ fn families_agree_to_the_bit() {
         case.shape.softcap = softcap;
         let expected = case.run(&pool, Isa::Scalar, &all, kept);
         for isa in Isa::available() {
-            if kept != Kept::F32 && isa == Isa::Avx512Bf16 {
+            if kept != Kept::F32 && isa.has_fast_bf16_dots() {
                 continue;
             }
             assert_eq!(bits(&case.run(&pool, isa, &all, kept)), bits(&expected), "{isa:?}");

@@ -27,15 +27,15 @@ pub(super) fn run(threads: &Threads, x: &[f32], w: &PackedFloat, math: FloatMath
     // have the sizes asserted above.
     unsafe {
         match w.isa {
-            Isa::Avx512Bf16 if pairs && math == FloatMath::Bf16 => {
+            isa if pairs && math == FloatMath::Bf16 && isa.has_fast_bf16_dots() => {
                 let rounded = round_pairs::<Avx512>(threads, x, w.k);
                 let job = Job { x: rounded.as_ptr(), x_row: w.k.div_ceil(2), t, out, w };
                 split::<Dots<Avx512>>(threads, &job, 1, false);
             }
-            Isa::Avx512 | Isa::Avx512Bf16 if pairs => {
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx if pairs => {
                 split::<Pairs<Avx512>>(threads, &job(x.as_ptr()), 2, w.k % 2 == 1);
             }
-            Isa::Avx512 | Isa::Avx512Bf16 => split::<Full<Avx512>>(threads, &job(x.as_ptr()), 1, false),
+            Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => split::<Full<Avx512>>(threads, &job(x.as_ptr()), 1, false),
             Isa::Avx2 | Isa::AvxVnni if pairs => {
                 split::<Pairs<Avx2>>(threads, &job(x.as_ptr()), 2, w.k % 2 == 1);
             }

@@ -70,7 +70,7 @@ fn bf16_is_near_the_exact_sum_of_rounded_inputs_for_any_rows_and_threads() {
         let (wide, rounded) = (host.to_f32(), x.iter().map(|&v| bf16::from_f32(v).to_f64()).collect::<Vec<_>>());
         for isa in Isa::available() {
             let packed = PackedFloat::pack(&[&host], None, isa, &pools[0]).unwrap();
-            let x = if isa == Isa::Avx512Bf16 { x.clone() } else { rounded.iter().map(|&v| v as f32).collect() };
+            let x = if isa.has_fast_bf16_dots() { x.clone() } else { rounded.iter().map(|&v| v as f32).collect() };
             let mut first = vec![f32::NAN; t * n];
             gemm_float(&pools[0], &x, &packed, FloatMath::Bf16, &mut first);
             for (at, &y) in first.iter().enumerate() {

@@ -53,7 +53,7 @@ impl Op for Product<'_> {
 
 /// What has to be subtracted from each token's sums.
 #[inline(always)]
-fn surplus<S: Simd>(s: S, b: &Block<'_>) -> [i32; BLOCK_ROWS] {
+pub(super) fn surplus<S: Simd>(s: S, b: &Block<'_>) -> [i32; BLOCK_ROWS] {
     let mut surplus = [0; BLOCK_ROWS];
     if S::UNSIGNED_WEIGHTS {
         for (r, sum) in surplus[..b.xs.len()].iter_mut().enumerate() {

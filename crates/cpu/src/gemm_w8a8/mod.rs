@@ -7,6 +7,8 @@ use crate::threads::Threads;
 use planish_tensor::Q8;
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod float8;
 mod int8;
 mod pack;
@@ -161,6 +163,8 @@ pub fn gemm_w8a8(threads: &Threads, x: Q8Slice<'_>, w: &PackedQ8, out: &mut [f32
 
 fn multiply(block: Block<'_>) {
     match block.w.kind {
+        #[cfg(target_arch = "x86_64")]
+        Q8::Int8 if amx::takes(&block) => dispatch(block.w.isa, amx::Product(block)),
         Q8::Int8 => dispatch(block.w.isa, int8::Product(block)),
         Q8::E4M3 => dispatch(block.w.isa, float8::Product::<true>(block)),
         Q8::E5M2 => dispatch(block.w.isa, float8::Product::<false>(block)),
@@ -203,7 +207,7 @@ struct Plan {
 impl Plan {
     fn new(t: usize, w: &PackedQ8, threads: usize) -> Plan {
         let row_bytes = w.layout.kp * if w.kind == Q8::Int8 { 1 } else { size_of::<f32>() };
-        let max_rows = (BLOCK_BYTES / row_bytes.max(1)).clamp(BLOCK_ROWS / 4, BLOCK_ROWS);
+        let max_rows = (block_bytes(w) / row_bytes.max(1)).clamp(BLOCK_ROWS / 4, BLOCK_ROWS);
         let (mut row_blocks, panels) = (t.div_ceil(max_rows), w.panels());
         if t >= KEPT_ROWS * threads {
             row_blocks = row_blocks.next_multiple_of(threads);
@@ -230,6 +234,26 @@ impl Plan {
 /// Part `i` of `0..len` cut into `parts` of almost equal length.
 fn part(len: usize, parts: usize, i: usize) -> Range<usize> {
     len * i / parts..len * (i + 1) / parts
+}
+
+/// Input channels with the padding that a family's INT8 kernels want.
+fn padded_channels(isa: Isa, k: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx {
+        return k.next_multiple_of(amx::STEP);
+    }
+    let _ = isa;
+    k.next_multiple_of(4)
+}
+
+/// Bytes of activations that a task takes through its panels.
+fn block_bytes(w: &PackedQ8) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if w.isa == Isa::Amx && w.kind == Q8::Int8 {
+        return amx::BLOCK_BYTES;
+    }
+    let _ = w;
+    BLOCK_BYTES
 }
 
 fn pad_rows(codes: &[u8], k: usize, kp: usize) -> Vec<u8> {

@@ -1,5 +1,5 @@
 //! Packing: from rows of output channels, as checkpoints store them, to panels of columns.
-use super::{LayoutOf, PackedQ8, part};
+use super::{LayoutOf, PackedQ8, padded_channels, part};
 use crate::buffer::Aligned;
 use crate::isa::Isa;
 use crate::simd::dispatch;
@@ -14,7 +14,7 @@ pub(super) fn pack(
     isa: Isa,
     threads: &Threads,
 ) -> PackedQ8 {
-    let kp = if kind == Q8::Int8 { k.next_multiple_of(4) } else { k };
+    let kp = if kind == Q8::Int8 { padded_channels(isa, k) } else { k };
     let layout = dispatch(isa, LayoutOf(kp));
     let mut ws = Vec::new();
     for (codes, scales) in parts {

@@ -15,13 +15,13 @@ pub(super) fn run(threads: &Threads, isa: Isa, x: &[f32], k: usize, math: FloatM
     // SAFETY: the caller asserted that the family runs here; the caller asserted the sizes.
     unsafe {
         match (isa, math) {
-            (Isa::Avx512Bf16, FloatMath::Bf16) => {
+            (_, FloatMath::Bf16) if isa.has_fast_bf16_dots() => {
                 let packed = pack(threads, x, k, 2, |low, high, to| {
                     Avx512::enter_dot(Join::<Avx512> { low, high, to, family: PhantomData });
                 });
                 add::<Dots<Avx512>>(threads, &packed, t.div_ceil(2), STRETCH / 2, k, gram);
             }
-            (Isa::Avx512 | Isa::Avx512Bf16, _) => {
+            (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, _) => {
                 let packed = pack(threads, x, k, 1, |row, _, to| to.copy_from_slice(row));
                 add::<Full<Avx512>>(threads, &packed, t, STRETCH, k, gram);
             }

@@ -105,7 +105,7 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Out {
     match isa {
         // SAFETY: `runs_here` found the features (and, for the 256-bit families, `f16c` is looked up too).
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 | Isa::Avx512Bf16 if isa.runs_here() => unsafe { avx512::with(op) },
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx if isa.runs_here() => unsafe { avx512::with(op) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::AvxVnni if isa.runs_here() && avx2::has_f16c() => unsafe { avx2::with_vnni(op) },

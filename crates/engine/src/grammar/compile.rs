@@ -2,8 +2,8 @@
 use super::limits::{self, COMPILE_TIME};
 use super::{GrammarSpec, Vocabulary};
 use crate::error::{Error, Result};
-use llguidance::Matcher;
 use llguidance::api::TopLevelGrammar;
+use llguidance::{Matcher, TokenParser};
 use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -16,8 +16,8 @@ const MAX_RUNNING: usize = 4;
 const STACK: usize = 16 << 20;
 /// White space between JSON tokens: enough for indentation, an end for a model that would go on with it for ever.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
-/// What a compiled grammar takes at least; its lexer grows while it is used.
-const FIXED_BYTES: usize = 1 << 20;
+/// How many bytes of lexer states are kept of a grammar between its followers.
+const GROWTH: usize = 3 << 20;
 
 static RUNNING: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
@@ -27,8 +27,8 @@ static ENDED: Condvar = Condvar::new();
 pub struct Compiled {
     kind: &'static str,
     bytes: usize,
-    pristine: Mutex<Matcher>,
-    warm: Mutex<Matcher>,
+    pristine: Mutex<TokenParser>,
+    warm: Mutex<TokenParser>,
 }
 
 impl Compiled {
@@ -37,22 +37,37 @@ impl Compiled {
         self.kind
     }
 
-    /// About the bytes that it takes.
+    /// The most bytes that it takes while nobody follows it.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// A start state that shares what others learned.
     pub fn warm(&self) -> Matcher {
-        lock(&self.warm).clone()
+        self.trim();
+        Matcher::new(Ok(lock(&self.warm).clone()))
     }
 
     /// A start state of its own; also forgets what was learned, which may be what failed.
     pub fn alone(&self) -> Matcher {
-        let pristine = lock(&self.pristine);
-        *lock(&self.warm) = pristine.deep_clone();
-        pristine.deep_clone()
+        let own = lock(&self.pristine).deep_clone();
+        *lock(&self.warm) = own.deep_clone();
+        Matcher::new(Ok(own))
     }
+
+    /// Forgets what was learned if it has grown large, or was left damaged by a panic.
+    pub fn trim(&self) {
+        let mut warm = lock(&self.warm);
+        let size = catch_unwind(AssertUnwindSafe(|| lexer_bytes(&warm)));
+        if size.is_ok_and(|bytes| bytes <= self.bytes) {
+            return;
+        }
+        *warm = lock(&self.pristine).deep_clone();
+    }
+}
+
+fn lexer_bytes(parser: &TokenParser) -> usize {
+    parser.parser.lexer_stats().num_bytes
 }
 
 /// Compiles on a thread of its own and waits at most [`COMPILE_TIME`], the vocabulary's own construction aside.
@@ -83,14 +98,12 @@ pub fn within_time(vocabulary: Vocabulary, spec: GrammarSpec) -> Result<Compiled
 fn compile(vocabulary: &Vocabulary, spec: &GrammarSpec) -> Result<Compiled> {
     let grammar = top_level(spec)?;
     let factory = vocabulary.factory()?;
-    let mut matcher = Matcher::new(factory.create_parser(grammar));
-    if let Some(reason) = matcher.get_error() {
-        return Err(refused(spec, &reason));
-    }
-    let pristine = matcher.deep_clone();
-    matcher.compute_mask().map_err(|error| refused(spec, &error.to_string()))?;
-    let bytes = FIXED_BYTES + 16 * spec.text().len();
-    Ok(Compiled { kind: spec.kind(), bytes, pristine: Mutex::new(pristine), warm: Mutex::new(matcher) })
+    let pristine = factory.create_parser(grammar).map_err(|error| refused(spec, &error.to_string()))?;
+    let warm = pristine.deep_clone();
+    let first = Matcher::new(Ok(warm.clone())).compute_mask();
+    first.map_err(|error| refused(spec, &error.to_string()))?;
+    let bytes = 2 * lexer_bytes(&pristine) + GROWTH + spec.text().len();
+    Ok(Compiled { kind: spec.kind(), bytes, pristine: Mutex::new(pristine), warm: Mutex::new(warm) })
 }
 
 fn top_level(spec: &GrammarSpec) -> Result<TopLevelGrammar> {
@@ -153,5 +166,27 @@ impl Drop for Slot {
     fn drop(&mut self) {
         *lock(&RUNNING) -= 1;
         ENDED.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use planish_text::Tokenizer;
+
+    #[test]
+    fn a_panic_in_the_parser_leaves_the_grammar_usable() {
+        let json = include_bytes!("../../../text/tests/data/smollm2/tokenizer.json");
+        let vocabulary = Vocabulary::new(Tokenizer::from_json(json).unwrap(), vec![2], 49152);
+        let compiled = compile(&vocabulary, &GrammarSpec::Regex("[0-9]+".into())).unwrap();
+        let expected: Vec<u32> = compiled.warm().compute_mask().unwrap().into();
+        let mut broken = compiled.warm();
+        let error = broken.test_trigger_lexer_error().unwrap_err().to_string();
+        assert!(error.contains("synthetic"), "{error}");
+        assert!(broken.compute_mask().is_err());
+        let again: Vec<u32> = compiled.warm().compute_mask().unwrap().into();
+        assert_eq!(again, expected);
+        let alone: Vec<u32> = compiled.alone().compute_mask().unwrap().into();
+        assert_eq!(alone, expected);
     }
 }

@@ -34,6 +34,15 @@ impl Vocabulary {
         Vocabulary { shared: Arc::new(Shared { tokenizer, end_ids, width, factory, cache, worker }) }
     }
 
+    /// Builds now what the first grammar would build (some hundreds of milliseconds): for a thread that has nothing
+    /// else to do.
+    ///
+    /// # Errors
+    /// [`Error::Grammar`] if no grammar can be followed with this vocabulary, as without an end token.
+    pub fn prepare(&self) -> Result<()> {
+        self.factory().map(drop)
+    }
+
     /// The number of tokens that a mask covers.
     pub fn width(&self) -> usize {
         self.shared.width

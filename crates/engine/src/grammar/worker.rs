@@ -130,7 +130,13 @@ fn work(inbox: Receiver<Job>) {
                     follower.answer_with(|follower| follower.take(token));
                 }
             }
-            Job::Leave { id } => drop(followers.remove(&id)),
+            Job::Leave { id } => {
+                if let Some(follower) = followers.remove(&id) {
+                    let Follower { compiled, matcher, .. } = follower;
+                    drop(matcher);
+                    compiled.trim();
+                }
+            }
         }
     }
 }

@@ -74,15 +74,16 @@ impl Scheduler {
         let kept = first.is_some_and(|s| s.rank.is_risen() && !s.decodes()) as usize;
         let mut behind = self.running.iter().filter(|s| s.decodes()).count();
         let mut index = 0;
-        while index < self.running.len() && plan.tokens > kept && plan.rows > kept {
+        while index < self.running.len() && plan.tokens > 0 {
             let s = &self.running[index];
-            if s.is_ready() {
-                let (decodes, drafts, end) = (s.decodes(), s.drafts.len(), s.computed + 1);
+            let (decodes, drafts, end) = (s.decodes(), s.drafts.len(), s.computed + 1);
+            let left = plan.tokens.min(plan.rows).saturating_sub(kept);
+            if s.is_ready() && (left > 0 || !decodes) {
                 self.make_room(index, end);
                 if decodes {
                     behind -= 1;
                     // Drafts take only what no other decode needs, and no other's pages.
-                    let spare = (plan.tokens.min(plan.rows) - kept - 1).saturating_sub(behind).min(drafts);
+                    let spare = (left - 1).saturating_sub(behind).min(drafts);
                     self.running[index].lease.grow(end + spare);
                     self.take_stretch(index, 1 + spare, 1 + spare, plan);
                 }

@@ -227,6 +227,13 @@ fn table(d: &Value) -> String {
         let [p50, p90, p99] = ["p50", "p90", "p99"].map(|p| number(&values[p]));
         text += &format!("{name:<10}{p50:>10.2}{best:>10}{p90:>10.2}{p99:>10.2}   ms\n");
     }
+    text + &comparisons(d)
+}
+
+/// What was measured in pairs, if anything.
+fn comparisons(d: &Value) -> String {
+    let number = |v: &Value| v.as_f64().unwrap_or(0.0);
+    let mut text = String::new();
     if let Some(shared) = d.get("shared_prefix") {
         text += &format!(
             "shared prefix of {} tokens: TTFT {:.1} ms the first time, {:.1} ms the second ({:.3})\n",

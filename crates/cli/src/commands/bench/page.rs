@@ -16,20 +16,21 @@ const BARS: usize = 40;
 pub fn render(run: &Run, figures: &Value) -> String {
     let model = figures["model"].as_str().unwrap_or_default();
     let number = |v: &Value| v.as_f64().unwrap_or(0.0);
-    let percentiles = |key: &str| format!("median; p99 {} ms", figure(number(&figures[key]["p99"])));
+    let median = |key: &str| time(number(&figures[key]["p50"]));
+    let percentiles = |key: &str| format!("median; p99 {}", time(number(&figures[key]["p99"])));
     let head = cards([
         (
-            "output",
-            format!("{} tokens/s", figure(number(&figures["output_tokens_per_s"]))),
+            "output tokens/s",
+            figure(number(&figures["output_tokens_per_s"])),
             format!("with prompts {}", figure(number(&figures["total_tokens_per_s"]))),
         ),
         (
-            "requests",
-            format!("{}/s", figure(number(&figures["requests_per_s"]))),
+            "requests/s",
+            figure(number(&figures["requests_per_s"])),
             format!("{} in {} s", figures["num_prompts"], figure(run.seconds())),
         ),
-        ("first token", format!("{} ms", figure(number(&figures["ttft_ms"]["p50"]))), percentiles("ttft_ms")),
-        ("each token", format!("{} ms", figure(number(&figures["tpot_ms"]["p50"]))), percentiles("tpot_ms")),
+        ("first token", median("ttft_ms"), percentiles("ttft_ms")),
+        ("each token", median("tpot_ms"), percentiles("tpot_ms")),
     ]);
     let what = format!(
         "<p>{} tokens of prompts and {} of answers on {}.</p>\n",
@@ -89,6 +90,8 @@ fn histogram(title: &str, what: &str, series: usize, times: &Distribution) -> St
     if times.values().is_empty() {
         return String::new();
     }
+    let (per, unit) = unit(times.at(0.99));
+    let times: Distribution = times.values().iter().map(|t| t / per).collect();
     let (least, most) = (times.least(), times.most());
     // All of them alike: one bar.
     let width = if most > least { (most - least) / BARS as f64 } else { least.max(1.0) * 0.01 };
@@ -98,23 +101,33 @@ fn histogram(title: &str, what: &str, series: usize, times: &Distribution) -> St
     }
     let top = counts.iter().max().copied().unwrap_or(0) as f64;
     let x = Scale::linear(least, least + width * BARS as f64);
-    let mut chart = Chart::new(WIDE, (x, "milliseconds"), (Scale::whole(0.0, top * 1.05), "requests"));
+    let mut chart = Chart::new(WIDE, (x, unit), (Scale::whole(0.0, top * 1.05), "requests"));
     for (i, count) in counts.iter().enumerate().filter(|(_, n)| **n > 0) {
         let edges = [least + i as f64 * width, least + (i + 1) as f64 * width];
-        let hint = format!("{} to {} ms: {count}", figure(edges[0]), figure(edges[1]));
+        let hint = format!("{} to {} {unit}: {count}", figure(edges[0]), figure(edges[1]));
         chart.bar(series, edges, *count as f64, &hint);
     }
     let rules = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99)];
-    chart.rules(&rules.map(|(name, q)| (times.at(q), format!("{name} {} ms", figure(times.at(q))))));
+    chart.rules(&rules.map(|(name, q)| (times.at(q), format!("{name} {} {unit}", figure(times.at(q))))));
     format!(
         "<h2>{title}</h2>\n<figure>\n{}<figcaption>Requests by time {what}; left is better.</figcaption>\n</figure>\n",
         chart.finish(&format!("Histogram: {title}"))
     )
 }
 
+/// What to divide milliseconds by, and the name of what comes out: long times are read in seconds.
+fn unit(milliseconds: f64) -> (f64, &'static str) {
+    if milliseconds < 10_000.0 { (1.0, "ms") } else { (1000.0, "s") }
+}
+
+fn time(milliseconds: f64) -> String {
+    let (per, unit) = unit(milliseconds);
+    format!("{} {unit}", figure(milliseconds / per))
+}
+
 fn table(figures: &Value) -> String {
     let mut html = String::from(
-        "<details open>\n<summary>All times</summary>\n<table>\n<thead><tr><th>milliseconds</th><th>mean</th><th>p50</th>\
+        "<details open>\n<summary>All times</summary>\n<table>\n<thead><tr><th></th><th>mean</th><th>p50</th>\
          <th>p90</th><th>p99</th></tr></thead>\n<tbody>\n",
     );
     let rows = [
@@ -126,7 +139,7 @@ fn table(figures: &Value) -> String {
     for (name, key) in rows {
         let cells: String = ["mean", "p50", "p90", "p99"]
             .iter()
-            .map(|p| format!("<td>{}</td>", figure(figures[key][p].as_f64().unwrap_or(0.0))))
+            .map(|p| format!("<td>{}</td>", time(figures[key][p].as_f64().unwrap_or(0.0))))
             .collect();
         html += &format!("<tr><td>{name}</td>{cells}</tr>\n");
     }

@@ -36,7 +36,7 @@ pub(super) struct Values {
 impl Values {
     /// The same from row `i` on.
     #[inline(always)]
-    pub fn from_row(&self, i: usize) -> Values {
+    pub fn of_row(&self, i: usize) -> Values {
         let (p, o) = (self.p.wrapping_add(i * KEYS / 2), self.o.wrapping_add(i * self.width));
         Values { p, o, ..*self }
     }

@@ -204,7 +204,8 @@ mod tests {
         let mut m = Metrics::new(7);
         let shared = m.shared();
         m.now.accepted = 1;
-        assert_eq!((shared.lock().unwrap().accepted, shared.lock().unwrap().pages_total), (0, 7));
+        let seen = *shared.lock().unwrap();
+        assert_eq!((seen.accepted, seen.pages_total), (0, 7));
         m.publish();
         assert!(!shared.lock().unwrap().is_conserved());
         m.now.queued = 1;

@@ -106,10 +106,13 @@ pub fn gated(name: &str, options: &EngineOptions) -> (Handle, Sender<()>) {
     (handle, open)
 }
 
+/// What a test says before a step.
+type Before = Box<dyn FnMut(&Batch) -> Result<()> + Send>;
+
 /// A machine that asks a test before each step.
 pub struct Staged {
     inner: Box<dyn Machine>,
-    before: Box<dyn FnMut(&Batch) -> Result<()> + Send>,
+    before: Before,
 }
 
 impl Machine for Staged {

@@ -2,6 +2,7 @@
 //! keys, values and 8-bit codes are bf16 numbers exactly, and scales join the factors of scores and the weights.
 //! A score is a chain over the pairs of channels, an output over the pairs of keys, both from the first up.
 mod block;
+mod lanes;
 mod tile;
 
 use super::scratch::{Scratch, row};
@@ -13,7 +14,7 @@ use super::{KEYS, KvSlice, Operands};
 use crate::vector::{Avx512, Work};
 use std::arch::x86_64::*;
 use std::ops::Range;
-use tile::{Halves, Scores, Values, add_values, score, weigh};
+use tile::{Halves, Scores, Values, Weights, add_values, score, weigh};
 
 /// AVX-512 with bf16 dot products and byte permutations.
 pub(super) struct Pairs;
@@ -50,6 +51,14 @@ impl Tiles for Pairs {
                 }
             }
         }
+        // SAFETY: the caller keeps the contract; the queries are complete.
+        unsafe { lanes::turn_queries(item.tokens.len() * group, pitch / 2, to, s.queries_by_lane()) };
+    }
+
+    #[inline(always)]
+    unsafe fn attend_many(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, base: usize, state: *mut f32) -> usize {
+        // SAFETY: the caller keeps the contract.
+        unsafe { lanes::attend(o, item, s, base, state) }
     }
 
     #[inline(always)]
@@ -102,6 +111,7 @@ impl Tiles for Pairs {
                 let to = p.add(i * KEYS / 2);
                 factors[i] = weigh(scores, &seen[i], &s.v_scales, to, &row(state, rows, width, tile.start + i));
             }
+            let p = Weights { first: p, row: KEYS / 2, pair: 1 };
             let v = Values { p, v: s.wide(1), pitch: s.pitch, o: state.add(tile.start * width), width };
             add_tile_values(&v, seen, &mut factors[..m]);
         }

@@ -6,6 +6,9 @@ use super::{KEYS, Operands};
 use crate::vector::Vector;
 use std::ops::Range;
 
+/// Most rows that are taken at once with a row in each lane.
+pub(super) const MANY: usize = 48;
+
 /// One thread's memory.
 pub(super) struct Scratch<'a> {
     memory: Lease<'a>,
@@ -29,7 +32,8 @@ impl<'a> Scratch<'a> {
     /// For items of up to `rows` query rows.
     pub fn new<V: Vector>(o: &Operands<'_>, rows: usize, arena: &'a Arena) -> Self {
         let (width, pitch) = (o.shape.d.next_multiple_of(V::LANES), o.shape.d.next_multiple_of(64));
-        let floats = pitch + 3 * KEYS * pitch + 2 * MOST_ROWS * KEYS + rows * pitch + 2 * rows * (width + 2);
+        let state = rows * (width + 2);
+        let floats = pitch + 3 * KEYS * pitch + 2 * MOST_ROWS * KEYS + rows * pitch + 2 * state + MANY * (KEYS * 3 / 2);
         let null = [std::ptr::null(); KEYS];
         let mut scratch = Scratch {
             memory: arena.lease(floats),
@@ -70,6 +74,16 @@ impl<'a> Scratch<'a> {
     /// The item's queries as pairs, `[rows, pitch / 2]`.
     pub fn queries(&mut self) -> *mut f32 {
         self.memory.at(self.pitch + 3 * KEYS * self.pitch + 2 * MOST_ROWS * KEYS)
+    }
+
+    /// The queries of whole sixteens of rows, `[rows / 16, pitch / 2, 16]`.
+    pub fn queries_by_lane(&mut self) -> *mut f32 {
+        self.queries().wrapping_add(self.rows * self.pitch / 2)
+    }
+
+    /// Scores of many rows, `[KEYS, MANY]`, and behind them their weights in pairs of keys, `[KEYS / 2, MANY]`.
+    pub fn many(&mut self) -> *mut f32 {
+        self.state(2)
     }
 
     /// State of the segment (0) and of all segments so far (1).

@@ -24,6 +24,17 @@ pub(super) trait Tiles {
     unsafe fn begin(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>);
     /// Brings a block of keys and values into the scratch.
     unsafe fn load_block(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usize>);
+    /// Attends with the first rows of the item to the block in the scratch, whose first key is `base`, if this family
+    /// has a way to take many rows at once; returns how many it took.
+    unsafe fn attend_many(
+        _o: &Operands<'_>,
+        _item: &Item,
+        _s: &mut Scratch<'_>,
+        _base: usize,
+        _state: *mut f32,
+    ) -> usize {
+        0
+    }
     /// Attends with the rows of a tile to the block in the scratch; `seen[i]` are the keys of it that row i sees.
     unsafe fn attend_tile(
         o: &Operands<'_>,
@@ -56,11 +67,12 @@ pub(super) unsafe fn attend_segment<T: Tiles>(
         // SAFETY: the caller keeps the contract; the scratch holds a block.
         unsafe {
             T::load_block(o, item, s, base..(base + KEYS).min(hi));
-            for first in (0..rows).step_by(T::V::QUERIES) {
+            let taken = T::attend_many(o, item, s, base, state);
+            for first in (taken..rows).step_by(T::V::QUERIES) {
                 let tile = first..(first + T::V::QUERIES).min(rows);
                 let mut seen = [const { 0..0 }; MOST_ROWS];
                 for (seen, v) in seen.iter_mut().zip(&s.visible[tile.clone()]) {
-                    *seen = v.start.clamp(base, base + KEYS) - base..v.end.clamp(base, base + KEYS) - base;
+                    *seen = in_block(v, base);
                 }
                 let seen = &seen[..tile.len()];
                 if seen.iter().any(|k| !k.is_empty()) {
@@ -69,6 +81,11 @@ pub(super) unsafe fn attend_segment<T: Tiles>(
             }
         }
     }
+}
+
+/// The part of `visible` that lies in the block whose first key is `base`, counted from there.
+pub(super) fn in_block(visible: &Range<usize>, base: usize) -> Range<usize> {
+    visible.start.clamp(base, base + KEYS) - base..visible.end.clamp(base, base + KEYS) - base
 }
 
 /// Tiles of f32.

@@ -58,7 +58,7 @@ fn mask(n: usize) -> u64 {
 
 /// Sixteen rows of sixteen 32-bit numbers, transposed.
 #[inline(always)]
-unsafe fn transpose(row: impl Fn(usize) -> __m512i, put: impl Fn(usize, __m512i)) {
+pub(super) unsafe fn transpose(row: impl Fn(usize) -> __m512i, put: impl Fn(usize, __m512i)) {
     // SAFETY: the caller has the instructions.
     unsafe {
         let mut fours = [_mm512_setzero_si512(); 16];

@@ -21,10 +21,17 @@ pub(super) struct Scores {
     pub out: *mut f32,
 }
 
+/// Pairs of weights: that of row r for pair j is at `first[r * row + j * pair]`.
+#[derive(Clone, Copy)]
+pub(super) struct Weights {
+    pub first: *const f32,
+    pub row: usize,
+    pub pair: usize,
+}
+
 /// Values of a block, weighed and added to some rows' outputs.
 pub(super) struct Values {
-    /// `[rows, KEYS / 2]` pairs of weights.
-    pub p: *const f32,
+    pub p: Weights,
     /// `[KEYS / 2, pitch]` pairs of keys' values.
     pub v: *const f32,
     pub pitch: usize,
@@ -37,8 +44,8 @@ impl Values {
     /// The same from row `i` on.
     #[inline(always)]
     pub fn of_row(&self, i: usize) -> Values {
-        let (p, o) = (self.p.wrapping_add(i * KEYS / 2), self.o.wrapping_add(i * self.width));
-        Values { p, o, ..*self }
+        let first = self.p.first.wrapping_add(i * self.p.row);
+        Values { p: Weights { first, ..self.p }, o: self.o.wrapping_add(i * self.width), ..*self }
     }
 }
 
@@ -51,7 +58,7 @@ pub(super) enum Halves {
 }
 
 #[inline(always)]
-unsafe fn dot(acc: __m512, x: __m512, w: __m512) -> __m512 {
+pub(super) unsafe fn dot(acc: __m512, x: __m512, w: __m512) -> __m512 {
     // SAFETY: the caller keeps the contract of `Vector`.
     unsafe {
         _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512, __m512bh>(x), std::mem::transmute::<__m512, __m512bh>(w))
@@ -201,7 +208,7 @@ unsafe fn value_tile<const M: usize, const N: usize>(
             let value = s.v.add(j * s.pitch + column);
             let value: [__m512; N] = std::array::from_fn(|v| _mm512_loadu_ps(value.add(v * 16)));
             for r in 0..M {
-                let p = _mm512_set1_ps(*s.p.add(r * KEYS / 2 + j));
+                let p = _mm512_set1_ps(*s.p.first.add(r * s.p.row + j * s.p.pair));
                 for v in 0..N {
                     acc[r][v] = dot(acc[r][v], p, value[v]);
                 }
@@ -226,7 +233,7 @@ unsafe fn value_part(s: &Values, column: usize, pairs: Range<usize>, keep: i32, 
         for j in pairs {
             let value =
                 _mm512_and_si512(_mm512_loadu_si512(s.v.add(j * s.pitch + column).cast()), _mm512_set1_epi32(keep));
-            acc = dot(acc, _mm512_set1_ps(*s.p.add(j)), _mm512_castsi512_ps(value));
+            acc = dot(acc, _mm512_set1_ps(*s.p.first.add(j * s.p.pair)), _mm512_castsi512_ps(value));
         }
         _mm512_storeu_ps(at, acc);
     }

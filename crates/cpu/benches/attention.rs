@@ -4,6 +4,7 @@
 use half::bf16;
 use planish_cpu::Isa;
 use planish_cpu::attention::{Attention, KvSlice, KvSliceMut, Operands};
+use planish_cpu::buffer::{Aligned, cast};
 use planish_cpu::rope::{RopeSlice, rope_store_kv};
 use planish_cpu::rowwise::Q8SliceMut;
 use planish_cpu::threads::Threads;
@@ -84,48 +85,69 @@ fn floats(seed: u64, n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// One layer's keys or values.
+/// Keys or values of some layers, in one piece of memory as large pools are.
 struct Cache {
+    dtype: DType,
+    layers: usize,
+    /// Elements, then scales.
+    memory: [Aligned; 2],
+}
+
+impl Cache {
+    fn new(dtype: DType, layers: usize, n: usize, d: usize) -> Cache {
+        let mut memory = [n * dtype.size(), n / d * 4].map(|bytes| Aligned::zeroed(layers * bytes));
+        let [elements, scales] = &mut memory;
+        let scales = scales.bytes_mut().chunks_exact_mut(4);
+        for ((i, to), scale) in elements.bytes_mut().chunks_exact_mut(d * dtype.size()).enumerate().zip(scales) {
+            let x = floats(i as u64 + 3, d);
+            match Q8::from_dtype(dtype) {
+                Some(kind) => {
+                    scale.copy_from_slice(&planish_tensor::q8::quantize_activation_row(kind, &x, to).to_le_bytes());
+                }
+                None => to.copy_from_slice(&planish_tensor::host::encode_f32(dtype, &x).expect("a float type")),
+            }
+        }
+        Cache { dtype, layers, memory }
+    }
+
+    /// Bytes of one layer.
+    fn bytes(&self) -> usize {
+        let scales = if self.dtype.size() == 1 { self.memory[1].bytes().len() } else { 0 };
+        (self.memory[0].bytes().len() + scales) / self.layers
+    }
+
+    fn slice(&self, layer: usize) -> KvSlice<'_> {
+        let [elements, scales] = &self.memory;
+        let part = |m: &'_ Aligned| m.bytes().len() / self.layers * layer..m.bytes().len() / self.layers * (layer + 1);
+        let (elements, scales) = (&elements.bytes()[part(elements)], &scales.bytes()[part(scales)]);
+        match Q8::from_dtype(self.dtype) {
+            Some(kind) => KvSlice::Q8 { kind, codes: elements, scales: cast(scales, DType::F32).expect("aligned") },
+            None if self.dtype == DType::F32 => KvSlice::F32(cast(elements, DType::F32).expect("aligned")),
+            None => KvSlice::Bf16(cast(elements, DType::BF16).expect("aligned")),
+        }
+    }
+}
+
+/// One layer to be written.
+struct Room {
     dtype: DType,
     f32s: Vec<f32>,
     halves: Vec<bf16>,
     codes: Vec<u8>,
-    scales: Vec<f32>,
 }
 
-impl Cache {
-    fn new(dtype: DType, x: &[f32], d: usize) -> Cache {
-        let mut cache = Cache { dtype, f32s: vec![], halves: vec![], codes: vec![], scales: vec![] };
-        match Q8::from_dtype(dtype) {
-            Some(kind) => {
-                cache.codes = vec![0; x.len()];
-                let rows = x.chunks_exact(d).zip(cache.codes.chunks_exact_mut(d));
-                cache.scales = rows.map(|(x, c)| planish_tensor::q8::quantize_activation_row(kind, x, c)).collect();
-            }
-            None if dtype == DType::F32 => cache.f32s = x.to_vec(),
-            None => cache.halves = x.iter().map(|&x| bf16::from_f32(x)).collect(),
-        }
-        cache
-    }
-
-    fn bytes(&self) -> usize {
-        4 * (self.f32s.len() + self.scales.len()) + 2 * self.halves.len() + self.codes.len()
-    }
-
-    fn slice(&self) -> KvSlice<'_> {
+impl Room {
+    fn slice(&mut self) -> KvSliceMut<'_> {
         match Q8::from_dtype(self.dtype) {
-            Some(kind) => KvSlice::Q8 { kind, codes: &self.codes, scales: &self.scales },
-            None if self.dtype == DType::F32 => KvSlice::F32(&self.f32s),
-            None => KvSlice::Bf16(&self.halves),
-        }
-    }
-
-    fn slice_mut(&mut self) -> KvSliceMut<'_> {
-        match Q8::from_dtype(self.dtype) {
-            Some(kind) => KvSliceMut::Q8 { kind, codes: &mut self.codes, scales: &mut self.scales },
+            Some(kind) => KvSliceMut::Q8 { kind, codes: &mut self.codes, scales: &mut self.f32s },
             None if self.dtype == DType::F32 => KvSliceMut::F32(&mut self.f32s),
             None => KvSliceMut::Bf16(&mut self.halves),
         }
+    }
+
+    fn new(dtype: DType, n: usize, d: usize) -> Room {
+        let f32s = vec![0.0; if dtype == DType::F32 { n } else { n / d }];
+        Room { dtype, f32s, halves: vec![bf16::ZERO; n], codes: vec![0; n] }
     }
 }
 
@@ -147,27 +169,26 @@ fn step(s: usize, past: usize, new: usize) -> Batch {
 fn measure(pool: &Threads, isa: Isa, name: &str, shape: &AttentionShape, batch: &Batch, dtype: DType, layers: usize) {
     let slots = batch.kv_lens.iter().map(|n| n.next_multiple_of(PAGE as u32) as usize).sum::<usize>();
     let n = slots * shape.nkv * shape.d;
-    let cache = |i: usize| [3, 4].map(|seed| Cache::new(dtype, &floats(seed + 2 * i as u64, n), shape.d));
-    let caches: Vec<[Cache; 2]> = (0..layers).map(cache).collect();
+    let caches = [(); 2].map(|()| Cache::new(dtype, layers, n, shape.d));
     let (qkv, width) = (floats(2, batch.t() * shape.qkv_width()), shape.nq * shape.d);
     let mut out = vec![0.0; batch.t() * width];
     let (mut codes, mut xs) = (vec![0; out.len()], vec![0.0; batch.t()]);
     let attention = Attention::default();
     let seconds = best(pool.count(), || {
-        for layer in caches.iter().rev() {
-            let (k, v) = (layer[0].slice(), layer[1].slice());
+        for layer in (0..layers).rev() {
+            let (k, v) = (caches[0].slice(layer), caches[1].slice(layer));
             let o = Operands { qkv: &qkv, shape, batch, k, v };
             let to = Q8SliceMut { codes: &mut codes, xs: &mut xs };
             attention.attend_quantize(pool, isa, o, &mut out, Q8::Int8, to);
         }
     }) / layers as f64;
     let mut expected = vec![0.0; out.len()];
-    let (k, v) = (caches[0][0].slice(), caches[0][1].slice());
+    let (k, v) = (caches[0].slice(0), caches[1].slice(0));
     attention.attend(pool, Isa::Scalar, Operands { qkv: &qkv, shape, batch, k, v }, &mut expected);
     let top = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     let error = out.iter().zip(&expected).fold(0.0f32, |m, (x, y)| m.max((x - y).abs())) / top;
     let keys: usize = batch.positions.iter().map(|&p| p as usize + 1).sum();
-    let bytes = 2 * caches[0][0].bytes();
+    let bytes = 2 * caches[0].bytes();
     row(&format!("{name} {dtype}"), seconds, 4.0 * (keys * width) as f64, bytes as f64, error as f64);
 }
 
@@ -192,9 +213,9 @@ fn stores(pool: &Threads, isa: Isa, dtype: DType) {
         let (shape, batch) = (shape(9, 3, 64), step(s, past, new));
         let (mut qkv, cos_sin) = (floats(5, batch.t() * shape.qkv_width()), floats(6, (past + new) * 64));
         let n = s * (past + new).next_multiple_of(PAGE) * shape.nkv * shape.d;
-        let [mut k, mut v] = [3, 4].map(|seed| Cache::new(dtype, &floats(seed, n), shape.d));
+        let [mut k, mut v] = [(); 2].map(|()| Room::new(dtype, n, shape.d));
         let rope = RopeSlice { cos_sin: &cos_sin, half: 32, interleaved: false };
-        let (mut k, mut v) = (k.slice_mut(), v.slice_mut());
+        let (mut k, mut v) = (k.slice(), v.slice());
         let seconds =
             best(pool.count(), || rope_store_kv(pool, isa, &mut qkv, Some(rope), &shape, &batch, &mut k, &mut v));
         let bytes = batch.t() * (12 * 64 * 8 + 2 * 3 * 64 * (4 + dtype.size()));

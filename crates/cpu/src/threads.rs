@@ -252,6 +252,28 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_is_held_up_is_helped() {
+        let pool = Threads::new(2);
+        let done = AtomicUsize::new(0);
+        // Whoever has the first task stays in it until all others are done: half of them are its own.
+        pool.run(10, |i| {
+            while i == 0 && done.load(SeqCst) < 9 {
+                thread::yield_now();
+            }
+            done.fetch_add(1, SeqCst);
+        });
+        assert_eq!(done.load(SeqCst), 10);
+    }
+
+    #[test]
+    fn shares_follow_each_other() {
+        for (tasks, threads) in [(0, 2), (1, 3), (7, 2), (16, 16), (100, 7)] {
+            let all: Vec<usize> = (0..threads).flat_map(|i| share(tasks, threads, i)).collect();
+            assert_eq!(all, (0..tasks).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn many_threads_and_callers_share_a_pool() {
         // Far more threads than cores, several callers, pauses that let workers park.
         let pool = Threads::new(16);

@@ -1,7 +1,6 @@
 //! What goes wrong is told to those whom it concerns, and to them only; afterwards every page is back.
 use crate::setting::*;
 use planish_checkpoint::{shards::ModelFiles, source::TensorSource};
-use planish_cpu::Scalar;
 use planish_engine::{EngineOptions, Error, Event, Handle, Request, Stream};
 use planish_tensor::HostTensor;
 use std::sync::Arc;
@@ -45,7 +44,7 @@ fn nan_ends_its_own_request_and_leaves_nothing_behind() {
     // A pool so small that the pages of a broken request are soon needed by another.
     for options in both_loops(EngineOptions { step_tokens: Some(20), ..options(8) }) {
         let spoilt = Spoilt(ModelFiles::open(&data(name)).unwrap());
-        let handle = Handle::start(Scalar, plan(name), &spoilt, &options).unwrap();
+        let (handle, cleared) = staged_over(&spoilt, name, &options, |_| Ok(()));
         let good: Vec<u32> = (20..60).collect();
         let expected = tokens(&handle, request(&good));
         // The NaN comes after a page and a half that others share.
@@ -69,6 +68,7 @@ fn nan_ends_its_own_request_and_leaves_nothing_behind() {
         assert_eq!(tokens(&handle, request(&good)), expected);
         let now = at_rest(&handle);
         assert_eq!((now.failed, now.finished_length), (5, 4));
+        assert!(cleared.load(SeqCst) >= 5 * 3, "three pages of each broken request");
     }
 }
 

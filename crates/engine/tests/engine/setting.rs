@@ -6,6 +6,8 @@ use planish_engine::{EngineOptions, Event, FinishReason, Handle, Request, Result
 use planish_model::Plan;
 use planish_tensor::Batch;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -113,6 +115,8 @@ type Before = Box<dyn FnMut(&Batch) -> Result<()> + Send>;
 pub struct Staged {
     inner: Box<dyn Machine>,
     before: Before,
+    /// Pages that it was asked to clear.
+    pub cleared: Arc<AtomicUsize>,
 }
 
 impl Machine for Staged {
@@ -122,6 +126,7 @@ impl Machine for Staged {
     }
 
     fn clear(&mut self, pages: &[u32]) -> Result<()> {
+        self.cleared.fetch_add(pages.len(), SeqCst);
         self.inner.clear(pages)
     }
 }
@@ -132,6 +137,18 @@ pub fn staged(
     options: &EngineOptions,
     before: impl FnMut(&Batch) -> Result<()> + Send + 'static,
 ) -> Handle {
-    let (inner, info) = service::load(Scalar, plan(name), &ModelFiles::open(&data(name)).unwrap(), options).unwrap();
-    Handle::over(Box::new(Staged { inner, before: Box::new(before) }), info).unwrap()
+    staged_over(&ModelFiles::open(&data(name)).unwrap(), name, options, before).0
+}
+
+/// The same with tensors from elsewhere; also counts the pages that are cleared.
+pub fn staged_over(
+    source: &dyn TensorSource,
+    name: &str,
+    options: &EngineOptions,
+    before: impl FnMut(&Batch) -> Result<()> + Send + 'static,
+) -> (Handle, Arc<AtomicUsize>) {
+    let (inner, info) = service::load(Scalar, plan(name), source, options).unwrap();
+    let cleared = Arc::default();
+    let machine = Staged { inner, before: Box::new(before), cleared: Arc::clone(&cleared) };
+    (Handle::over(Box::new(machine), info).unwrap(), cleared)
 }

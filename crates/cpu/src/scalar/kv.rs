@@ -35,6 +35,20 @@ pub(super) fn rope_store(
     Ok(())
 }
 
+/// Zeroes pages, number by number.
+pub(super) fn clear(kv: &mut KvLayer<Scalar>, pages: &[u32]) -> Result<()> {
+    let KvLayer { k, v, k_scales, v_scales } = kv;
+    for tensor in [Some(k), Some(v), k_scales.as_mut(), v_scales.as_mut()].into_iter().flatten() {
+        let page = tensor.cols * tensor.dtype.size();
+        for (i, byte) in tensor.buf.bytes_mut()?.iter_mut().enumerate() {
+            if pages.contains(&((i / page) as u32)) {
+                *byte = 0;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Attends with the q part of `rows`, into `out` `[t, nq d]`.
 pub(super) fn attention(
     rows: &[f32],

@@ -185,7 +185,7 @@ impl Backend for Scalar {
     }
 
     fn clear_pages(&self, kv: &mut KvLayer<Self>, pages: &[u32]) -> Result<()> {
-        crate::access::clear_pages(kv, pages)
+        kv::clear(kv, pages)
     }
 
     fn paged_attention(

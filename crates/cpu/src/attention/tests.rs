@@ -177,7 +177,7 @@ impl Case {
         let whole: Vec<Range<usize>> = self.lengths.iter().map(|&n| 0..n).collect();
         for isa in Isa::available() {
             let rounds = kept != Kept::F32 && isa.has_fast_bf16_dots();
-            let loose = if rounds { 1.01 / 512.0 } else { 0.0 };
+            let loose = if rounds { 1.01 / 256.0 } else { 0.0 };
             let out = self.run(&pool, isa, &whole, kept);
             let mut rows = out.chunks_exact(self.shape.d);
             for (seq, &n) in self.lengths.iter().enumerate() {

@@ -35,6 +35,20 @@ pub(super) fn rope_store(
     Ok(())
 }
 
+/// Zeroes pages, number by number.
+pub(super) fn clear(kv: &mut KvLayer<Scalar>, pages: &[u32]) -> Result<()> {
+    let KvLayer { k, v, k_scales, v_scales } = kv;
+    for tensor in [Some(k), Some(v), k_scales.as_mut(), v_scales.as_mut()].into_iter().flatten() {
+        let page = tensor.cols * tensor.dtype.size();
+        for (i, byte) in tensor.buf.bytes_mut()?.iter_mut().enumerate() {
+            if pages.contains(&((i / page) as u32)) {
+                *byte = 0;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Attends with the q part of `rows`, into `out` `[t, nq d]`.
 pub(super) fn attention(
     rows: &[f32],
@@ -44,13 +58,14 @@ pub(super) fn attention(
     out: &mut [f32],
 ) -> Result<()> {
     let (width, d) = (shape.qkv_width(), shape.d);
+    let (k, v) = (Vectors::load(&kv.k, kv.k_scales.as_ref(), d)?, Vectors::load(&kv.v, kv.v_scales.as_ref(), d)?);
     for s in 0..batch.sequences() {
         let slots = sequence_slots(batch, s);
         for t in batch.query_starts[s] as usize..batch.query_starts[s + 1] as usize {
             for head in 0..shape.nq {
                 let q = &rows[t * width + head * d..][..d];
                 let position = batch.positions[t] as usize;
-                let result = attend(q, shape, batch, &slots[..=position], head, kv)?;
+                let result = attend(q, shape, batch, &slots[..=position], head, &k, &v);
                 out[(t * shape.nq + head) * d..][..d].copy_from_slice(&result);
             }
         }
@@ -102,15 +117,28 @@ fn store(dst: &mut Tensor<Scalar>, scales: Option<&mut Tensor<Scalar>>, at: usiz
     Ok(())
 }
 
-/// Vector `at` in units of its scale, and the scale.
-fn load(src: &Tensor<Scalar>, scales: Option<&Tensor<Scalar>>, at: usize, d: usize) -> Result<(Vec<f32>, f32)> {
-    let bytes = &src.buf.bytes()[at * d * src.dtype.size()..][..d * src.dtype.size()];
-    if kv_scale_bytes(src.dtype)? == 0 {
-        return Ok((decode_f32(src.dtype, bytes), 1.0));
+/// Keys or values in units of their scales, and the scales, one for each vector.
+struct Vectors {
+    units: Vec<f32>,
+    scales: Vec<f32>,
+    d: usize,
+}
+
+impl Vectors {
+    fn load(src: &Tensor<Scalar>, scales: Option<&Tensor<Scalar>>, d: usize) -> Result<Vectors> {
+        if kv_scale_bytes(src.dtype)? == 0 {
+            let units = decode_f32(src.dtype, src.buf.bytes());
+            return Ok(Vectors { scales: vec![1.0; units.len() / d], units, d });
+        }
+        let kind = Q8::from_dtype(src.dtype).expect("types with scales are 8-bit types");
+        let scales = scales.ok_or_else(|| Error::dtype(format!("a KV cache of {} without scales", src.dtype)))?;
+        let units = src.buf.bytes().iter().map(|&c| kind.decode(c)).collect();
+        Ok(Vectors { units, scales: f32s(scales)?.to_vec(), d })
     }
-    let kind = Q8::from_dtype(src.dtype).expect("types with scales are 8-bit types");
-    let scales = scales.ok_or_else(|| Error::dtype(format!("a KV cache of {} without scales", src.dtype)))?;
-    Ok((bytes.iter().map(|&c| kind.decode(c)).collect(), f32s(scales)?[at]))
+
+    fn at(&self, vector: usize) -> (&[f32], f32) {
+        (&self.units[vector * self.d..][..self.d], self.scales[vector])
+    }
 }
 
 /// One query head over the visible slots: scores, softmax and the weighted sum of values, block by block.
@@ -121,8 +149,9 @@ fn attend(
     batch: &Batch,
     visible: &[usize],
     head: usize,
-    kv: &KvLayer<Scalar>,
-) -> Result<Vec<f32>> {
+    k: &Vectors,
+    v: &Vectors,
+) -> Vec<f32> {
     let kv_head = head / (shape.nq / shape.nkv);
     let first = shape.window.map_or(0, |w| visible.len().saturating_sub(w as usize));
     let (mut max, mut sum, mut out) = (f32::NEG_INFINITY, 0.0f32, vec![0.0f32; shape.d]);
@@ -133,8 +162,8 @@ fn attend(
         }
         let mut scores = Vec::with_capacity(KEY_BLOCK);
         for i in keys.clone() {
-            let (k, ks) = load(&kv.k, kv.k_scales.as_ref(), vector(shape, batch, visible[i], kv_head), shape.d)?;
-            let score = q.iter().zip(&k).fold(0.0f32, |acc, (&a, &b)| a.mul_add(b, acc)) * (ks * shape.scale);
+            let (k, ks) = k.at(vector(shape, batch, visible[i], kv_head));
+            let score = q.iter().zip(k).fold(0.0f32, |acc, (&a, &b)| a.mul_add(b, acc)) * (ks * shape.scale);
             scores.push(shape.softcap.map_or(score, |cap| cap * (score / cap).tanh()));
         }
         let new_max = scores.iter().copied().fold(max, |m, s| if s.is_nan() { s } else { m.max(s) });
@@ -144,11 +173,11 @@ fn attend(
         for (i, score) in keys.zip(scores) {
             let p = (score - new_max).exp();
             sum += p;
-            let (v, vs) = load(&kv.v, kv.v_scales.as_ref(), vector(shape, batch, visible[i], kv_head), shape.d)?;
-            out.iter_mut().zip(v).for_each(|(o, v)| *o = (p * vs).mul_add(v, *o));
+            let (v, vs) = v.at(vector(shape, batch, visible[i], kv_head));
+            out.iter_mut().zip(v).for_each(|(o, &v)| *o = (p * vs).mul_add(v, *o));
         }
         max = new_max;
     }
     out.iter_mut().for_each(|o| *o /= sum);
-    Ok(out)
+    out
 }

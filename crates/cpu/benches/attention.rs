@@ -1,5 +1,5 @@
 //! Attention and the storing of keys and values, over caches of every type: time, GFLOP/s and GB/s; error against the
-//! plain loops. `cargo bench -p planish-cpu --bench attention [-- FILTER]`, with `BENCH_ISA=avx2` or `BENCH_THREADS=1`
+//! plain loops. `cargo bench -p planish-cpu --bench attention [-- SECTION [TYPE]]`, with `BENCH_ISA=avx2` or `BENCH_THREADS=1`
 //! if wanted. Shapes are those of SmolLM2-135M unless said. The best of many repetitions counts.
 use half::bf16;
 use planish_cpu::Isa;
@@ -17,7 +17,8 @@ const KINDS: [DType; 4] = [DType::F32, DType::BF16, DType::I8, DType::F8E4M3];
 const LAYERS: usize = 30;
 
 fn main() {
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
+    let mut filters = std::env::args().skip(1).filter(|a| !a.starts_with('-'));
+    let (filter, kind) = (filters.next().unwrap_or_default(), filters.next().unwrap_or_default());
     let wanted = std::env::var("BENCH_ISA").ok();
     let isa = Isa::available().into_iter().find(|i| Some(i.name()) == wanted.as_deref()).unwrap_or(Isa::best());
     let all = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -25,7 +26,7 @@ fn main() {
     for threads in counts {
         let pool = Threads::new(threads);
         println!("\n{}, {threads} thread(s)   µs, GFLOP/s, GB/s, largest error / largest value", isa.name());
-        for dtype in KINDS {
+        for dtype in KINDS.into_iter().filter(|k| k.name().contains(&kind)) {
             for (name, run) in [("prefill", prefills as Section), ("decode", decodes), ("store", stores)] {
                 if name.contains(&filter) {
                     run(&pool, isa, dtype);

@@ -1,11 +1,20 @@
 //! Memory that calls lease and give back, so that a step of many small calls asks the system for none.
+use super::pairs::Table;
 use crate::buffer::Aligned;
+use planish_tensor::Q8;
 use std::sync::Mutex;
 
-/// Memory not in use.
-#[derive(Default)]
+/// Memory not in use, and what is made once.
 pub(super) struct Arena {
     free: Mutex<Vec<Aligned>>,
+    /// What codes stand for.
+    pub tables: [Table; 2],
+}
+
+impl Default for Arena {
+    fn default() -> Self {
+        Arena { free: Mutex::default(), tables: [Q8::Int8, Q8::E4M3].map(Table::new) }
+    }
 }
 
 impl Arena {

@@ -12,6 +12,8 @@ use super::split::Item;
 use super::tile::MOST_ROWS;
 use super::{KEYS, KvSlice, Operands};
 use crate::vector::{Avx512, Work};
+pub(super) use block::Table;
+use planish_tensor::Q8;
 use std::arch::x86_64::*;
 use std::ops::Range;
 use tile::{Halves, Scores, Values, Weights, add_values, score, weigh};
@@ -71,9 +73,9 @@ impl Tiles for Pairs {
         unsafe {
             match o.k {
                 KvSlice::Q8 { kind, .. } => {
-                    let table = block::Table::new(kind);
-                    block::keys_from_codes(&s.k_rows, count, d, &table, kt);
-                    block::values_from_codes(&s.v_rows, count, d, &table, pairs, pitch);
+                    let table = &s.tables[usize::from(kind != Q8::Int8)];
+                    block::keys_from_codes(&s.k_rows, count, d, table, kt);
+                    block::values_from_codes(&s.v_rows, count, d, table, pairs, pitch);
                 }
                 _ => {
                     block::keys_from_bf16(&s.k_rows, count, d, kt);

@@ -1,5 +1,6 @@
 //! Memory of one thread at work, and the layout of a state: what query rows know after some keys.
 use super::arena::{Arena, Lease};
+use super::pairs::Table;
 use super::softmax::Row;
 use super::tile::MOST_ROWS;
 use super::{KEYS, Operands};
@@ -24,6 +25,8 @@ pub(super) struct Scratch<'a> {
     pub factors: [f32; KEYS],
     /// Scales of the block's values, if they are codes.
     pub v_scales: [f32; KEYS],
+    /// What INT8 and FP8 codes stand for.
+    pub tables: &'a [Table; 2],
     /// Keys that each row sees.
     pub visible: Vec<Range<usize>>,
 }
@@ -44,6 +47,7 @@ impl<'a> Scratch<'a> {
             v_rows: null,
             factors: [o.shape.scale; KEYS],
             v_scales: [1.0; KEYS],
+            tables: &arena.tables,
             visible: Vec::with_capacity(rows),
         };
         // SAFETY: the first `pitch` floats of the lease.

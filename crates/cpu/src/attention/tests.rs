@@ -276,3 +276,26 @@ fn families_agree_to_the_bit() {
         }
     }
 }
+
+#[test]
+fn what_a_row_does_not_see_may_be_anything() {
+    let pool = Threads::new(2);
+    let all = [Range { start: 0, end: 100 }];
+    for (kept, odd) in Kept::ALL.into_iter().flat_map(|kept| [(kept, 64), (kept, 65)]) {
+        let mut case = Case::new(2, 1, 24, 16, &[100]);
+        case.shape.window = Some(5);
+        let row = 2 * 24;
+        for isa in Isa::available() {
+            let clean = case.run(&pool, isa, &all, kept);
+            let slot = case.tables[0][odd / 16] as usize * 16 + odd % 16;
+            let (k, v) = (case.k.clone(), case.v.clone());
+            case.k[slot * 24 + 3] = f32::NAN;
+            case.v[slot * 24 + 5] = f32::NAN;
+            let found = case.run(&pool, isa, &all, kept);
+            (case.k, case.v) = (k, v);
+            let unseen = |x: &[f32]| [&x[..odd * row], &x[(odd + 5) * row..]].concat();
+            assert_eq!(bits(&unseen(&found)), bits(&unseen(&clean)), "{isa:?} {kept:?} NaN at {odd}");
+            assert!(found[odd * row..(odd + 5) * row].chunks(24).all(|x| x[5].is_nan()), "{isa:?} {kept:?}");
+        }
+    }
+}

@@ -9,7 +9,7 @@ use std::arch::x86_64::*;
 type Rows = [*const f32; KEYS];
 
 /// The bf16 numbers that codes stand for, by magnitude bits: low bytes, then high bytes.
-pub(super) struct Table {
+pub struct Table {
     bytes: [[u8; 128]; 2],
     /// Codes are integers, whose magnitude is their absolute value.
     signed: bool,

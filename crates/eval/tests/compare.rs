@@ -4,6 +4,7 @@ use planish_cpu::Scalar;
 use planish_engine::{EngineOptions, Handle};
 use planish_eval::{Error, compare, perplexity};
 use planish_model::Plan;
+use planish_tensor::{DType, FloatMath};
 use std::path::{Path, PathBuf};
 
 fn data(name: &str) -> PathBuf {
@@ -18,8 +19,15 @@ fn data(name: &str) -> PathBuf {
 fn open(name: &str) -> Handle {
     let dir = data(name);
     let plan = Plan::new(&Config::open(&dir).unwrap()).unwrap();
-    let options =
-        EngineOptions { kv_cache_memory: Some(1), max_model_len: Some(96), max_batch: Some(4), ..Default::default() };
+    let options = EngineOptions {
+        kv_pages: Some(6),
+        max_model_len: Some(96),
+        max_batch: Some(4),
+        // As the references were computed.
+        kv_dtype: Some(DType::F32),
+        math: Some(FloatMath::F32),
+        ..Default::default()
+    };
     Handle::start(Scalar, plan, &ModelFiles::open(&dir).unwrap(), &options).unwrap()
 }
 

@@ -58,13 +58,24 @@ pub fn devices() -> Vec<Device> {
         description: format!("{} cores, {}", cores(), isa.name()),
         memory: (memory.free, memory.total),
         int8: isa.name().into(),
-        fp8: format!("{}, decoded exactly to f32", isa.name()),
+        fp8: format!("{}, decoded exactly to f32", float_kernels(isa).name()),
     }]
+}
+
+/// The family whose kernels multiply floats: AMX has tiles for INT8 alone.
+fn float_kernels(isa: Isa) -> Isa {
+    if isa == Isa::Amx { Isa::Avx512 } else { isa }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amx_multiplies_no_floats() {
+        assert_eq!(float_kernels(Isa::Amx), Isa::Avx512);
+        assert_eq!(float_kernels(Isa::Avx2), Isa::Avx2);
+    }
 
     struct Name;
     impl Work for Name {

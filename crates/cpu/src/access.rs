@@ -1,6 +1,7 @@
 //! Typed views of tensors, checked, for both CPU back ends.
 use crate::buffer::{CpuBuf, widen};
-use planish_tensor::{Backend, DType, Error, HostTensor, KvLayer, LinearPart, Q8, Result, Tensor};
+use planish_tensor::layout::require;
+use planish_tensor::{Backend, Error, KvLayer, Result, Tensor};
 
 /// The rows in use of an f32 tensor.
 pub fn f32s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[f32]> {
@@ -22,20 +23,6 @@ pub fn u8s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[u8]> {
 pub fn u8s_mut<B: Backend<Buf = CpuBuf>>(t: &mut Tensor<B>) -> Result<&mut [u8]> {
     let used = t.rows * t.cols;
     Ok(&mut t.buf.view_mut::<u8>(t.dtype)?[..used])
-}
-
-/// Fails with the operation's name unless its sizes fit.
-pub fn require(operation: &str, fits: bool) -> Result<()> {
-    if fits { Ok(()) } else { Err(Error::shape(format!("{operation}: the sizes of inputs and output do not fit"))) }
-}
-
-/// Rows and columns of a host tensor of one or two dimensions.
-pub fn rows_of(host: &HostTensor) -> Result<(usize, usize)> {
-    match *host.shape() {
-        [n] => Ok((1, n)),
-        [rows, cols] => Ok((rows, cols)),
-        ref other => Err(Error::shape(format!("expected one or two dimensions, found {other:?}"))),
-    }
 }
 
 /// Overwrites the rows in use.
@@ -89,41 +76,6 @@ pub fn gather<B: Backend<Buf = CpuBuf>>(
         }
     }
     Ok(())
-}
-
-/// Size and kind of a linear made of parts.
-pub struct LinearLayout {
-    /// Output channels of all parts.
-    pub n: usize,
-    /// Input channels.
-    pub k: usize,
-    /// The 8-bit type, or `None` for float weights.
-    pub q8: Option<Q8>,
-}
-
-/// Checks that parts can be one linear.
-pub fn linear_layout(parts: &[LinearPart]) -> Result<LinearLayout> {
-    let first = parts.first().ok_or_else(|| Error::shape("a linear needs at least one weight"))?;
-    let (_, k) = rows_of(&first.weight)?;
-    let q8 = Q8::from_dtype(first.weight.dtype());
-    let mut n = 0;
-    for part in parts {
-        let (rows, cols) = rows_of(&part.weight)?;
-        let dtype = part.weight.dtype();
-        let float = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
-        if cols != k || Q8::from_dtype(dtype) != q8 || (q8.is_none() && !float) {
-            return Err(Error::shape(format!(
-                "weights of one linear differ: {:?} and {:?}",
-                first.weight, part.weight
-            )));
-        }
-        let lengths_fit = |v: &Option<Vec<f32>>| v.as_ref().is_none_or(|v| v.len() == rows);
-        if part.scales.is_some() != q8.is_some() || !lengths_fit(&part.scales) || !lengths_fit(&part.bias) {
-            return Err(Error::shape(format!("scales or bias do not fit {:?}", part.weight)));
-        }
-        n += rows;
-    }
-    Ok(LinearLayout { n, k, q8 })
 }
 
 /// All elements in use, widened to f32.

@@ -1,5 +1,5 @@
 //! The fast back end: every operation of the trait handed to the kernel of its name.
-use crate::access::{f32s, f32s_mut, gather, linear_layout, require, rows_of, u8s, u8s_mut};
+use crate::access::{f32s, f32s_mut, gather, u8s, u8s_mut};
 use crate::attention::{Attention, KvSlice, KvSliceMut, Operands};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::gemm_float::{PackedFloat, gemm_float};
@@ -10,6 +10,7 @@ use crate::rowwise::{self, Q8SliceMut};
 use crate::threads::Threads;
 use crate::{gram, host_memory};
 use half::bf16;
+use planish_tensor::layout::{linear_layout, require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
     Memory, Q8, Q8Rows, Result, RopeTable, Tensor, kv_scale_bytes,

@@ -1,7 +1,8 @@
 //! A back end that runs nothing: operations check nothing and leave zeros, so that scheduling and memory can be
 //! tested without a model's cost.
-use crate::access::{linear_layout, rows_of};
+
 use crate::host_memory;
+use planish_tensor::layout::{linear_layout, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape, Memory,
     Q8Rows, Result, RopeTable, Tensor,

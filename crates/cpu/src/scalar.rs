@@ -1,8 +1,9 @@
 //! The scalar reference: every operation in plain loops. This file is the definition; fast paths are tested against it.
-use crate::access::{f32s, f32s_mut, gather, require, rows_of, u8s, u8s_mut};
+use crate::access::{f32s, f32s_mut, gather, u8s, u8s_mut};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::host_memory;
 use half::bf16;
+use planish_tensor::layout::{linear_layout, require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
     Memory, Q8, Q8Rows, Result, RopeTable, Tensor, q8,
@@ -89,7 +90,7 @@ impl Backend for Scalar {
     }
 
     fn load_linear(&self, parts: &[LinearPart]) -> Result<ScalarLinear> {
-        let layout = crate::access::linear_layout(parts)?;
+        let layout = linear_layout(parts)?;
         let mut bias = Vec::with_capacity(layout.n);
         for part in parts {
             let n = part.weight.shape()[0];

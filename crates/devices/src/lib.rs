@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use planish_cpu::{Cpu, Isa, Null};
+use planish_cuda::{Cuda, Options};
 use planish_tensor::Backend;
 
 /// Work that runs on whichever back end was asked for.
@@ -13,20 +14,49 @@ pub trait Work {
 }
 
 /// What `--device` may say.
-pub const DEVICE_HELP: &str = "auto, cpu or null";
+pub const DEVICE_HELP: &str = "auto, cpu, cuda, cuda:N or null";
 
-/// A device by name could not be opened.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("--device: expected {DEVICE_HELP}, found {0}")]
-pub struct UnknownDevice(pub String);
+/// Why a device could not be opened.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// No such name.
+    #[error("--device: expected {DEVICE_HELP}, found {0}")]
+    Unknown(String),
+    /// There is no such device, or it cannot be used.
+    #[error("--device {0}: {1}")]
+    Unusable(String, planish_tensor::Error),
+}
 
-/// Opens `auto`, `cpu` or `null` and runs `work` on it; `threads` bounds a CPU's threads (default: all cores).
-pub fn with_device<W: Work>(device: &str, threads: Option<usize>, work: W) -> Result<W::Output, UnknownDevice> {
+/// Opens a device by name and runs `work` on it; `threads` bounds a CPU's threads (default: all cores).
+/// `auto` is the first GPU, or the CPU if there is none that can be used. `cuda:0@80` uses the kernels that an older
+/// GPU (here sm_80) would use.
+pub fn with_device<W: Work>(device: &str, threads: Option<usize>, work: W) -> Result<W::Output, Error> {
+    let cpu = |work: W| work.run(Cpu::new(threads.unwrap_or_else(cores), Isa::best()));
     match device {
-        "auto" | "cpu" => Ok(work.run(Cpu::new(threads.unwrap_or_else(cores), Isa::best()))),
+        "auto" => match Cuda::open(Options::default()) {
+            Ok(cuda) => Ok(work.run(cuda)),
+            Err(_) => Ok(cpu(work)),
+        },
+        "cpu" => Ok(cpu(work)),
         "null" => Ok(work.run(Null)),
-        other => Err(UnknownDevice(other.into())),
+        other => {
+            let options = cuda_options(other).ok_or_else(|| Error::Unknown(other.into()))?;
+            let cuda = Cuda::open(options).map_err(|e| Error::Unusable(other.into(), e))?;
+            Ok(work.run(cuda))
+        }
     }
+}
+
+/// `cuda`, `cuda:1` or `cuda:1@80`.
+fn cuda_options(name: &str) -> Option<Options> {
+    let rest = name.strip_prefix("cuda")?;
+    let (place, kernels) = rest.split_once('@').map_or((rest, None), |(place, arch)| (place, Some(arch)));
+    let ordinal = match place {
+        "" => 0,
+        place => place.strip_prefix(':')?.parse().ok()?,
+    };
+    let kernels_of = kernels.map(str::parse).transpose().ok()?;
+    Some(Options { ordinal, kernels_of })
 }
 
 /// Cores that this process may use.
@@ -90,6 +120,17 @@ mod tests {
         assert!(with_device("cpu", Some(1), Name).unwrap().contains("cpu"));
         assert!(with_device("null", None, Name).unwrap().contains("null"));
         let error = with_device("gpu", None, Name).unwrap_err().to_string();
-        assert_eq!(error, "--device: expected auto, cpu or null, found gpu");
+        assert_eq!(error, "--device: expected auto, cpu, cuda, cuda:N or null, found gpu");
+    }
+
+    #[test]
+    fn names_of_gpus() {
+        let options = |ordinal, kernels_of| Some(Options { ordinal, kernels_of });
+        assert_eq!(cuda_options("cuda"), options(0, None));
+        assert_eq!(cuda_options("cuda:3"), options(3, None));
+        assert_eq!(cuda_options("cuda:1@80"), options(1, Some(80)));
+        for bad in ["cuda:", "cuda1", "cuda:x", "cuda:0@", "cud"] {
+            assert_eq!(cuda_options(bad), None, "{bad}");
+        }
     }
 }

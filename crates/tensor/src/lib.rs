@@ -12,6 +12,7 @@ pub mod dtype;
 pub mod error;
 pub mod float8;
 pub mod host;
+pub mod layout;
 pub mod q8;
 
 pub use backend::{

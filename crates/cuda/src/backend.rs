@@ -1,0 +1,193 @@
+//! The trait, handed to the launch file of each operation.
+use crate::batch::DeviceBatch;
+use crate::buffer::Buffer;
+use crate::linear::Linear;
+use crate::{Cuda, launch};
+use planish_tensor::layout::{require, rows_of};
+use planish_tensor::{
+    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
+    Memory, Q8Rows, Result, RopeTable, Tensor,
+};
+
+impl Backend for Cuda {
+    type Buf = Buffer;
+    type Linear = Linear;
+    type Batch = DeviceBatch;
+
+    fn describe(&self) -> String {
+        let (name, ordinal) = (&self.info.name, self.info.ordinal);
+        match self.arch == self.info.arch {
+            true => format!("cuda:{ordinal} ({name}, sm_{})", self.arch),
+            false => format!("cuda:{ordinal} ({name}, sm_{}, with kernels of sm_{})", self.info.arch, self.arch),
+        }
+    }
+
+    /// F32: a rounding of hidden states to 16 bits would move 8-bit codes.
+    fn activation_dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn memory(&self) -> Memory {
+        self.context.memory().unwrap_or(Memory { free: 0, total: self.info.total })
+    }
+
+    fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
+        let too_large = || Error::shape(format!("{dtype} [{rows}, {cols}] is too large"));
+        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size())).ok_or_else(too_large)?;
+        i32::try_from(rows).and(i32::try_from(cols)).map_err(|_| too_large())?;
+        let buf = Buffer::zeroed(&self.context, bytes, &format!("{dtype} [{rows}, {cols}]"))?;
+        Ok(Tensor { buf, dtype, rows, cols, capacity: rows })
+    }
+
+    fn load(&self, host: &HostTensor) -> Result<Tensor<Self>> {
+        let (rows, cols) = rows_of(host)?;
+        let buf = Buffer::of(&self.context, host.bytes(), &format!("{} [{rows}, {cols}]", host.dtype()))?;
+        Ok(Tensor { buf, dtype: host.dtype(), rows, cols, capacity: rows })
+    }
+
+    fn upload(&self, bytes: &[u8], dst: &mut Tensor<Self>) -> Result<()> {
+        require("upload", bytes.len() == dst.rows * dst.cols * dst.dtype.size())?;
+        dst.buf.write(0, bytes)
+    }
+
+    fn download(&self, src: &Tensor<Self>, bytes: &mut [u8]) -> Result<()> {
+        require("download", bytes.len() == src.rows * src.cols * src.dtype.size())?;
+        src.buf.read(0, bytes)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.context.sync()
+    }
+
+    fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<DeviceBatch> {
+        batch.validate(pages)?;
+        self.blocks.upload(&self.context, batch)
+    }
+
+    fn load_linear(&self, parts: &[LinearPart]) -> Result<Linear> {
+        Linear::new(&self.context, parts)
+    }
+
+    fn linear_shape(&self, linear: &Linear) -> LinearShape {
+        linear.shape()
+    }
+
+    fn embed(&self, table: &Tensor<Self>, batch: &DeviceBatch, scale: f32, out: &mut Tensor<Self>) -> Result<()> {
+        launch::rows::embed(self, table, batch, scale, out)
+    }
+
+    fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32, out: &mut Tensor<Self>) -> Result<()> {
+        launch::rms_norm::rms_norm(self, x, weight, eps, out)
+    }
+
+    fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {
+        launch::quantize_rows::quantize_rows(self, x, out)
+    }
+
+    fn gemm_float(&self, x: &Tensor<Self>, w: &Linear, math: FloatMath, out: &mut Tensor<Self>) -> Result<()> {
+        launch::gemm_float::gemm_float(self, x, w, math, out)
+    }
+
+    fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &Linear, out: &mut Tensor<Self>) -> Result<()> {
+        launch::gemm_w8a8::gemm_w8a8(self, x, w, out)
+    }
+
+    fn rope_store_kv(
+        &self,
+        qkv: &mut Tensor<Self>,
+        rope: Option<&RopeTable<Self>>,
+        shape: &AttentionShape,
+        batch: &DeviceBatch,
+        kv: &mut KvLayer<Self>,
+    ) -> Result<()> {
+        launch::rope_store_kv::rope_store_kv(self, qkv, rope, shape, batch, kv)
+    }
+
+    fn clear_pages(&self, kv: &mut KvLayer<Self>, pages: &[u32]) -> Result<()> {
+        launch::rope_store_kv::clear_pages(self, kv, pages)
+    }
+
+    fn paged_attention(
+        &self,
+        qkv: &Tensor<Self>,
+        shape: &AttentionShape,
+        batch: &DeviceBatch,
+        kv: &KvLayer<Self>,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        launch::attention::paged_attention(self, qkv, shape, batch, kv, out)
+    }
+
+    fn gated(&self, gate_up: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()> {
+        launch::gated::gated(self, gate_up, act, out)
+    }
+
+    fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
+        launch::rows::add(self, x, y)
+    }
+
+    fn gather_rows(&self, x: &Tensor<Self>, batch: &DeviceBatch, out: &mut Tensor<Self>) -> Result<()> {
+        launch::rows::gather_rows(self, x, batch, out)
+    }
+
+    fn argmax(&self, logits: &Tensor<Self>) -> Result<Vec<u32>> {
+        launch::logits::argmax(self, logits)
+    }
+
+    fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {
+        launch::logits::log_softmax(self, logits)
+    }
+
+    fn observe_columns(&self, x: &Tensor<Self>, absmax: &mut Tensor<Self>) -> Result<()> {
+        launch::observe::observe_columns(self, x, absmax)
+    }
+
+    fn accumulate_gram(&self, x: &Tensor<Self>, math: FloatMath, gram: &mut Tensor<Self>) -> Result<()> {
+        launch::observe::accumulate_gram(self, x, math, gram)
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &mut Tensor<Self>,
+        delta: Option<&Tensor<Self>>,
+        weight: &Tensor<Self>,
+        eps: f32,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        launch::rms_norm::add_rms_norm(self, x, delta, weight, eps, out)
+    }
+
+    fn add_rms_norm_quantize(
+        &self,
+        x: &mut Tensor<Self>,
+        delta: Option<&Tensor<Self>>,
+        weight: &Tensor<Self>,
+        eps: f32,
+        _scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        launch::rms_norm::add_rms_norm_quantize(self, x, delta, weight, eps, out)
+    }
+
+    fn gated_quantize(
+        &self,
+        gate_up: &Tensor<Self>,
+        act: Activation,
+        _scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        launch::gated::gated_quantize(self, gate_up, act, out)
+    }
+
+    fn paged_attention_quantize(
+        &self,
+        qkv: &Tensor<Self>,
+        shape: &AttentionShape,
+        batch: &DeviceBatch,
+        kv: &KvLayer<Self>,
+        scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        launch::attention::paged_attention_quantize(self, qkv, shape, batch, kv, scratch, out)
+    }
+}

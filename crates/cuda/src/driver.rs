@@ -1,0 +1,196 @@
+//! The driver: what it says of its devices, and a context on one of them. Every call to the driver's library is in
+//! this crate, and only after [`present`]: the library is looked for when first used, and missing it would panic.
+use cudarc::driver::sys;
+use planish_tensor::{Error, Memory, Result};
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::OnceLock;
+
+/// The oldest driver whose loader takes our fatbins: CUDA 13.0, driver 580.
+const NEEDED_VERSION: i32 = 13000;
+
+/// An architecture: 10 times the compute capability, 90 for Hopper.
+pub type Arch = u32;
+
+/// Fails with what the driver says, naming what was tried.
+pub(crate) fn check(result: sys::CUresult, what: &str) -> Result<()> {
+    if result == sys::CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let mut text: *const c_char = std::ptr::null();
+    // SAFETY: the driver writes a pointer to a string that lives as long as the process, or null.
+    let known = unsafe { sys::cuGetErrorString(result, &mut text) };
+    let message = match known == sys::CUresult::CUDA_SUCCESS && !text.is_null() {
+        // SAFETY: see above.
+        true => unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned(),
+        false => format!("error {}", result as i32),
+    };
+    Err(Error::Device(format!("CUDA: {what}: {message}")))
+}
+
+/// Whether this machine has a driver, started and new enough; if not, why.
+pub fn present() -> Result<()> {
+    static PRESENT: OnceLock<Result<()>> = OnceLock::new();
+    PRESENT.get_or_init(start).clone()
+}
+
+fn start() -> Result<()> {
+    // SAFETY: only looks whether the library can be opened.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::unsupported("no NVIDIA driver on this machine (libcuda.so.1 is not there)"));
+    }
+    let mut version: c_int = 0;
+    // SAFETY: both write at most one integer and need no context.
+    unsafe {
+        check(sys::cuInit(0), "start the driver")?;
+        check(sys::cuDriverGetVersion(&mut version), "ask the driver's version")?;
+    }
+    if version < NEEDED_VERSION {
+        let (major, minor) = (version / 1000, version % 1000 / 10);
+        return Err(Error::unsupported(format!(
+            "the NVIDIA driver runs CUDA {major}.{minor}; CUDA 13.0 (driver 580) or newer is needed"
+        )));
+    }
+    if crate::modules::is_empty() {
+        return Err(Error::unsupported(
+            "this build has no GPU kernels (it was compiled without nvcc 13.0, see docs/gpu.md)",
+        ));
+    }
+    Ok(())
+}
+
+/// What the driver says of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its number, as in `cuda:0`.
+    pub ordinal: usize,
+    /// Product name.
+    pub name: String,
+    /// Architecture.
+    pub arch: Arch,
+    /// Multiprocessors.
+    pub sm_count: u32,
+    /// Shared memory that a block may ask for, in bytes.
+    pub shared_bytes: u32,
+    /// Second-level cache, in bytes.
+    pub l2_bytes: u64,
+    /// Memory in bytes.
+    pub total: u64,
+}
+
+/// Number of devices.
+pub fn count() -> Result<usize> {
+    present()?;
+    let mut n: c_int = 0;
+    // SAFETY: writes one integer.
+    check(unsafe { sys::cuDeviceGetCount(&mut n) }, "count the devices")?;
+    Ok(n as usize)
+}
+
+fn device(ordinal: usize) -> Result<sys::CUdevice> {
+    let found = count()?;
+    if ordinal >= found {
+        return Err(Error::unsupported(format!("cuda:{ordinal}: this machine has {found} CUDA devices, from cuda:0")));
+    }
+    let mut device = 0;
+    // SAFETY: writes one handle; the ordinal exists.
+    check(unsafe { sys::cuDeviceGet(&mut device, ordinal as c_int) }, "open the device")?;
+    Ok(device)
+}
+
+/// Reads what the driver says of device `ordinal`.
+pub fn info(ordinal: usize) -> Result<DeviceInfo> {
+    use sys::CUdevice_attribute_enum as Attribute;
+    let device = device(ordinal)?;
+    let ask = |attribute| {
+        let mut value: c_int = 0;
+        // SAFETY: writes one integer.
+        check(unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) }, "ask about the device")?;
+        Ok::<u32, Error>(value as u32)
+    };
+    let mut name = [0 as c_char; 128];
+    let mut total = 0;
+    // SAFETY: the name's length is passed, and ends with a zero; the size is one number.
+    unsafe {
+        check(sys::cuDeviceGetName(name.as_mut_ptr(), name.len() as c_int, device), "ask the device's name")?;
+        check(sys::cuDeviceTotalMem_v2(&mut total, device), "ask the device's memory")?;
+    }
+    // SAFETY: the driver wrote a string that ends with a zero.
+    let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
+    let major = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = ask(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok(DeviceInfo {
+        ordinal,
+        name,
+        arch: 10 * major + minor,
+        sm_count: ask(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        shared_bytes: ask(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        l2_bytes: u64::from(ask(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?),
+        total: total as u64,
+    })
+}
+
+/// The primary context of a device, and the one stream that all our work is queued on.
+pub(crate) struct Context {
+    device: sys::CUdevice,
+    context: sys::CUcontext,
+    pub(crate) stream: sys::CUstream,
+}
+
+// SAFETY: the driver's handles may be used from any thread; every use makes the context current there first.
+unsafe impl Send for Context {}
+// SAFETY: as above; the driver's calls lock what they share.
+unsafe impl Sync for Context {}
+
+impl Context {
+    pub(crate) fn new(ordinal: usize) -> Result<Context> {
+        let device = device(ordinal)?;
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the handle is given back in `drop`.
+        check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, "make a context")?;
+        let mut made = Context { device, context, stream: std::ptr::null_mut() };
+        made.enter()?;
+        let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: writes one handle, destroyed in `drop`.
+        check(unsafe { sys::cuStreamCreate(&mut made.stream, flags) }, "make a stream")?;
+        Ok(made)
+    }
+
+    /// Makes the context current on this thread, as every call that follows needs.
+    pub(crate) fn enter(&self) -> Result<()> {
+        // SAFETY: the context lives as long as `self`.
+        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "enter the context")
+    }
+
+    /// The driver's handle.
+    pub(crate) fn raw(&self) -> sys::CUcontext {
+        self.context
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the stream lives as long as `self`.
+        check(unsafe { sys::cuStreamSynchronize(self.stream) }, "wait for the device")
+    }
+
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        self.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: writes two numbers.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "ask for free memory")?;
+        Ok(Memory { free: free as u64, total: total as u64 })
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses the stream any more: buffers and modules hold the context by reference count.
+        unsafe {
+            let _ = sys::cuCtxSetCurrent(self.context);
+            if !self.stream.is_null() {
+                let _ = sys::cuStreamSynchronize(self.stream);
+                let _ = sys::cuStreamDestroy_v2(self.stream);
+            }
+            let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! NVIDIA GPUs as a back end: kernels compiled ahead of time, embedded, and loaded through the driver.
+//! Starts, and says politely why not, on machines without a GPU, a driver or a toolkit.
+
+mod backend;
+mod batch;
+mod buffer;
+mod driver;
+mod launch;
+mod linear;
+mod modules;
+
+pub use batch::DeviceBatch;
+pub use buffer::Buffer;
+pub use driver::{Arch, DeviceInfo, count, info, present};
+pub use linear::Linear;
+
+use batch::Blocks;
+use driver::Context;
+use modules::Modules;
+use planish_tensor::Result;
+use std::sync::Arc;
+
+/// One GPU.
+pub struct Cuda {
+    // Dropped first: modules are unloaded while the context still stands.
+    modules: Modules,
+    blocks: Blocks,
+    context: Arc<Context>,
+    info: DeviceInfo,
+    arch: Arch,
+}
+
+/// How a device is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Its number.
+    pub ordinal: usize,
+    /// Use the kernels of this older architecture, to test them on a newer device.
+    pub kernels_of: Option<Arch>,
+}
+
+impl Cuda {
+    /// Opens a device.
+    pub fn open(options: Options) -> Result<Cuda> {
+        let info = info(options.ordinal)?;
+        let context = Arc::new(Context::new(options.ordinal)?);
+        let arch = options.kernels_of.map_or(info.arch, |arch| arch.min(info.arch));
+        Ok(Cuda { modules: Modules::new(&context), blocks: Blocks::default(), context, info, arch })
+    }
+
+    /// What the driver says of the device.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// The architecture whose kernels are used.
+    pub fn arch(&self) -> Arch {
+        self.arch
+    }
+
+    /// Whether a kernel may start while the one before it finishes.
+    fn overlaps(&self) -> bool {
+        self.info.arch >= 90
+    }
+}

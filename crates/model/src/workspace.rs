@@ -63,7 +63,13 @@ impl<B: Backend> Workspace<B> {
         })
     }
 
-    /// Prepares for a step of `tokens` tokens.
+    /// Prepares for a step of `tokens` tokens and `rows` rows of logits.
+    pub fn prepare(&mut self, tokens: usize, rows: usize) {
+        self.set_tokens(tokens);
+        self.logits.set_rows(rows);
+    }
+
+    /// Prepares for `tokens` tokens.
     pub fn set_tokens(&mut self, tokens: usize) {
         let tensors = [
             &mut self.x,

@@ -7,7 +7,7 @@ use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
+    Memory, Preferences, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
 };
 
 impl Backend for Cuda {
@@ -30,6 +30,14 @@ impl Backend for Cuda {
 
     fn memory(&self) -> Memory {
         self.context.memory().unwrap_or(Memory { free: 0, total: self.info.total })
+    }
+
+    /// Steps are large where the memory is: a card's matrix units are full from a few thousand tokens on. What the
+    /// allocator, the kernels' work space and recorded steps take is left free.
+    fn preferences(&self) -> Preferences {
+        let large = self.info.total >= 40 << 30;
+        let step_tokens = if large { 8192 } else { 2048 };
+        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true }
     }
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {

@@ -10,11 +10,13 @@ mod launch;
 mod linear;
 mod modules;
 mod scratch;
+mod support;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;
 pub use driver::{Arch, DeviceInfo, count, info, present};
 pub use linear::Linear;
+pub use support::{Family, describe, family};
 
 use batch::Blocks;
 use driver::Context;

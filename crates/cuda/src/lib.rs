@@ -8,6 +8,7 @@ mod driver;
 mod launch;
 mod linear;
 mod modules;
+mod scratch;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;
@@ -18,6 +19,7 @@ use batch::Blocks;
 use driver::Context;
 use modules::Modules;
 use planish_tensor::Result;
+use scratch::Scratch;
 use std::sync::Arc;
 
 /// One GPU.
@@ -25,6 +27,7 @@ pub struct Cuda {
     // Dropped first: modules are unloaded while the context still stands.
     modules: Modules,
     blocks: Blocks,
+    scratch: Scratch,
     context: Arc<Context>,
     info: DeviceInfo,
     arch: Arch,
@@ -45,7 +48,7 @@ impl Cuda {
         let info = info(options.ordinal)?;
         let context = Arc::new(Context::new(options.ordinal)?);
         let arch = options.kernels_of.map_or(info.arch, |arch| arch.min(info.arch));
-        Ok(Cuda { modules: Modules::new(&context), blocks: Blocks::default(), context, info, arch })
+        Ok(Cuda { modules: Modules::new(&context), blocks: Blocks::default(), scratch: Scratch::default(), context, info, arch })
     }
 
     /// What the driver says of the device.

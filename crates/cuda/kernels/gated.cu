@@ -6,9 +6,9 @@ enum Act { SILU = 0, GELU_TANH = 1 };
 template <int ACT>
 __device__ __forceinline__ float activate(float x) {
     if (ACT == SILU) return __fdiv_rn(x, __fadd_rn(1.f, expf(-x)));
-    // sqrt(2 / pi) (x + 0.044715 x x x), rounded after every step as the definition is.
+    // sqrt(2 / pi) (x + 0.044715 x x x), rounded after every step as the definition is, the root too.
     float cube = __fmul_rn(__fmul_rn(__fmul_rn(0.044715f, x), x), x);
-    float u = __fmul_rn(0.7978846f, __fadd_rn(x, cube));
+    float u = __fmul_rn(0.79788452f, __fadd_rn(x, cube));
     return __fdiv_rn(x, __fadd_rn(1.f, expf(__fmul_rn(-2.f, u))));
 }
 

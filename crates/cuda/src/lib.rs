@@ -73,7 +73,6 @@ impl Cuda {
     }
 
     /// Work space of at least `bytes`, zeroed when it was made; see [`scratch`].
-    #[allow(dead_code)]
     fn scratch(&self, purpose: &'static str, bytes: usize) -> Result<u64> {
         self.scratch.lease(&self.context, purpose, bytes)
     }

@@ -34,15 +34,7 @@ fn look_up(cuda: &Cuda, table: &Tensor<Cuda>, ids: u64, scale: f32, out: &mut Te
     floats("a look-up's output", &[out])?;
     let parts = table.cols.div_ceil(4 * THREADS);
     let grid = Grid::of(out.rows * parts, THREADS);
-    cuda.launch("rows", name, grid, params![
-        address(table),
-        table.rows,
-        table.cols,
-        ids,
-        scale,
-        parts,
-        address(out)
-    ])
+    cuda.launch("rows", name, grid, params![address(table), table.rows, table.cols, ids, scale, parts, address(out)])
 }
 
 pub(crate) fn add(cuda: &Cuda, x: &mut Tensor<Cuda>, y: &Tensor<Cuda>) -> Result<()> {

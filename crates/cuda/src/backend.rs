@@ -1,12 +1,13 @@
 //! The trait, handed to the launch file of each operation.
 use crate::batch::DeviceBatch;
 use crate::buffer::Buffer;
+use crate::graph::Graph;
 use crate::linear::Linear;
 use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Q8Rows, Result, RopeTable, Tensor,
+    Memory, Preferences, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
 };
 
 impl Backend for Cuda {
@@ -29,6 +30,14 @@ impl Backend for Cuda {
 
     fn memory(&self) -> Memory {
         self.context.memory().unwrap_or(Memory { free: 0, total: self.info.total })
+    }
+
+    /// Steps are large where the memory is: a card's matrix units are full from a few thousand tokens on. What the
+    /// allocator, the kernels' work space and recorded steps take is left free.
+    fn preferences(&self) -> Preferences {
+        let large = self.info.total >= 40 << 30;
+        let step_tokens = if large { 8192 } else { 2048 };
+        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true }
     }
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
@@ -66,6 +75,10 @@ impl Backend for Cuda {
 
     fn load_linear(&self, parts: &[LinearPart]) -> Result<Linear> {
         Linear::new(&self.context, parts)
+    }
+
+    fn load_gated(&self, parts: &[LinearPart; 2]) -> Result<Linear> {
+        Linear::gated(&self.context, parts)
     }
 
     fn linear_shape(&self, linear: &Linear) -> LinearShape {
@@ -189,5 +202,16 @@ impl Backend for Cuda {
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
         launch::attention::paged_attention_quantize(self, qkv, shape, batch, kv, scratch, out)
+    }
+
+    /// Steps in which each sequence has one new token. Attention is spread by length classes, see its launch file.
+    fn recording_key(&self, batch: &DeviceBatch) -> Option<RecordingKey> {
+        let decode = batch.t > 0 && batch.t == batch.s && batch.longest_query == 1;
+        let class = launch::attention::length_class(batch.longest_kv);
+        decode.then(|| [batch.t, batch.rows, class, batch.header() as usize, 0].map(|n| n as u64))
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        Ok(Box::new(Graph::record(&self.context, work)?))
     }
 }

@@ -5,9 +5,11 @@ mod backend;
 mod batch;
 mod buffer;
 mod driver;
+mod graph;
 mod launch;
 mod linear;
 mod modules;
+mod scratch;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;
@@ -18,6 +20,7 @@ use batch::Blocks;
 use driver::Context;
 use modules::Modules;
 use planish_tensor::Result;
+use scratch::Scratch;
 use std::sync::Arc;
 
 /// One GPU.
@@ -25,6 +28,7 @@ pub struct Cuda {
     // Dropped first: modules are unloaded while the context still stands.
     modules: Modules,
     blocks: Blocks,
+    scratch: Scratch,
     context: Arc<Context>,
     info: DeviceInfo,
     arch: Arch,
@@ -45,7 +49,14 @@ impl Cuda {
         let info = info(options.ordinal)?;
         let context = Arc::new(Context::new(options.ordinal)?);
         let arch = options.kernels_of.map_or(info.arch, |arch| arch.min(info.arch));
-        Ok(Cuda { modules: Modules::new(&context), blocks: Blocks::default(), context, info, arch })
+        Ok(Cuda {
+            modules: Modules::new(&context),
+            blocks: Blocks::default(),
+            scratch: Scratch::default(),
+            context,
+            info,
+            arch,
+        })
     }
 
     /// What the driver says of the device.
@@ -56,6 +67,12 @@ impl Cuda {
     /// The architecture whose kernels are used.
     pub fn arch(&self) -> Arch {
         self.arch
+    }
+
+    /// Work space of at least `bytes`, zeroed when it was made; see [`scratch`].
+    #[allow(dead_code)]
+    fn scratch(&self, purpose: &'static str, bytes: usize) -> Result<u64> {
+        self.scratch.lease(&self.context, purpose, bytes)
     }
 
     /// Whether a kernel may start while the one before it finishes.

@@ -24,3 +24,8 @@ pub(crate) fn paged_attention_quantize(
 ) -> Result<()> {
     Err(Error::unsupported("paged_attention_quantize: not written yet"))
 }
+
+/// Kernels over caches of one class are launched alike.
+pub(crate) fn length_class(longest_kv: usize) -> usize {
+    longest_kv.next_power_of_two()
+}

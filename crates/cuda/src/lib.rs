@@ -8,6 +8,7 @@ mod driver;
 mod launch;
 mod linear;
 mod modules;
+mod timing;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;

@@ -40,7 +40,10 @@ struct Many {
         Copies copies{a, Pages(a, tile.seq, kv_head), tile.lo, tile.hi, span.begin, span.end,
             shared_address(ring), shared_address(scale_at)};
 #pragma unroll
-        for (int i = 0; i < STAGES - 1; i++) copies.load(i, STAGES);
+        for (int i = 0; i < STAGES - 1; i++) {
+            copies.load(i, STAGES);
+            commit_copies();
+        }
         stage_queries<Cache, D>(a, tile, kv_head, q_at, ROWS, (a.nq + 2 * a.nkv) * D);
         int first_row = warp / SPLIT * 16, first_group = warp % SPLIT * GROUPS;
         RowOf row[2] = {row_of(a, tile, kv_head, first_row + lane / 4), row_of(a, tile, kv_head, first_row + lane / 4 + 8)};
@@ -56,6 +59,7 @@ struct Many {
             wait_copies<STAGES - 2>();
             __syncthreads();
             copies.load(piece + STAGES - 1, STAGES);
+            commit_copies();
             return copies.slot(piece++, STAGES);
         };
         for (int segment = span.begin; segment < span.end; segment++) {

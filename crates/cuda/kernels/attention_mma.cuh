@@ -237,7 +237,7 @@ struct Pieces {
     }
     __device__ __forceinline__ unsigned slot(int i, int stages) const { return ring + i % stages * BYTES; }
 
-    // Piece i into its slot; one group of copies, empty if there is no such piece.
+    // Piece i into its slot, if there is such a piece.
     __device__ __forceinline__ void load(int i, int stages) {
         int segment = begin + i / 4, half = i & 1, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
         bool values = i & 2;
@@ -263,7 +263,6 @@ struct Pieces {
                 copy_4(at + SEGMENT * 4, a.v_scales + (there ? vector : 0), there);
             }
         }
-        commit_copies();
     }
 };
 

@@ -170,7 +170,7 @@ __device__ __forceinline__ float merged(float x, float a, float later, float b) 
 }
 
 // The last step of every output. Adding 0 makes -0, which could tell how often nothing was added, 0.
-__device__ __forceinline__ float finished(float o, float l) { return __fadd_rn(__fdiv_rn(o, l), 0.0f); }
+__device__ __forceinline__ float finished(float o, float l) { return __fadd_rn(__fmul_rn(o, __frcp_rn(l)), 0.0f); }
 
 // tanh to about 2^-23 of 1, by one exponential.
 __device__ __forceinline__ float tanh_fast(float x) {

@@ -137,6 +137,7 @@ struct Few {
                     int key = segment * SEGMENT + place;
                     float& x = s[i / 4][i / 2 % 2][2 * h + i % 2];
                     float y = rule.score(x, Cache::CODES ? scales[place] : 1.0f);
+                    if (rule.capped) y = rule.cap(y);
                     x = key >= row[h].start && key < row[h].end ? y : NEVER;
                     most = fmaxf(most, x);
                 }

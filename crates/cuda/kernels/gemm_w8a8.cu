@@ -21,14 +21,15 @@
         tensor_core_product<MMA, Tile<__VA_ARGS__>, Bytes, WAY, Bytes, WAY>(w, x, t, n, k, SCALED);                    \
     }
 
-// Names: type, family, then rows x tokens of the tile, or `any` for rows that begin anywhere.
+// Names: type, family, then rows x tokens of the tile, or `any` for rows that begin anywhere; `by_2` if two warps share k.
 // Arguments: warps over rows, tokens and k; 16-row and 8-token tiles of a warp; bytes of k in a stage, and stages.
 #if __CUDA_ARCH__ >= 800
 TENSOR_CORE_KERNEL(int8_80_16x8, Int8, Way::Direct, 1, 1, 8, 1, 1, 512, 4)
 TENSOR_CORE_KERNEL(int8_80_16x16, Int8, Way::Direct, 1, 1, 8, 1, 2, 512, 4)
 TENSOR_CORE_KERNEL(int8_80_32x32, Int8, Way::Direct, 1, 1, 8, 2, 4, 512, 3)
 TENSOR_CORE_KERNEL(int8_80_32x64, Int8, Way::Direct, 1, 1, 8, 2, 8, 256, 4)
-TENSOR_CORE_KERNEL(int8_80_64x64, Int8, Way::Direct, 2, 2, 2, 2, 4, 128, 4)
+TENSOR_CORE_KERNEL(int8_80_64x64_by_2, Int8, Way::Direct, 2, 2, 2, 2, 4, 128, 4)
+TENSOR_CORE_KERNEL(int8_80_64x64, Int8, Way::Direct, 2, 2, 1, 2, 4, 128, 4)
 TENSOR_CORE_KERNEL(int8_80_128x128, Int8, Way::Direct, 2, 4, 1, 4, 4, 64, 4)
 TENSOR_CORE_KERNEL(int8_80_any, Int8, Way::Any, 2, 2, 1, 2, 4, 64, 2)
 #endif

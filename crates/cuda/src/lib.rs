@@ -46,7 +46,7 @@ impl Cuda {
         let info = info(options.ordinal)?;
         let context = Arc::new(Context::new(options.ordinal)?);
         let arch = options.kernels_of.map_or(info.arch, |arch| arch.min(info.arch));
-        Ok(Cuda { modules: Modules::new(&context), blocks: Blocks::default(), context, info, arch })
+        Ok(Cuda { modules: Modules::new(&context, info.arch), blocks: Blocks::default(), context, info, arch })
     }
 
     /// What the driver says of the device.

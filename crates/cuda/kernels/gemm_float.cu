@@ -72,7 +72,8 @@ template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void fe
     extern __shared__ __align__(128) u8 memory[];
     constexpr int WIDTH = 128 / sizeof(Weight), STAGES = 5, TOKENS_AT = ROWS * 32 * 128, STAGE = TOKENS_AT + TOKENS * WIDTH * 4;
     constexpr int QUADS = TOKENS * WIDTH / 4;
-    const int lane = threadIdx.x, first = blockIdx.x * 32 * ROWS, count = (k + WIDTH - 1) / WIDTH;
+    const int groups = (t + TOKENS - 1) / TOKENS, first_token = (int)blockIdx.x % groups * TOKENS;
+    const int lane = threadIdx.x, first = (int)blockIdx.x / groups * 32 * ROWS, count = (k + WIDTH - 1) / WIDTH;
     const bool aligned = k % (16 / (int)sizeof(Weight)) == 0;
     const u32 stages = shared_address(memory);
     auto copy = [&](u32 to, const void* row, int at, int size, bool there) {
@@ -92,7 +93,7 @@ template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void fe
     auto tokens = [&](int s) {
 #pragma unroll
         for (int i = 0; i < (QUADS + 31) / 32; i++) {
-            const int q = i * 32 + lane, token = q / (WIDTH / 4), at = s * WIDTH + q % (WIDTH / 4) * 4;
+            const int q = i * 32 + lane, token = first_token + q / (WIDTH / 4), at = s * WIDTH + q % (WIDTH / 4) * 4;
             if (q >= QUADS) break;
             const bool there = token < t && at < k;
             copy(stages + s % STAGES * STAGE + TOKENS_AT + q * 16, x + (long long)(there ? token : 0) * k, at, 4, there);
@@ -147,7 +148,7 @@ template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void fe
         const float b = biased.channel_bias(row);
 #pragma unroll
         for (int c = 0; c < TOKENS; c++)
-            if (c < t) biased.store((long long)c * n + row, __fadd_rn(sums[r][c], b));
+            if (first_token + c < t) biased.store((long long)(first_token + c) * n + row, __fadd_rn(sums[r][c], b));
     }
 }
 #define FEW_KERNEL(NAME, WEIGHT, TOKENS, ROWS)                                                                               \

@@ -155,11 +155,13 @@ mod tests {
         if is_empty() || option_env!("PLANISH_CUDA_ARCHS").is_some() {
             return println!("skipped: no kernels in this build, or of chosen architectures");
         }
-        let everywhere = [75, 80, 86, 89, 90].map(Code::Machine).into_iter().chain([Code::Ptx(90)]).collect();
+        let everywhere: BTreeSet<Code> =
+            [75, 80, 86, 89, 90].map(Code::Machine).into_iter().chain([Code::Ptx(90)]).collect();
         for (file, newer, volta) in FATBINS {
-            let (found, hopper) = (parts(newer), BTreeSet::from([Code::Machine(90)]));
-            assert!(found == everywhere || found == hopper || !found.is_disjoint(&hopper), "{file}: {found:?}");
-            assert!(["gemm_w8a8", "gemm_float"].iter().all(|f| f != file) || found == everywhere, "{file}: {found:?}");
+            let found = parts(newer);
+            // Some files are for some chips alone; every file is for Hopper, where all are tested.
+            assert!(found.contains(&Code::Machine(90)), "{file}: {found:?}");
+            assert!(!["gemm_w8a8", "gemm_float"].contains(file) || found == everywhere, "{file}: {found:?}");
             match volta {
                 [] => println!("skipped: {file} for sm_70 (no NVRTC 12.9 in this build, or not for it)"),
                 volta => assert_eq!(parts(volta), BTreeSet::from([Code::Machine(70)]), "{file}"),

@@ -7,7 +7,7 @@ use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
+    Memory, Preferences, Q8Rows, Recording, RecordingKey, Result, RopeTable, Solver, Tensor,
 };
 
 impl Backend for Cuda {
@@ -213,5 +213,9 @@ impl Backend for Cuda {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         Ok(Box::new(Graph::record(&self.context, work)?))
+    }
+
+    fn solver(&self) -> Option<&dyn Solver<Self>> {
+        Some(self)
     }
 }

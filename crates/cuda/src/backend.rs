@@ -3,11 +3,12 @@ use crate::batch::DeviceBatch;
 use crate::buffer::Buffer;
 use crate::graph::Graph;
 use crate::linear::Linear;
+use crate::support::family;
 use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8Rows, Recording, RecordingKey, Result, RopeTable, Solver, Tensor,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, Solver, Tensor,
 };
 
 impl Backend for Cuda {
@@ -38,6 +39,10 @@ impl Backend for Cuda {
         let large = self.info.total >= 40 << 30;
         let step_tokens = if large { 8192 } else { 2048 };
         Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true }
+    }
+
+    fn runs(&self, kind: Q8) -> Result<()> {
+        family(kind, self.arch).map(|_| ())
     }
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
@@ -74,10 +79,12 @@ impl Backend for Cuda {
     }
 
     fn load_linear(&self, parts: &[LinearPart]) -> Result<Linear> {
+        self.runs_parts(parts)?;
         Linear::new(&self.context, parts)
     }
 
     fn load_gated(&self, parts: &[LinearPart; 2]) -> Result<Linear> {
+        self.runs_parts(parts)?;
         Linear::gated(&self.context, parts)
     }
 
@@ -217,5 +224,12 @@ impl Backend for Cuda {
 
     fn solver(&self) -> Option<&dyn Solver<Self>> {
         Some(self)
+    }
+}
+
+impl Cuda {
+    /// Fails if a weight is of an 8-bit type that does not run here.
+    fn runs_parts(&self, parts: &[LinearPart]) -> Result<()> {
+        parts.iter().filter_map(|p| Q8::from_dtype(p.weight.dtype())).try_for_each(|kind| self.runs(kind))
     }
 }

@@ -245,6 +245,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
         Preferences::CPU
     }
 
+    /// Fails if products of this type do not run here; the error names the type that does.
+    fn runs(&self, _kind: Q8) -> Result<()> {
+        Ok(())
+    }
+
     /// A zeroed matrix.
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>>;
     /// Puts a host matrix on the device (1-D becomes one row); may share the host's bytes.

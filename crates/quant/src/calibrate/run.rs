@@ -87,6 +87,7 @@ pub fn quantize<B: Backend>(
     writer: &mut CheckpointWriter,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome> {
+    backend.runs(job.kind)?;
     let mut run = Run::begin(backend, job, writer)?;
     match run.lane.solver {
         None => lines::one_by_one(&mut run, writer, progress)?,

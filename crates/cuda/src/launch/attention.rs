@@ -210,7 +210,8 @@ impl Call<'_> {
 
     /// Splits of each of `tiles`, if there is room for their parts.
     fn splits(&self, tiles: usize) -> usize {
-        let wanted = splits(tiles * self.shape.nkv, length_class(self.batch.longest_kv), self.cuda.info().sm_count as usize);
+        let wanted =
+            splits(tiles * self.shape.nkv, length_class(self.batch.longest_kv), self.cuda.info().sm_count as usize);
         if self.parts(tiles) * (self.shape.d + 2) * 4 <= PARTS_BYTES { wanted } else { 1 }
     }
 
@@ -286,9 +287,9 @@ impl Call<'_> {
         let part_ml = self.cuda.scratch("sums of parts of attention", parts * 8)?;
         let counters = self.cuda.scratch("counters of attention", l.tiles * (shape.nkv + 1) * 4)?;
         let scales = |t: &Option<Tensor<Cuda>>| t.as_ref().map_or(0, address);
-        let (q8, codes, xs) = self.quantized.map_or((0, 0, 0), |(kind, codes, xs)| {
-            (Q8::ALL.iter().position(|&k| k == kind).unwrap_or(0), codes, xs)
-        });
+        let (q8, codes, xs) = self
+            .quantized
+            .map_or((0, 0, 0), |(kind, codes, xs)| (Q8::ALL.iter().position(|&k| k == kind).unwrap_or(0), codes, xs));
         let blocks = match l.flat {
             true => [l.tiles * shape.nkv, 1, 1],
             false => [l.tiles, shape.nkv, l.splits],
@@ -297,11 +298,35 @@ impl Call<'_> {
         let grid = Grid { blocks, threads: l.threads, shared: l.shared, shared_limit: limit };
         // The order of ATTENTION_PARAMETERS.
         let parameters: &[Param<'_>] = params![
-            address(self.qkv), address(&kv.k), address(&kv.v), scales(&kv.k_scales), scales(&kv.v_scales),
-            b.header(), b.positions(), b.query_starts(), b.kv_lens(), b.page_tables(),
-            self.out, codes, xs, part_o, part_ml, counters,
-            shape.scale, shape.softcap.unwrap_or(0.0), shape.nq, shape.nkv, d, shape.window.map_or(0, |w| w.max(1)) as i32,
-            kv_type(kv.k.dtype)?, q8, l.tiles, l.take as i32, l.splits, self.slots(), self.tile_rows(),
+            address(self.qkv),
+            address(&kv.k),
+            address(&kv.v),
+            scales(&kv.k_scales),
+            scales(&kv.v_scales),
+            b.header(),
+            b.positions(),
+            b.query_starts(),
+            b.kv_lens(),
+            b.page_tables(),
+            self.out,
+            codes,
+            xs,
+            part_o,
+            part_ml,
+            counters,
+            shape.scale,
+            shape.softcap.unwrap_or(0.0),
+            shape.nq,
+            shape.nkv,
+            d,
+            shape.window.map_or(0, |w| w.max(1)) as i32,
+            kv_type(kv.k.dtype)?,
+            q8,
+            l.tiles,
+            l.take as i32,
+            l.splits,
+            self.slots(),
+            self.tile_rows(),
         ];
         self.cuda.launch(l.file, &l.name, grid, parameters)
     }

@@ -163,8 +163,14 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         phases.end(backend, "check")?;
         let tensors = save::block_tensors(plan, layer, &float, &solved, job.layout)?;
 
-        let block = Block::load(backend, plan, layer, &with_codes(plan, &float, &solved)?)?;
+        // Where a resumed run makes the states again, they must come from what is saved.
+        let saved = match solver {
+            Some(_) => HostBlock::read(plan, &save::Stored(&tensors), layer)?,
+            None => with_codes(plan, &float, &solved)?,
+        };
         drop(float);
+        let block = Block::load(backend, plan, layer, &saved)?;
+        drop(saved);
         phases.end(backend, "load")?;
         lane.advance(&block, FloatMath::F32, &mut streams.quantized)?;
         phases.end(backend, "check")?;

@@ -2,10 +2,12 @@
 use super::fold::FloatBlock;
 use super::solve::Solved;
 use crate::error::Result;
+use planish_checkpoint::Error;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::{Plan, Role};
 use planish_tensor::{Backend, DType, HostTensor};
+use std::path::Path;
 
 /// How tensors are named and typed.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +55,26 @@ pub fn block_tensors<B: Backend>(
         }
     }
     Ok(out)
+}
+
+/// A block's tensors as a source, to run the block as it will be read.
+pub struct Stored<'a>(pub &'a [(String, HostTensor)]);
+
+impl TensorSource for Stored<'_> {
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|(stored, _)| stored == name)
+    }
+
+    fn tensor(&self, name: &str) -> planish_checkpoint::Result<HostTensor> {
+        let found = self.0.iter().find(|(stored, _)| stored == name).map(|(_, tensor)| tensor.clone());
+        found.ok_or_else(|| Error::tensor(Path::new("a block"), name, "a tensor of the block", "none"))
+    }
+
+    fn release(&self, _: &str) {}
 }
 
 /// Writes tensors in their order.

@@ -5,7 +5,7 @@ use super::observe::read;
 use super::solve::Solved;
 use crate::error::{Error, Result};
 use planish_model::{Ends, Plan};
-use planish_tensor::{Backend, DType, FloatMath, LinearPart, host::encode_f32};
+use planish_tensor::{Backend, DType, FloatMath, LinearPart, Tensor, host::encode_f32};
 
 /// Largest KL divergence that smoothing may cause (nats, mean over the held-back tokens).
 pub const SMOOTHING_KL_LIMIT: f64 = 1e-5;
@@ -97,28 +97,31 @@ pub fn output_errors<B: Backend>(
     solved: &[Solved],
     inputs: &[Vec<f32>],
 ) -> Result<Vec<f64>> {
-    solved
-        .iter()
-        .map(|s| {
-            let x = &inputs[s.role.input() as usize];
+    let mut errors = Vec::with_capacity(solved.len());
+    // Linears of one input stand side by side.
+    for group in solved.chunk_by(|a, b| a.role.input() == b.role.input()) {
+        let input = group[0].role.input();
+        let (k, x, act) = (plan.input_width(input), &inputs[input as usize], backend.activation_dtype());
+        let mut on_device = backend.alloc(act, x.len() / k, k)?;
+        backend.upload(&encode_f32(act, x)?, &mut on_device)?;
+        for s in group {
             let float = float.packed(backend, plan, &[s.role])?;
-            output_error(backend, plan.input_width(s.role.input()), x, float, &s.part)
-        })
-        .collect()
+            errors.push(output_error(backend, &on_device, float, &s.part)?);
+        }
+    }
+    Ok(errors)
 }
 
-fn output_error<B: Backend>(backend: &B, k: usize, x: &[f32], float: B::Linear, q8: &LinearPart) -> Result<f64> {
-    let (n, t, act) = (q8.weight.shape()[0], x.len() / k, backend.activation_dtype());
-    let mut input = backend.alloc(act, t, k)?;
-    backend.upload(&encode_f32(act, x)?, &mut input)?;
+fn output_error<B: Backend>(backend: &B, x: &Tensor<B>, float: B::Linear, q8: &LinearPart) -> Result<f64> {
+    let (n, t, k) = (q8.weight.shape()[0], x.rows, x.cols);
     let mut out = backend.alloc(DType::F32, t, n)?;
-    backend.gemm_float(&input, &float, FloatMath::F32, &mut out)?;
+    backend.gemm_float(x, &float, FloatMath::F32, &mut out)?;
     drop(float);
     let y = read(backend, &out)?;
     let packed = backend.load_linear(std::slice::from_ref(q8))?;
     let kind = backend.linear_shape(&packed).q8.expect("8-bit weight");
     let mut rows = backend.alloc_q8(kind, t, k)?;
-    backend.quantize_rows(&input, &mut rows)?;
+    backend.quantize_rows(x, &mut rows)?;
     backend.gemm_w8a8(&rows, &packed, &mut out)?;
     Ok(relative_error(&y, &read(backend, &out)?))
 }

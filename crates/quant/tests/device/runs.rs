@@ -38,6 +38,7 @@ impl TensorSource for Broken<'_> {
 fn run<B: Backend>(
     b: &B,
     kind: Q8,
+    smooth: bool,
     algorithm: &Algorithm,
     dir: &Path,
     broken: Option<&str>,
@@ -48,14 +49,14 @@ fn run<B: Backend>(
     let sample = |i: u32| (0..20 + 7 * i).map(|j| (i * 97 + j * j * 13 + j) % 256).collect();
     let samples: Vec<Vec<u32>> = (0..24).map(sample).collect();
     let alpha = |_: usize, input: Input| {
-        (kind == Q8::Int8).then_some(if matches!(input.absorber(), Absorber::Rows(_)) { 0.5 } else { 0.8 })
+        smooth.then_some(if matches!(input.absorber(), Absorber::Rows(_)) { 0.5 } else { 0.8 })
     };
     let broken = broken.map(|name| Broken(&files, name.into()));
     let job = Job {
         plan: &plan,
         source: broken.as_ref().map_or(&files, |b| b),
         samples: &samples,
-        held_back: &samples[3].iter().map(|t| (t * 5 + 1) % 256).collect::<Vec<_>>(),
+        held_back: &(0..400).map(|j| (j * j * 7 + j / 3) % 256).collect::<Vec<_>>(),
         kind,
         alpha: &alpha,
         algorithm: algorithm.clone(),
@@ -74,37 +75,51 @@ fn tensors(dir: &Path) -> Vec<(String, HostTensor)> {
     files.names().into_iter().map(|name| (name.clone(), files.tensor(&name).unwrap())).collect()
 }
 
+/// How far losses and errors may be off, and codes differ. Keys in bf16 move maxima, with them smoothing factors, and
+/// with those every code near a tie.
 #[test]
 fn gives_the_checkpoint_of_the_host() {
     let Some(cuda) = open() else { return };
     let gptq = Algorithm::Gptq(GptqOptions::default());
-    for (kind, algorithm) in [(Q8::Int8, &gptq), (Q8::E4M3, &gptq), (Q8::E4M3, &Algorithm::Rtn)] {
+    for (kind, smooth, algorithm, losses, codes) in [
+        (Q8::Int8, true, &gptq, 0.03, 0.05),
+        (Q8::Int8, false, &gptq, 0.01, 0.01),
+        (Q8::E4M3, false, &gptq, 0.01, 0.01),
+        (Q8::E4M3, false, &Algorithm::Rtn, 1e-3, 0.0),
+    ] {
+        let what = format!("{kind:?}, smoothed {smooth}, {}", if *algorithm == gptq { "gptq" } else { "rtn" });
         let [host, device] = [0; 2].map(|_| tempfile::tempdir().unwrap());
-        let expected = run(&Cpu::new(2, Isa::best()), kind, algorithm, host.path(), None).unwrap();
-        let got = run(&cuda, kind, algorithm, device.path(), None).unwrap();
-        println!("{kind:?} {algorithm:?}: KL {} {}", got.quantized.mean, expected.quantized.mean);
-        assert!(off(got.quantized.mean, expected.quantized.mean) < 0.05, "{got:?}");
+        let expected = run(&Cpu::new(2, Isa::best()), kind, smooth, algorithm, host.path(), None).unwrap();
+        let got = run(&cuda, kind, smooth, algorithm, device.path(), None).unwrap();
+        let differ = share_of_other_codes(device.path(), host.path());
+        let far = farthest(&got, &expected);
+        let (a, b) = (got.quantized.mean, expected.quantized.mean);
+        println!("{what}: KL {a:.3e}, host {b:.3e}; {:.3} % of codes differ; losses off by {far:.2e}", 100.0 * differ);
+        assert!(differ <= codes && far <= losses && off(a, b) < 0.2, "{what}");
         assert_eq!(got.smoothing.is_some(), expected.smoothing.is_some());
-        let linears = |o: &Outcome| o.layers.iter().flat_map(|l| l.linears.clone()).collect::<Vec<_>>();
-        for (a, b) in linears(&got).iter().zip(&linears(&expected)) {
-            let pairs =
-                [(a.proxy_loss, b.proxy_loss), (a.output_error, b.output_error), (a.weight_error, b.weight_error)];
-            for (a, b) in pairs.into_iter().filter_map(|(a, b)| a.zip(b)) {
-                assert!(off(a, b) < 0.02, "{kind:?}: {a} {b}");
-            }
-        }
-        // Keys in bf16 move maxima and with them smoothing factors a little; without smoothing nothing else may.
-        let (mut wrong, mut all) = (0, 0);
-        for ((name, a), (_, b)) in tensors(device.path()).iter().zip(&tensors(host.path())) {
-            assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()), "{name}");
-            if Q8::from_dtype(a.dtype()).is_some() {
-                (wrong, all) = (wrong + different(a.bytes(), b.bytes()), all + a.len());
-            }
-        }
-        println!("{kind:?} {algorithm:?}: {wrong} of {all} codes differ");
-        assert!(wrong * 50 <= all, "{kind:?}: {wrong} of {all} codes differ");
-        assert!(*algorithm != Algorithm::Rtn || wrong == 0, "{wrong}");
     }
+}
+
+fn share_of_other_codes(a: &Path, b: &Path) -> f64 {
+    let (mut wrong, mut all) = (0, 0);
+    for ((name, a), (_, b)) in tensors(a).iter().zip(&tensors(b)) {
+        assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()), "{name}");
+        if Q8::from_dtype(a.dtype()).is_some() {
+            (wrong, all) = (wrong + different(a.bytes(), b.bytes()), all + a.len());
+        }
+    }
+    wrong as f64 / all as f64
+}
+
+/// How far the losses and errors of two runs are off at most.
+fn farthest(got: &Outcome, expected: &Outcome) -> f64 {
+    let linears = |o: &Outcome| o.layers.iter().flat_map(|l| l.linears.clone()).collect::<Vec<_>>();
+    let mut most = 0.0f64;
+    for (a, b) in linears(got).iter().zip(&linears(expected)) {
+        let pairs = [(a.proxy_loss, b.proxy_loss), (a.output_error, b.output_error), (a.weight_error, b.weight_error)];
+        most = pairs.into_iter().filter_map(|(a, b)| a.zip(b)).fold(most, |most, (a, b)| most.max(off(a, b)));
+    }
+    most
 }
 
 #[test]
@@ -112,11 +127,11 @@ fn resumes_to_the_same_bytes() {
     let Some(cuda) = open() else { return };
     let gptq = Algorithm::Gptq(GptqOptions::default());
     let [whole, cut] = [0; 2].map(|_| tempfile::tempdir().unwrap());
-    run(&cuda, Q8::Int8, &gptq, whole.path(), None).unwrap();
-    let error = run(&cuda, Q8::Int8, &gptq, cut.path(), Some("model.layers.1.mlp.down_proj")).unwrap_err().to_string();
+    run(&cuda, Q8::Int8, true, &gptq, whole.path(), None).unwrap();
+    let error = run(&cuda, Q8::Int8, true, &gptq, cut.path(), Some("model.layers.1.mlp.down_proj")).unwrap_err().to_string();
     assert!(error.contains("model.layers.1.mlp.down_proj"), "{error}");
     assert!(ModelFiles::open(cut.path()).is_err());
-    run(&cuda, Q8::Int8, &gptq, cut.path(), None).unwrap();
+    run(&cuda, Q8::Int8, true, &gptq, cut.path(), None).unwrap();
     for ((name, a), (_, b)) in tensors(cut.path()).iter().zip(&tensors(whole.path())) {
         assert_eq!(a.bytes(), b.bytes(), "{name}");
     }

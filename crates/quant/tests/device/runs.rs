@@ -128,7 +128,8 @@ fn resumes_to_the_same_bytes() {
     let gptq = Algorithm::Gptq(GptqOptions::default());
     let [whole, cut] = [0; 2].map(|_| tempfile::tempdir().unwrap());
     run(&cuda, Q8::Int8, true, &gptq, whole.path(), None).unwrap();
-    let error = run(&cuda, Q8::Int8, true, &gptq, cut.path(), Some("model.layers.1.mlp.down_proj")).unwrap_err().to_string();
+    let error =
+        run(&cuda, Q8::Int8, true, &gptq, cut.path(), Some("model.layers.1.mlp.down_proj")).unwrap_err().to_string();
     assert!(error.contains("model.layers.1.mlp.down_proj"), "{error}");
     assert!(ModelFiles::open(cut.path()).is_err());
     run(&cuda, Q8::Int8, true, &gptq, cut.path(), None).unwrap();

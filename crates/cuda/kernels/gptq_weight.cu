@@ -1,23 +1,21 @@
 // A weight that is being changed on the device: widened to f32, its columns multiplied and its rows divided.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "dependency.cuh"
+#include "floats.cuh"
 
 template <class From>
-__device__ void widened(const From* from, float* to, long long count) {
+__device__ void widen(const From* from, float* to, long long count) {
     grid_wait();
     long long step = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) to[i] = (float)from[i];
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) to[i] = widened(from[i]);
 }
 
 // `rows * columns` elements.
-extern "C" __global__ void gptq_widen_bf16(const __nv_bfloat16* from, float* to, int rows, int columns) {
-    widened(from, to, (long long)rows * columns);
+extern "C" __global__ void gptq_widen_bf16(const bf16* from, float* to, int rows, int columns) {
+    widen(from, to, (long long)rows * columns);
 }
 
-extern "C" __global__ void gptq_widen_f16(const __half* from, float* to, int rows, int columns) {
-    widened(from, to, (long long)rows * columns);
+extern "C" __global__ void gptq_widen_f16(const f16* from, float* to, int rows, int columns) {
+    widen(from, to, (long long)rows * columns);
 }
 
 // w[i][j] * columns[j], or w[i][j] / rows[i]; the operand that is not there is null. A block a row.

@@ -59,6 +59,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
     static constexpr int FIT = ((OCC == 1 ? SHARED : SHARED_OF_TWO) - REST) / STAGE;
     static constexpr int STAGES = FIT > 16 ? 16 : FIT;
     static constexpr int SHARED_BYTES = STAGES * STAGE + REST;
+    static constexpr bool BALANCED = OCC == 1 && WGS == 2; // registers move from the producer to the consumers
     static constexpr int THREADS = 128 * (WGS + 1);
     static_assert(STAGES >= 3, "the ring is too short");
     static_assert(CK == 1 || MI == 1, "a shared tile is added up in pieces of one block of 64 rows");
@@ -263,8 +264,12 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
     }
     static __device__ void put(const GemmArguments& a, size_t at, float y) {
         if (a.out_type == OUT_F32) ((float*)a.out)[at] = y;
-        else if (a.out_type == OUT_BF16) ((__nv_bfloat16*)a.out)[at] = __float2bfloat16_rn(y);
-        else ((__half*)a.out)[at] = __float2half_rn(y);
+        else ((unsigned short*)a.out)[at] = half_bits(y, a.out_type);
+    }
+    static __device__ unsigned short half_bits(float y, int type) {
+        const unsigned short bf16 = __bfloat16_as_ushort(__float2bfloat16_rn(y));
+        const unsigned short f16 = __half_as_ushort(__float2half_rn(y));
+        return type == OUT_BF16 ? bf16 : f16;
     }
     // Any size and alignment: a thread's two channels of two tokens, a warp's sixteen of eight.
     static __device__ void store_eight(
@@ -274,21 +279,17 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         const int channel = n / 16 * 8 + l.lane / 4;
         const int low = a.layout == PLAIN ? n : channel;
         const int high = a.layout == PLAIN ? n + 8 : a.n / 2 + channel;
+        const int column = first + 2 * (l.lane & 3), t = t0 + column;
+        float y[4];
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            const int column = first + 2 * (l.lane & 3) + e, t = t0 + column;
-            if (t >= a.t) continue;
-            const float x = xs[column];
-            const float y0 = scale(sum[e], x, v.ws[i][0], v.bias[i][0]);
-            const float y1 = scale(sum[2 + e], x, v.ws[i][1], v.bias[i][1]);
-            const size_t at = (size_t)t * a.row;
-            if (a.layout == GATED) {
-                if (n + 8 < a.n) put(a, at + low, gate(y0, y1, a.gate));
-            } else {
-                if (n < a.n) put(a, at + low, y0);
-                if (n + 8 < a.n) put(a, at + high, y1);
-            }
-        }
+        for (int e = 0; e < 4; ++e) y[e] = scale(sum[e], xs[column + (e & 1)], v.ws[i][e >> 1], v.bias[i][e >> 1]);
+        if (a.layout == GATED) y[0] = gate(y[0], y[2], a.gate), y[1] = gate(y[1], y[3], a.gate);
+        const bool put_low = a.layout == GATED ? n + 8 < a.n : n < a.n, put_high = a.layout != GATED && n + 8 < a.n;
+        const size_t at = (size_t)t * a.row;
+        if (t < a.t && put_low) put(a, at + low, y[0]);
+        if (t < a.t && put_high) put(a, at + high, y[2]);
+        if (t + 1 < a.t && put_low) put(a, at + a.row + low, y[1]);
+        if (t + 1 < a.t && put_high) put(a, at + a.row + high, y[3]);
     }
     static __device__ void store_direct(
         const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s, const Lane& l, int n0,
@@ -301,44 +302,55 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
                 store_eight(a, sum, v, s.xs + l.warpgroup * TN, l, i, n0, t0, 2 * j);
             }
     }
-    static __device__ void shared_store(uint32_t at, float y) {
-        asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(y) : "memory");
+    // These are ordered by the fence that follows, not among other accesses: a clobber would make each wait its turn.
+    template <bool WIDE> static __device__ void box_put(uint32_t at, float y, int type) {
+        if (WIDE) asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(y));
+        else asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(half_bits(y, type)));
     }
-    static __device__ void shared_store_half(uint32_t at, float y, int type) {
-        const unsigned short bits = type == OUT_BF16 ? __bfloat16_as_ushort(__float2bfloat16_rn(y))
-                                                     : __half_as_ushort(__float2half_rn(y));
-        asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(bits) : "memory");
+    // The compiler would merge the forms of `store_boxes` and choose between their instructions one by one.
+    template <bool WIDE, bool GATING> static __device__ void keep_apart() {
+        if (GATING) asm volatile("// gated");
+        else if (WIDE) asm volatile("// f32");
+        else asm volatile("// 16 bits");
     }
     // Through shared memory and the copy engine, each warp by itself: boxes of 16 channels (8 where the two halves of
     // its rows go to different places) of up to 32 tokens, swizzled so that the warp's stores meet no bank twice.
+    template <bool WIDE, bool GATING>
     static __device__ void store_boxes(
         const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
         const Lane& l, int n0, int t0) {
         const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
-        const bool wide = a.out_type == OUT_F32, plain = a.layout == PLAIN;
+        const bool plain = a.layout == PLAIN;
+        const int type = a.out_type, kind = a.gate;
         const uint32_t buffers = s.stores + (l.warpgroup * 4 + l.warp) * 2 * BOX;
-        const int size = wide ? 4 : 2, row = size * (plain ? 16 : 8), quad = l.lane & 3;
-        const bool swap = wide && (plain ? quad & 1 : quad >> 1);
-        uint32_t at[2]; // of this lane's first channel, for its first and its second token
+        const int size = WIDE ? 4 : 2, row = size * (plain ? 16 : 8), quad = l.lane & 3;
+        const bool swap = WIDE && (plain ? quad & 1 : quad >> 1);
+        // Of this lane's two channels, for its first and its second token.
+        uint32_t low[2], high[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
             const int token = 2 * quad + (e ^ swap);
             const int turn = row == 64 ? token >> 1 & 3 : row == 32 ? token >> 2 & 1 : 0;
-            at[e] = token * row + (l.lane / 4 * size ^ turn << 4);
+            low[e] = token * row + (l.lane / 4 * size ^ turn << 4);
+            high[e] = plain ? low[e] ^ 8 * size : low[e] + BOX / 2;
         }
-        const uint32_t high = plain ? 8 * size : BOX / 2;
 #pragma unroll
         for (int c = 0; c < TN / BOX_ROWS; ++c)
 #pragma unroll
             for (int i = 0; i < MI; ++i) {
                 const int n = n0 + (l.warpgroup * MI + i) * 64 + l.warp * 16, t = t0 + c * BOX_ROWS;
                 const uint32_t buffer = buffers + ((c * MI + i) & 1) * BOX;
+                keep_apart<WIDE, GATING>();
                 if (l.lane == 0) store_wait_read<1>();
                 __syncwarp();
+                float2 pairs[BOX_ROWS / 8];
+#pragma unroll
+                for (int j = 0; j < BOX_ROWS / 8; ++j) pairs[j] = *(const float2*)(xs + c * BOX_ROWS + 8 * j);
 #pragma unroll
                 for (int j = 0; j < BOX_ROWS / 8; ++j) {
                     const int first = (c * (BOX_ROWS / 8) + j) * 4;
-                    const float2 x = *(const float2*)(xs + c * BOX_ROWS + 8 * j);
+                    const float2 x = pairs[j];
+                    const uint32_t to = buffer + 8 * j * row;
 #pragma unroll
                     for (int e = 0; e < 2; ++e) {
                         const bool second = e ^ swap;
@@ -347,29 +359,25 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
                         const Acc high_sum = second ? acc[i][first + 3] : acc[i][first + 2];
                         const float y0 = scale(low_sum, xe, v.ws[i][0], v.bias[i][0]);
                         const float y1 = scale(high_sum, xe, v.ws[i][1], v.bias[i][1]);
-                        const uint32_t to = buffer + at[e] + 8 * j * row;
-                        if (a.layout == GATED) {
-                            box_put(to, gate(y0, y1, a.gate), a.out_type);
+                        if (GATING) {
+                            box_put<WIDE>(to + low[e], gate(y0, y1, kind), type);
                         } else {
-                            box_put(to, y0, a.out_type);
-                            box_put(plain ? to ^ high : to + high, y1, a.out_type);
+                            box_put<WIDE>(to + low[e], y0, type);
+                            box_put<WIDE>(to + high[e], y1, type);
                         }
                     }
                 }
+                keep_apart<WIDE, GATING>();
                 copy_engine_fence();
                 __syncwarp();
                 if (l.lane == 0) {
                     if (n < a.n && t < a.t) {
                         store_box(map, plain ? n : n / 2, t, buffer);
-                        if (a.layout == INTERLEAVED) store_box(map, a.n / 2 + n / 2, t, buffer + BOX / 2);
+                        if (!GATING && !plain) store_box(map, a.n / 2 + n / 2, t, buffer + BOX / 2);
                     }
                     store_commit();
                 }
             }
-    }
-    static __device__ void box_put(uint32_t at, float y, int type) {
-        if (type == OUT_F32) shared_store(at, y);
-        else shared_store_half(at, y, type);
     }
 
     // Adds up what the blocks of the cluster have of a tile, each a share of it, and stores that.
@@ -409,13 +417,16 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
             n0 += p.n * ROWS, t0 += p.t * TN;
             const Scales v = load_scales(a, l, n0, t0);
             // Warpgroups that drift apart hold more stages: the ring would be short for the one ahead.
-            if (WGS > 1 && a.chunk != 1000) consumers_sync<WGS * 128>();
+            if (WGS > 1) consumers_sync<WGS * 128>();
             Acc acc[MI][TN / 2];
             if (PROMOTE) multiply_in_chunks(acc, walk.to - walk.from, a.chunk, s, p, l, stage, parity);
             else multiply(acc, walk.to - walk.from, s, p, l, stage, parity);
             share_xs(v, s, l);
             if (CK > 1) join(a, acc, v, s, p, l, n0, t0);
-            else if (STORE_BYTES > 0 && a.boxes) store_boxes(out_map, a, acc, v, s, l, n0, t0);
+            else if (STORE_BYTES > 0 && a.boxes && a.layout == GATED) store_boxes<true, true>(out_map, a, acc, v, s, l, n0, t0);
+            else if (STORE_BYTES > 0 && a.boxes && a.out_type == OUT_F32)
+                store_boxes<true, false>(out_map, a, acc, v, s, l, n0, t0);
+            else if (STORE_BYTES > 0 && a.boxes) store_boxes<false, false>(out_map, a, acc, v, s, l, n0, t0);
             else store_direct(a, acc, v, s, l, n0, t0);
         }
         store_wait_read<0>();
@@ -444,7 +455,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         if (CLUSTER > 1) cluster_arrive(), cluster_wait();
         else __syncthreads();
         if (l.warpgroup == WGS) {
-            if (OCC == 1) registers_give<40>();
+            if (BALANCED) registers_give<40>();
             if (l.warp == 0 && l.lane == 0) {
                 prefetch_map(w_map), prefetch_map(x_map);
                 produce(w_map, x_map, a, s, p);
@@ -452,7 +463,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
             __syncwarp();
             if (CK > 1) cluster_arrive(), cluster_wait(); // beside the consumers' in `join`
         } else {
-            if (OCC == 1) registers_take<WGS == 2 ? 232 : 152>();
+            if (BALANCED) registers_take<232>();
             consume(out_map, a, s, p, l);
         }
         // No block may leave while another still writes to its shared memory or signals its barriers.

@@ -3,7 +3,7 @@
 //! out_type, boxes, group, chunk, as `GemmArguments` in `gemm_hopper.cuh` explains.
 use super::{Grid, params};
 use crate::Cuda;
-use crate::choose::{Choice, Element, STEP_BYTES, choose};
+use crate::choose::{Choice, Device, Element, STEP_BYTES, choose};
 use crate::driver::check;
 use cudarc::driver::sys;
 use planish_tensor::{Activation, DType, Error, Result};
@@ -51,6 +51,8 @@ pub(crate) struct Product {
     pub k: usize,
     /// What becomes of the sums.
     pub epilogue: Epilogue,
+    /// A token's result may not depend on how many others there are, in floating types either.
+    pub invariant: bool,
 }
 
 /// Whether these kernels can run a product on this device: others read rows that do not begin at multiples of 16 bytes.
@@ -65,7 +67,8 @@ pub(crate) fn product(cuda: &Cuda, p: &Product) -> Result<()> {
     if p.t == 0 || p.n == 0 {
         return Ok(());
     }
-    let choice = choose(p.t, p.n, p.k, p.element, cuda.info().sm_count as usize)
+    let device = Device { arch: cuda.arch(), sm_count: cuda.info().sm_count as usize };
+    let choice = choose(p.t, p.n, p.k, p.element, device, p.invariant)
         .ok_or_else(|| Error::unsupported(format!("no sm_90a kernel multiplies {:?}", p.element)))?;
     queue(cuda, p, &choice)
 }
@@ -88,8 +91,9 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
     };
     let w = operand(p.w, p.n, tile.rows / ct).encode()?;
     let x = operand(p.x, p.t, tile.tokens / cn).encode()?;
-    let row = if matches!(p.epilogue, Epilogue::Gated(_)) { p.n / 2 } else { p.n };
-    let boxes = tile.stores_boxes() && (row * p.out_type.size()).is_multiple_of(16) && p.out.is_multiple_of(16);
+    let gated = matches!(p.epilogue, Epilogue::Gated(_));
+    let row = if gated { p.n / 2 } else { p.n };
+    let boxes = tile.stores_boxes() && (!gated || p.out_type == DType::F32) && (row * p.out_type.size()).is_multiple_of(16) && p.out.is_multiple_of(16);
     // A kernel that stores directly is given any map.
     let out = if boxes { out_map(p, row, tile.box_rows()).encode()? } else { x };
     let (layout, gate) = match p.epilogue {
@@ -119,7 +123,7 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
         out_type,
         i32::from(boxes),
         choice.group,
-        choice.chunk,
+        UNUSED_CHUNK,
     ];
     cuda.launch(FILE, &name, grid, values)
 }
@@ -132,6 +136,9 @@ fn out_code(dtype: DType) -> Result<i32> {
         other => Err(Error::dtype(format!("a product's output is F32, BF16 or F16, not {other}"))),
     }
 }
+
+/// Only kernels that promote their sums read it.
+const UNUSED_CHUNK: i32 = 0;
 
 const U8: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8;
 const BF16: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;

@@ -1,12 +1,14 @@
 //! The trait, handed to the launch file of each operation.
 use crate::batch::DeviceBatch;
 use crate::buffer::Buffer;
+use crate::graph::Graph;
 use crate::linear::Linear;
+use crate::support::family;
 use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Q8Rows, Result, RopeTable, Tensor,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
 };
 
 impl Backend for Cuda {
@@ -29,6 +31,18 @@ impl Backend for Cuda {
 
     fn memory(&self) -> Memory {
         self.context.memory().unwrap_or(Memory { free: 0, total: self.info.total })
+    }
+
+    /// Steps are large where the memory is: a card's matrix units are full from a few thousand tokens on. What the
+    /// allocator, the kernels' work space and recorded steps take is left free.
+    fn preferences(&self) -> Preferences {
+        let large = self.info.total >= 40 << 30;
+        let step_tokens = if large { 8192 } else { 2048 };
+        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true }
+    }
+
+    fn runs(&self, kind: Q8) -> Result<()> {
+        family(kind, self.arch).map(|_| ())
     }
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
@@ -65,7 +79,13 @@ impl Backend for Cuda {
     }
 
     fn load_linear(&self, parts: &[LinearPart]) -> Result<Linear> {
+        self.runs_parts(parts)?;
         Linear::new(&self.context, parts)
+    }
+
+    fn load_gated(&self, parts: &[LinearPart; 2]) -> Result<Linear> {
+        self.runs_parts(parts)?;
+        Linear::gated(&self.context, parts)
     }
 
     fn linear_shape(&self, linear: &Linear) -> LinearShape {
@@ -189,5 +209,40 @@ impl Backend for Cuda {
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
         launch::attention::paged_attention_quantize(self, qkv, shape, batch, kv, scratch, out)
+    }
+
+    fn gemm_gated_quantize(
+        &self,
+        x: &Q8Rows<Self>,
+        w: &Linear,
+        act: Activation,
+        gate_up: &mut Tensor<Self>,
+        inner: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        if w.interleaved {
+            launch::gemm_w8a8::gemm_w8a8_gated(self, x, w, act, inner)?;
+            return launch::quantize_rows::quantize_rows(self, inner, out);
+        }
+        launch::gemm_w8a8::gemm_w8a8(self, x, w, gate_up)?;
+        launch::gated::gated_quantize(self, gate_up, act, out)
+    }
+
+    /// Steps in which each sequence has one new token. Attention is spread by length classes, see its launch file.
+    fn recording_key(&self, batch: &DeviceBatch) -> Option<RecordingKey> {
+        let decode = batch.t > 0 && batch.t == batch.s && batch.longest_query == 1;
+        let class = launch::attention::length_class(batch.longest_kv);
+        decode.then(|| [batch.t, batch.rows, class, batch.header() as usize, 0].map(|n| n as u64))
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        Ok(Box::new(Graph::record(&self.context, work)?))
+    }
+}
+
+impl Cuda {
+    /// Fails if a weight is of an 8-bit type that does not run here.
+    fn runs_parts(&self, parts: &[LinearPart]) -> Result<()> {
+        parts.iter().filter_map(|p| Q8::from_dtype(p.weight.dtype())).try_for_each(|kind| self.runs(kind))
     }
 }

@@ -5,20 +5,26 @@ mod backend;
 mod batch;
 mod buffer;
 mod driver;
+mod graph;
 mod launch;
 mod linear;
 mod modules;
+mod scratch;
+mod staging;
+mod support;
 mod timing;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;
 pub use driver::{Arch, DeviceInfo, count, info, present};
 pub use linear::Linear;
+pub use support::{Family, describe, family};
 
 use batch::Blocks;
 use driver::Context;
 use modules::Modules;
 use planish_tensor::Result;
+use scratch::Scratch;
 use std::sync::Arc;
 
 /// One GPU.
@@ -26,6 +32,7 @@ pub struct Cuda {
     // Dropped first: modules are unloaded while the context still stands.
     modules: Modules,
     blocks: Blocks,
+    scratch: Scratch,
     context: Arc<Context>,
     info: DeviceInfo,
     arch: Arch,
@@ -46,7 +53,14 @@ impl Cuda {
         let info = info(options.ordinal)?;
         let context = Arc::new(Context::new(options.ordinal)?);
         let arch = options.kernels_of.map_or(info.arch, |arch| arch.min(info.arch));
-        Ok(Cuda { modules: Modules::new(&context, info.arch), blocks: Blocks::default(), context, info, arch })
+        Ok(Cuda {
+            modules: Modules::new(&context, info.arch),
+            blocks: Blocks::default(),
+            scratch: Scratch::default(),
+            context,
+            info,
+            arch,
+        })
     }
 
     /// What the driver says of the device.
@@ -57,6 +71,11 @@ impl Cuda {
     /// The architecture whose kernels are used.
     pub fn arch(&self) -> Arch {
         self.arch
+    }
+
+    /// Work space of at least `bytes`, zeroed when it was made; see [`scratch`].
+    fn scratch(&self, purpose: &'static str, bytes: usize) -> Result<u64> {
+        self.scratch.lease(&self.context, purpose, bytes)
     }
 
     /// Whether a kernel may start while the one before it finishes.

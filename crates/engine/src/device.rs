@@ -1,6 +1,7 @@
 //! The device's side of a step: runs one batch and brings back what the callers need of its logits, nothing more.
 use crate::config::EngineConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::recordings::Recordings;
 use planish_model::{Decoder, KvPool, Workspace};
 use planish_tensor::{Backend, Batch};
 
@@ -40,15 +41,37 @@ pub struct Device<B: Backend> {
     decoder: Decoder<B>,
     kv: KvPool<B>,
     ws: Workspace<B>,
+    recordings: Recordings,
 }
 
 impl<B: Backend> Device<B> {
     /// Allocates cache and buffers for a loaded model.
     pub fn new(backend: B, decoder: Decoder<B>, config: &EngineConfig) -> Result<Device<B>> {
         let plan = &decoder.plan;
-        let kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)?;
-        let ws = Workspace::new(&backend, plan, config.step_tokens, config.step_rows)?;
-        Ok(Device { backend, decoder, kv, ws })
+        let kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)
+            .map_err(|e| Error::of_buffers(&e))?;
+        let ws =
+            Workspace::new(&backend, plan, config.step_tokens, config.step_rows).map_err(|e| Error::of_buffers(&e))?;
+        Ok(Device { backend, decoder, kv, ws, recordings: Recordings::default() })
+    }
+
+    /// Queues the step, from a recording if the back end keeps one of its like.
+    fn forward(&mut self, batch: &Batch) -> Result<()> {
+        let Device { backend, decoder, kv, ws, recordings } = self;
+        let on_device = backend.upload_batch(batch, kv.pages)?;
+        ws.prepare(batch.t(), batch.logit_rows.len());
+        let Some(key) = backend.recording_key(&on_device) else {
+            return Ok(decoder.queue(backend, &on_device, kv, ws)?);
+        };
+        let mut queue = || {
+            let done = decoder.queue(backend, &on_device, kv, ws);
+            done.map_err(|e| match e {
+                planish_model::Error::Tensor(e) => e,
+                other => planish_tensor::Error::Device(other.to_string()),
+            })
+        };
+        recordings.run(key, || backend.record(&mut queue))?;
+        Ok(())
     }
 
     fn download(&self, values: &mut Vec<f32>) -> Result<()> {
@@ -59,7 +82,7 @@ impl<B: Backend> Device<B> {
 
 impl<B: Backend> Machine for Device<B> {
     fn run(&mut self, batch: &Batch, want: Want, out: &mut Produced) -> Result<()> {
-        self.decoder.forward(&self.backend, batch, &mut self.kv, &mut self.ws)?;
+        self.forward(batch)?;
         out.likeliest.clear();
         out.logits.clear();
         out.log_probs.clear();

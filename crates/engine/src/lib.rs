@@ -17,6 +17,7 @@ mod overlap;
 pub mod pages;
 mod plain;
 pub mod prefix;
+mod recordings;
 pub mod request;
 mod runner;
 pub mod sampler;

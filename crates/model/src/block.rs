@@ -109,6 +109,12 @@ impl<B: Backend> Block<B> {
     fn mlp(&self, step: &Step<'_, B>, ws: &mut Workspace<B>, tap: &mut Option<&mut dyn Tap<B>>) -> Result<()> {
         let b = step.backend;
         normalize(step, ws, &self.mlp_norm, self.eps, self.gate_up.q8(), Input::MlpNorm, tap)?;
+        if let (Some(_), Some(kind), None) = (self.gate_up.q8(), self.down.q8(), &tap) {
+            ws.inner_q8.codes.dtype = kind.dtype();
+            let (w, scratch, inner) = (self.gate_up.weight(), &mut ws.gate_up, &mut ws.inner);
+            b.gemm_gated_quantize(&ws.normed_q8, w, self.activation, scratch, inner, &mut ws.inner_q8)?;
+            return Ok(());
+        }
         self.gate_up.apply(b, step.math, &ws.normed, &ws.normed_q8, &mut ws.gate_up)?;
         match (self.down.q8(), &tap) {
             (Some(kind), None) => {

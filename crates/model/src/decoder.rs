@@ -137,15 +137,21 @@ impl<B: Backend> Decoder<B> {
     /// Runs one step; afterwards `ws.logits` holds the rows that `batch.logit_rows` names.
     pub fn forward(&self, backend: &B, batch: &Batch, kv: &mut KvPool<B>, ws: &mut Workspace<B>) -> Result<()> {
         let on_device = backend.upload_batch(batch, kv.pages)?;
-        ws.set_tokens(batch.t());
-        self.ends.embed(backend, &on_device, ws)?;
-        let step = Step { backend, math: self.math, batch: &on_device, rope: &self.rope };
+        ws.prepare(batch.t(), batch.logit_rows.len());
+        self.queue(backend, &on_device, kv, ws)
+    }
+
+    /// Queues the operations of a step for which `ws` is prepared.
+    pub fn queue(&self, backend: &B, batch: &B::Batch, kv: &mut KvPool<B>, ws: &mut Workspace<B>) -> Result<()> {
+        ws.pending = false;
+        self.ends.embed(backend, batch, ws)?;
+        let step = Step { backend, math: self.math, batch, rope: &self.rope };
         for (block, kv) in self.blocks.iter().zip(&mut kv.layers) {
             block.run(&step, kv, ws)?;
         }
-        match batch.logit_rows.len() {
+        match ws.logits.rows {
             0 => Ok(()),
-            rows => self.ends.logits(backend, self.math, &on_device, rows, ws),
+            rows => self.ends.logits(backend, self.math, batch, rows, ws),
         }
     }
 

@@ -22,21 +22,25 @@ impl<B: Backend> Linear<B> {
                 names.join(", ")
             )));
         }
-        Linear::new(backend, &parts)
+        match <&[LinearPart; 2]>::try_from(parts.as_slice()) {
+            Ok(gate_up) if input == Input::MlpNorm => Linear::packed(backend, backend.load_gated(gate_up)?),
+            _ => Linear::new(backend, &parts),
+        }
     }
 
     /// Packs parts with a common input.
     pub fn new(backend: &B, parts: &[LinearPart]) -> Result<Linear<B>> {
-        let packed = backend.load_linear(parts)?;
+        Linear::packed(backend, backend.load_linear(parts)?)
+    }
+
+    fn packed(backend: &B, packed: B::Linear) -> Result<Linear<B>> {
         let shape = backend.linear_shape(&packed);
         Ok(Linear { packed, shape })
     }
 
     /// Packs one float part, its rows rounded to the nearest codes of `kind`.
     pub fn rounded(backend: &B, part: LinearPart, kind: Q8) -> Result<Linear<B>> {
-        let packed = backend.load_linear_as(kind, &[part])?;
-        let shape = backend.linear_shape(&packed);
-        Ok(Linear { packed, shape })
+        Linear::packed(backend, backend.load_linear_as(kind, &[part])?)
     }
 
     /// Sizes and kind.
@@ -47,6 +51,11 @@ impl<B: Backend> Linear<B> {
     /// The 8-bit type of the activations it wants, or `None` for float.
     pub fn q8(&self) -> Option<Q8> {
         self.shape.q8
+    }
+
+    /// The back end's weight.
+    pub(crate) fn weight(&self) -> &B::Linear {
+        &self.packed
     }
 
     /// `out = input · wᵀ + bias`, reading `x` or `q` as [`Linear::q8`] says.

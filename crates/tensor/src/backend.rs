@@ -180,6 +180,28 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// How an engine does well on a device, unless it is told otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preferences {
+    /// Tokens in a page of the KV cache.
+    pub page_size: usize,
+    /// Tokens in one step.
+    pub step_tokens: usize,
+    /// Sequences running at once.
+    pub max_batch: usize,
+    /// Part of the memory that is free beside weights and buffers for keys and values.
+    pub kv_share: f64,
+    /// Prepare a step while the one before runs.
+    pub overlap: bool,
+}
+
+impl Preferences {
+    /// Of a CPU, which shares its memory with everything else. Its thread pool wants every core, and preparing a step
+    /// takes less time than waking a second thread saves.
+    pub const CPU: Preferences =
+        Preferences { page_size: 16, step_tokens: 512, max_batch: 64, kv_share: 0.4, overlap: false };
+}
+
 /// Bytes on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -187,6 +209,15 @@ pub struct Memory {
     pub free: u64,
     /// All bytes.
     pub total: u64,
+}
+
+/// See [`Backend::recording_key`].
+pub type RecordingKey = [u64; 5];
+
+/// Queued operations that can be run again at little cost.
+pub trait Recording: Send {
+    /// Queues them once more.
+    fn replay(&self) -> Result<()>;
 }
 
 /// A machine that can run the network's operations.
@@ -209,6 +240,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn activation_dtype(&self) -> DType;
     /// Memory of the device.
     fn memory(&self) -> Memory;
+    /// How an engine does well here.
+    fn preferences(&self) -> Preferences {
+        Preferences::CPU
+    }
+
+    /// Fails if products of this type do not run here; the error names the type that does.
+    fn runs(&self, _kind: Q8) -> Result<()> {
+        Ok(())
+    }
 
     /// A zeroed matrix.
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>>;
@@ -228,6 +268,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn load_linear_as(&self, kind: Q8, parts: &[LinearPart]) -> Result<Self::Linear> {
         let quantized: Vec<LinearPart> = parts.iter().map(|p| p.quantized(kind)).collect::<Result<_>>()?;
         self.load_linear(&quantized)
+    }
+    /// As [`Backend::load_linear`] of a gate and an up projection, for [`Backend::gemm_gated_quantize`].
+    fn load_gated(&self, parts: &[LinearPart; 2]) -> Result<Self::Linear> {
+        self.load_linear(parts)
     }
     /// What a loaded linear is.
     fn linear_shape(&self, linear: &Self::Linear) -> LinearShape;
@@ -333,6 +377,33 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()> {
         self.paged_attention(qkv, shape, batch, kv, scratch)?;
         self.quantize_rows(scratch, out)
+    }
+
+    /// [`Backend::gemm_w8a8`] of gate and up (from [`Backend::load_gated`]), then [`Backend::gated_quantize`];
+    /// `gate_up[t, 2f]` and `inner[t, f]` may be used or not.
+    fn gemm_gated_quantize(
+        &self,
+        x: &Q8Rows<Self>,
+        w: &Self::Linear,
+        act: Activation,
+        gate_up: &mut Tensor<Self>,
+        inner: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        self.gemm_w8a8(x, w, gate_up)?;
+        self.gated_quantize(gate_up, act, inner, out)
+    }
+
+    /// What the operations of a step over this batch are queued by, apart from the batch's contents: steps with
+    /// equal keys may be recorded once and replayed. `None`: every step is queued anew.
+    fn recording_key(&self, _batch: &Self::Batch) -> Option<RecordingKey> {
+        None
+    }
+    /// Runs `work`, which queues operations and waits for none, and gives back what runs it again on the same
+    /// tensors, over the batch that lies where its batch lay. Only asked of batches with a key.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
+        let _ = work;
+        Err(Error::unsupported("this back end records nothing"))
     }
 
     /// Allocates room for `rows` quantized tokens of width `k`.

@@ -1,7 +1,7 @@
 //! Fused operations, and the plain ones they stand for, from the same inputs.
 use super::case::{Case, Check, Judge, Output, activations, blank, put, read};
 use super::data::Random;
-use crate::{Activation, Backend, DType, Q8, Q8Rows, Result};
+use crate::{Activation, Backend, DType, HostTensor, LinearPart, Q8, Q8Rows, Result};
 
 pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
     for i in 0..24 {
@@ -15,6 +15,7 @@ pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
         let (t, f) = (random.rows(i), random.size());
         let act = [Activation::Silu, Activation::GeluTanh][i % 2];
         judge.hear(&Gate { kind: Q8::ALL[i % 3], act, f, x: random.odd_activations(t, 2 * f) });
+        judge.hear(&GatedProduct::new(random, i));
     }
 }
 
@@ -76,6 +77,75 @@ impl Norm {
         let mut out = b.alloc_q8(kind, x.rows, h)?;
         b.quantize_rows(&normed, &mut out)?;
         Ok(quantized(b, kind, out)?.into())
+    }
+}
+
+/// A gated product, and the plain product of the same weight.
+struct GatedProduct {
+    kind: Q8,
+    act: Activation,
+    k: usize,
+    f: usize,
+    x: Vec<f32>,
+    xs: Vec<f32>,
+    parts: [LinearPart; 2],
+}
+
+impl GatedProduct {
+    fn new(random: &mut Random, i: usize) -> GatedProduct {
+        let (kind, t) = (Q8::ALL[i % 3], random.rows(i));
+        // Every other width is one that tiles of tensor cores like.
+        let (k, f) = match i % 2 {
+            0 => (random.size(), random.size()),
+            _ => (16 * (1 + random.below(20)), 8 * (1 + random.below(20))),
+        };
+        let biased = i % 4 > 1;
+        let parts = [(); 2].map(|()| {
+            let weight = HostTensor::from_bytes(kind.dtype(), vec![f, k], random.codes(kind, f * k));
+            let scales = random.floats(f).iter().map(|s| s / 16384.0).collect();
+            let bias = biased.then(|| random.floats(f));
+            LinearPart { weight: weight.expect("sizes fit"), scales: Some(scales), bias }
+        });
+        let x = random.codes(kind, t * k).into_iter().map(|c| kind.decode(c)).collect();
+        GatedProduct {
+            kind,
+            act: [Activation::Silu, Activation::GeluTanh][i / 2 % 2],
+            k,
+            f,
+            x,
+            xs: random.floats(t),
+            parts,
+        }
+    }
+}
+
+impl Case for GatedProduct {
+    fn operation(&self) -> &'static str {
+        "gemm_gated_quantize"
+    }
+
+    fn describe(&self) -> String {
+        format!("x [{}, {}] · 2 x {} {:?} {:?}", self.xs.len(), self.k, self.f, self.kind, self.act)
+    }
+
+    fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        let (t, f) = (self.xs.len(), self.f);
+        let w = b.load_gated(&self.parts)?;
+        let x = Q8Rows { codes: put(b, self.kind.dtype(), self.k, &self.x)?, scales: put(b, DType::F32, 1, &self.xs)? };
+        let act = b.activation_dtype();
+        let (mut gate_up, mut inner) = (blank(b, act, t, 2 * f)?, blank(b, act, t, f)?);
+        let mut out = b.alloc_q8(self.kind, t, f)?;
+        b.gemm_gated_quantize(&x, &w, self.act, &mut gate_up, &mut inner, &mut out)?;
+        // Codes and scales together: sums in another order may move both.
+        let [mut codes, scales] = quantized(b, self.kind, out)?;
+        for (row, scale) in codes.values.chunks_mut(f).zip(&scales.values) {
+            row.iter_mut().for_each(|code| *code *= scale);
+        }
+        let step = [1.0 / 127.0, 1.0 / 14.0, 1.0 / 7.0][Q8::ALL.iter().position(|&k| k == self.kind).unwrap_or(0)];
+        let fused = Output { dtype: DType::F32, check: Check::Within(step + 1.0 / 128.0), ..codes };
+        b.gemm_w8a8(&x, &w, &mut gate_up)?;
+        let check = if self.kind == Q8::Int8 { Check::Equal } else { Check::Float8 };
+        Ok(vec![fused, read(b, &mut gate_up, check)?])
     }
 }
 

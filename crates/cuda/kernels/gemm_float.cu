@@ -1,5 +1,6 @@
-// Products of f32 activations and float weights: in f32 by fused multiply-adds in ascending k, which equals the reference
-// bit for bit, or rounded to bf16 for the tensor cores of sm_80 on. A token's result does not depend on its company.
+// Products of f32 activations and float weights: in f32 by fused multiply-adds in ascending k, which equals the
+// reference bit for bit, or rounded to bf16 for the tensor cores of sm_80 on. A token's result does not depend on its
+// company.
 #include "mma_tile.cuh"
 #include "simt_tile.cuh"
 
@@ -68,8 +69,8 @@ ANY_KERNELS(f32, float)
 // more tokens, the fewer stages: what counts then is how many warps fit.
 template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENTS) {
     extern __shared__ __align__(128) u8 memory[];
-    constexpr int WIDTH = 128 / sizeof(Weight), STAGES = TOKENS == 1 ? 5 : TOKENS == 4 ? 4 : 3, TOKENS_AT = 32 * 128, STAGE = TOKENS_AT + TOKENS * WIDTH * 4;
-    constexpr int QUADS = TOKENS * WIDTH / 4;
+    constexpr int WIDTH = 128 / sizeof(Weight), QUADS = TOKENS * WIDTH / 4;
+    constexpr int STAGES = TOKENS == 1 ? 5 : TOKENS == 4 ? 4 : 3, TOKENS_AT = 32 * 128, STAGE = TOKENS_AT + QUADS * 16;
     const int groups = (t + TOKENS - 1) / TOKENS, first_token = (int)blockIdx.x % groups * TOKENS;
     const int lane = threadIdx.x, first = (int)blockIdx.x / groups * 32, count = (k + WIDTH - 1) / WIDTH;
     const bool aligned = k % (16 / (int)sizeof(Weight)) == 0;
@@ -91,7 +92,8 @@ template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENT
     auto tokens = [&](int s) {
 #pragma unroll
         for (int i = 0; i < (QUADS + 31) / 32; i++) {
-            const int q = i * 32 + lane, token = first_token + q / (WIDTH / 4), at = s * WIDTH + q % (WIDTH / 4) * 4;
+            const int q = i * 32 + lane, token = first_token + q / (WIDTH / 4);
+            const int at = s * WIDTH + q % (WIDTH / 4) * 4;
             if (q >= QUADS) break;
             const bool there = token < t && at < k;
             copy(stages + s % STAGES * STAGE + TOKENS_AT + q * 16, x + (long long)(there ? token : 0) * k, at, 4, there);

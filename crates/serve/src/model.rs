@@ -1,0 +1,69 @@
+//! A model that is served: an engine's handle with the words and the habits of its model.
+use crate::error::{ApiError, Result};
+use planish_checkpoint::generation::GenerationDefaults;
+use planish_engine::{Handle, Vocabulary};
+use planish_text::{ChatTemplate, Tokenizer};
+
+/// What the roof hands over for each MODEL.
+pub struct Served {
+    /// The name that callers use.
+    pub name: String,
+    /// The engine.
+    pub handle: Handle,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// Conversations to text.
+    pub chat: Option<ChatTemplate>,
+    /// `tokenizer_config.json`, shown at `/tokenizer_info`.
+    pub tokenizer_config: serde_json::Value,
+    /// Tokens that end a text.
+    pub eos: Vec<u32>,
+    /// What the model's authors suggest for sampling.
+    pub defaults: GenerationDefaults,
+}
+
+/// A model in service.
+pub struct Model {
+    /// What was handed over.
+    pub served: Served,
+    /// Its tokens, for grammars.
+    pub vocabulary: Vocabulary,
+    /// Seconds since 1970 at which it was ready.
+    pub created: u64,
+}
+
+impl Model {
+    /// Takes a model into service.
+    pub fn new(served: Served) -> Model {
+        let width = served.handle.info().plan.vocab;
+        let vocabulary = Vocabulary::new(served.tokenizer.clone(), served.eos.clone(), width);
+        Model { served, vocabulary, created: crate::clock::unix_seconds() }
+    }
+
+    /// The name that callers use.
+    pub fn name(&self) -> &str {
+        &self.served.name
+    }
+
+    /// Longest sequence, prompt and answer together.
+    pub fn context(&self) -> usize {
+        let config = self.served.handle.info().config;
+        config.max_model_len.min(config.pages * config.page_size)
+    }
+
+    /// Columns of the logits.
+    pub fn vocab(&self) -> usize {
+        self.served.handle.info().plan.vocab
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.served.tokenizer
+    }
+
+    /// Its chat template, or why it cannot chat.
+    pub fn template(&self) -> Result<&ChatTemplate> {
+        let missing = || ApiError::invalid("messages", "this model has no chat template: use /v1/completions");
+        self.served.chat.as_ref().ok_or_else(missing)
+    }
+}

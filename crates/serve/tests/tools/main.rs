@@ -1,0 +1,4 @@
+//! Tool calls: every format, cut anywhere, well and badly written.
+mod answers;
+mod cuts;
+mod formats;

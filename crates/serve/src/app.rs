@@ -3,7 +3,7 @@
 use crate::error::ApiError;
 use crate::options::Options;
 use crate::state::State;
-use crate::{auth, chat, completions, journal, metrics, models, openapi, probes, tokens, ui};
+use crate::{auth, chat, completions, journal, messages, metrics, models, openapi, probes, responses, tokens, ui};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode};
@@ -23,6 +23,9 @@ pub fn router(state: Arc<State>) -> Router {
     let mut routes: Router<Arc<State>> = Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::complete))
+        .route("/v1/responses", post(responses::respond))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::one))
         .route("/v1/embeddings", post(models::embeddings))
@@ -34,10 +37,7 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/version", get(probes::version))
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::document));
-    for page in ui::pages() {
-        routes = routes.route(page, get(ui::swagger));
-    }
-    routes = routes.fallback(no_route).method_not_allowed_fallback(wrong_method);
+    routes = routes.merge(ui::routes()).fallback(no_route).method_not_allowed_fallback(wrong_method);
     let guarded = routes.layer(from_fn_with_state(state.clone(), auth::guard)).layer(from_fn(check_head));
     let open = match cors(&state.options) {
         Some(cors) => guarded.layer(cors),

@@ -244,7 +244,7 @@ async fn collect(mut running: Running, mut teller: Teller, answers: usize) -> Re
 }
 
 impl Voice for Teller {
-    fn tell(&mut self, output: Output, running: &Running, out: &mut Events) -> Result<()> {
+    fn tell(&mut self, output: Output, running: &mut Running, out: &mut Events) -> Result<()> {
         if let Some(choice) = self.take(output) {
             let each = self.options.continuous_usage_stats == Some(true);
             let told = self.options.include_usage == Some(true);

@@ -3,7 +3,8 @@
 use crate::error::{ApiError, Result};
 use crate::model::Model;
 use crate::state::State;
-use crate::wire::chat::{ChatMessage, Content, Role, Tool};
+use crate::tools::{Tool, for_template as with_objects, spell_out};
+use crate::wire::chat::{ChatMessage, Content, Role};
 use planish_text::ChatInput;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -25,21 +26,30 @@ pub struct Conversation {
     pub variables: Map<String, Value>,
 }
 
+/// A conversation as the model reads it.
+pub struct Encoded {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The prompt ends within a reasoning part.
+    pub thinking: bool,
+}
+
 impl Conversation {
     /// Its token ids in the model's template. Special-token text that callers wrote stays text.
-    pub async fn encode(self, state: &State, model: &Arc<Model>) -> Result<Vec<u32>> {
-        let input = self.input(model.context())?;
+    pub async fn encode(self, state: &State, model: &Arc<Model>) -> Result<Encoded> {
+        let input = self.input(model)?;
         let model = model.clone();
         state
             .desk
             .run(move || {
                 let rendered = model.template()?.render_plain(&input, model.tokenizer())?;
-                Ok(model.tokenizer().encode_chat(&rendered)?)
+                let thinking = crate::reasoning::is_begun_by(rendered.text());
+                Ok(Encoded { ids: model.tokenizer().encode_chat(&rendered)?, thinking })
             })
             .await
     }
 
-    fn input(self, context: usize) -> Result<ChatInput> {
+    fn input(self, model: &Model) -> Result<ChatInput> {
         if self.messages.is_empty() || self.messages.len() > MOST_MESSAGES {
             let found = self.messages.len();
             let message = format!("messages: expected 1 to {MOST_MESSAGES} messages, found {found}");
@@ -50,10 +60,17 @@ impl Conversation {
         for (at, message) in self.messages.into_iter().enumerate() {
             messages.push(for_template(at, message, &mut bytes)?);
         }
-        check_length("messages", bytes, context)?;
-        let tools = (!self.tools.is_empty()).then(|| json!(self.tools));
+        bytes += self.tools.iter().map(|tool| tool.definition().to_string().len()).sum::<usize>();
+        check_length("messages", bytes, model.context())?;
+        let mut messages = Value::Array(messages);
+        with_objects(model.format, &mut messages);
+        if !model.shows_tools {
+            spell_out(model.format, &self.tools, &mut messages);
+        }
+        let tools = (!self.tools.is_empty() && model.shows_tools)
+            .then(|| self.tools.iter().map(Tool::definition).collect());
         Ok(ChatInput {
-            messages: Value::Array(messages),
+            messages,
             tools,
             add_generation_prompt: self.begin_answer,
             extra: self.variables,

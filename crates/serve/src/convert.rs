@@ -187,7 +187,7 @@ fn rules(fields: &SamplingFields) -> Result<TextRules> {
         return Err(ApiError::invalid("stop", format!("expected texts of 1 to {STOP_BYTES} bytes, found {found}")));
     }
     let (include_stop, skip_special) = (fields.include_stop, fields.skip_special);
-    Ok(TextRules { stop: fields.stop.clone(), include_stop, skip_special })
+    Ok(TextRules { stop: fields.stop.clone(), include_stop, skip_special, keep: Vec::new() })
 }
 
 /// The model's own ends and those asked for. A grammar ends a text with the model's own, whatever is to be ignored.

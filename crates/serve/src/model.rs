@@ -1,5 +1,7 @@
 //! A model that is served: an engine's handle with the words and the habits of its model.
 use crate::error::{ApiError, Result};
+use crate::reasoning::is_reasoning_template;
+use crate::tools::{Format, shows_tools};
 use planish_checkpoint::generation::GenerationDefaults;
 use planish_engine::{Handle, Vocabulary};
 use planish_text::{ChatTemplate, Tokenizer};
@@ -14,6 +16,12 @@ pub struct Served {
     pub tokenizer: Tokenizer,
     /// Conversations to text.
     pub chat: Option<ChatTemplate>,
+    /// The template's source, which shows how tools and reasoning are written.
+    pub template: String,
+    /// `model_type` of `config.json`.
+    pub family: String,
+    /// How tool calls are written, if it is not to be guessed.
+    pub tool_format: Option<&'static Format>,
     /// `tokenizer_config.json`, shown at `/tokenizer_info`.
     pub tokenizer_config: serde_json::Value,
     /// Tokens that end a text.
@@ -28,6 +36,12 @@ pub struct Model {
     pub served: Served,
     /// Its tokens, for grammars.
     pub vocabulary: Vocabulary,
+    /// How it writes tool calls.
+    pub format: &'static Format,
+    /// Its template shows tools.
+    pub shows_tools: bool,
+    /// It writes what it thinks before an answer.
+    pub reasons: bool,
     /// Seconds since 1970 at which it was ready.
     pub created: u64,
 }
@@ -37,7 +51,15 @@ impl Model {
     pub fn new(served: Served) -> Model {
         let width = served.handle.info().plan.vocab;
         let vocabulary = Vocabulary::new(served.tokenizer.clone(), served.eos.clone(), width);
-        Model { served, vocabulary, created: crate::clock::unix_seconds() }
+        let guessed = || Format::of_model(&served.template, &served.family);
+        Model {
+            format: served.tool_format.unwrap_or_else(guessed),
+            shows_tools: shows_tools(&served.template),
+            reasons: is_reasoning_template(&served.template),
+            created: crate::clock::unix_seconds(),
+            vocabulary,
+            served,
+        }
     }
 
     /// The name that callers use.
@@ -59,6 +81,13 @@ impl Model {
     /// Its tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.served.tokenizer
+    }
+
+    /// Control tokens that must be seen in an answer: the marks of tool calls and of reasoning.
+    pub fn marks(&self) -> Vec<u32> {
+        let marks = self.format.markers().chain(["<think>", "</think>"]);
+        let ids = marks.filter_map(|mark| self.served.tokenizer.token_to_id(mark));
+        ids.filter(|&id| self.served.tokenizer.is_special(id)).collect()
     }
 
     /// Its chat template, or why it cannot chat.

@@ -11,6 +11,9 @@ use utoipa::{Modify, OpenApi};
     paths(
         chat::chat,
         completions::complete,
+        crate::responses::respond,
+        crate::messages::create,
+        crate::messages::count,
         models::list,
         models::one,
         models::embeddings,

@@ -12,6 +12,8 @@ pub struct TextRules {
     pub include_stop: bool,
     /// Leave control tokens out of the text.
     pub skip_special: bool,
+    /// But not these.
+    pub keep: Vec<u32>,
 }
 
 /// More of one answer.
@@ -34,6 +36,8 @@ pub struct Piece {
     pub tokens: Vec<Token>,
     /// In the last piece.
     pub end: Option<FinishReason>,
+    /// The stop string that ended it.
+    pub stop: Option<String>,
 }
 
 /// A generated token.
@@ -50,6 +54,9 @@ pub struct Choice {
     detokenizer: Detokenizer,
     stops: StopStrings,
     include_stop: bool,
+    /// Control tokens that are shown, and what decodes the text.
+    keep: Vec<u32>,
+    tokenizer: Tokenizer,
     /// Tokens whose text is not certain yet.
     waiting: Vec<Token>,
     count: usize,
@@ -63,6 +70,8 @@ impl Choice {
             detokenizer: Detokenizer::after(tokenizer.clone(), prompt, rules.skip_special),
             stops: StopStrings::new(rules.stop.iter().cloned())?,
             include_stop: rules.include_stop,
+            keep: if rules.skip_special { rules.keep.clone() } else { Vec::new() },
+            tokenizer: tokenizer.clone(),
             waiting: Vec::new(),
             count: 0,
             done: false,
@@ -72,6 +81,11 @@ impl Choice {
     /// Whether it is complete: the engine may still go on for the sake of others.
     pub fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Nothing more of it is wanted.
+    pub fn close(&mut self) {
+        self.done = true;
     }
 
     /// Its tokens so far.
@@ -86,9 +100,13 @@ impl Choice {
         }
         self.count += 1;
         self.waiting.push(Token { id, logprobs });
-        let text = self.detokenizer.push(id)?.unwrap_or_default();
-        let (text, stopped) = self.until_stop(&text);
-        Ok(self.piece(text, stopped.then_some(FinishReason::Stop)))
+        let text = match self.keep.contains(&id) {
+            false => self.detokenizer.push(id)?.unwrap_or_default(),
+            true => self.detokenizer.finish()? + &self.tokenizer.id_to_token(id).unwrap_or_default(),
+        };
+        let (text, stop) = self.until_stop(&text);
+        let end = stop.is_some().then_some(FinishReason::Stop);
+        Ok(self.piece(text, end, stop))
     }
 
     /// The engine's end: what was held back is certain.
@@ -97,31 +115,32 @@ impl Choice {
             return Ok(None);
         }
         let rest = self.detokenizer.finish()?;
-        let (mut text, stopped) = self.until_stop(&rest);
-        if !stopped {
+        let (mut text, stop) = self.until_stop(&rest);
+        if stop.is_none() {
             text.push_str(&self.stops.finish());
         }
-        let reason = if stopped { FinishReason::Stop } else { reason };
-        Ok(self.piece(text, Some(reason)))
+        let reason = if stop.is_some() { FinishReason::Stop } else { reason };
+        Ok(self.piece(text, Some(reason), stop))
     }
 
-    fn until_stop(&mut self, text: &str) -> (String, bool) {
+    fn until_stop(&mut self, text: &str) -> (String, Option<String>) {
         match self.stops.push(text) {
-            StopResult::Text(text) => (text, false),
+            StopResult::Text(text) => (text, None),
             StopResult::Stopped { mut text, stop } => {
+                let stop = self.stops.get(stop).unwrap_or_default();
                 if self.include_stop {
-                    text.push_str(self.stops.get(stop).unwrap_or_default());
+                    text.push_str(stop);
                 }
-                (text, true)
+                (text, Some(stop.to_owned()))
             }
         }
     }
 
-    fn piece(&mut self, text: String, end: Option<FinishReason>) -> Option<Piece> {
+    fn piece(&mut self, text: String, end: Option<FinishReason>, stop: Option<String>) -> Option<Piece> {
         self.done = end.is_some();
         if text.is_empty() && end.is_none() {
             return None;
         }
-        Some(Piece { text, tokens: std::mem::take(&mut self.waiting), end })
+        Some(Piece { text, tokens: std::mem::take(&mut self.waiting), end, stop })
     }
 }

@@ -105,6 +105,17 @@ impl Running {
         Usage { total_tokens: self.usage.prompt_tokens + self.usage.completion_tokens, ..self.usage }
     }
 
+    /// Nothing more of an answer is wanted: when all answers to a prompt have ended, its pages are free.
+    pub fn close(&mut self, index: usize) {
+        self.choices[index].close();
+        self.counts.generated(self.choices[index].tokens());
+        let prompt = index / self.n;
+        if self.choices[prompt * self.n..][..self.n].iter().all(Choice::is_done) {
+            self.cancels[prompt] = None;
+        }
+        self.over = self.choices.iter().all(Choice::is_done);
+    }
+
     /// The next piece; none after the last.
     pub async fn next(&mut self) -> Option<Result<Output>> {
         std::future::poll_fn(|cx| self.poll(cx)).await
@@ -170,12 +181,7 @@ impl Running {
             Err(error) => return Some(Err(error)),
         };
         if piece.end.is_some() {
-            self.counts.generated(self.choices[prompt * self.n + choice].tokens());
-            let of_prompt = &self.choices[prompt * self.n..][..self.n];
-            if of_prompt.iter().all(Choice::is_done) {
-                self.cancels[prompt] = None;
-            }
-            self.over = self.choices.iter().all(Choice::is_done);
+            self.close(prompt * self.n + choice);
         }
         Some(Ok(Output::Delta(Delta { choice, index: prompt * self.n + choice, piece })))
     }

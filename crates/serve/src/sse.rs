@@ -24,7 +24,7 @@ pub trait Voice: Send + Unpin + 'static {
     /// Before the first piece.
     fn begin(&mut self, _out: &mut Events) {}
     /// A piece.
-    fn tell(&mut self, output: Output, running: &Running, out: &mut Events) -> Result<(), ApiError>;
+    fn tell(&mut self, output: Output, running: &mut Running, out: &mut Events) -> Result<(), ApiError>;
     /// After the last.
     fn end(&mut self, running: &Running, out: &mut Events);
     /// Instead of an end.
@@ -101,7 +101,7 @@ impl<V: Voice> Stream<V> {
                     if !std::mem::replace(&mut self.begun, true) {
                         self.voice.begin(&mut out);
                     }
-                    let told = result.and_then(|output| self.voice.tell(output, &self.running, &mut out));
+                    let told = result.and_then(|output| self.voice.tell(output, &mut self.running, &mut out));
                     if let Err(error) = told {
                         self.voice.fail(&error, &mut out);
                         self.over = true;

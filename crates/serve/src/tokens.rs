@@ -35,11 +35,11 @@ pub async fn tokenize(
         (None, Some(messages)) => {
             let conversation = Conversation {
                 messages,
-                tools: request.tools.unwrap_or_default(),
+                tools: request.tools.unwrap_or_default().into_iter().map(Into::into).collect(),
                 begin_answer: request.add_generation_prompt.unwrap_or(true),
                 variables: request.chat_template_kwargs.unwrap_or_default(),
             };
-            conversation.encode(&state, &model).await?
+            conversation.encode(&state, &model).await?.ids
         }
         _ => return Err(ApiError::invalid("prompt", "expected either prompt or messages")),
     };

@@ -138,7 +138,7 @@ pub enum ToolChoice {
 }
 
 /// Whether to call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ToolMode {
     /// Never.
@@ -208,6 +208,13 @@ pub enum ResponseFormat {
         /// Rust's syntax, no look-around.
         regex: String,
     },
+}
+
+impl ResponseFormat {
+    /// Whether any text will do.
+    pub fn is_free(&self) -> bool {
+        matches!(self, ResponseFormat::Text)
+    }
 }
 
 /// A JSON schema with its name.

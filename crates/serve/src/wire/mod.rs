@@ -4,6 +4,8 @@ pub mod chat;
 pub mod completions;
 mod generation;
 pub mod lists;
+pub mod messages;
+pub mod responses;
 pub mod tokens;
 
 pub use generation::{Floats, OneOrMany, SamplingFields, StreamOptions, Usage};

@@ -7,6 +7,7 @@ use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ArgAction};
 use planish::Model;
+use planish_serve::tools::{FORMATS, Format};
 use planish_serve::{Address, Keys, LogStyle, Options, Served, Service, Tls};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,9 @@ pub struct Flags {
     /// Sampling where a request says nothing: as the model's generation_config.json suggests, or OpenAI's defaults
     #[arg(long, default_value = "auto", value_parser = ["auto", "none"])]
     generation_config: String,
+    /// How models write tool calls (default: what each model's template shows)
+    #[arg(long, value_name = "FORMAT", value_parser = FORMATS.map(|format| format.name))]
+    tool_call_parser: Option<String>,
     /// A line on stderr for each request; never a word of a prompt
     #[arg(long, default_value = "text", value_parser = ["off", "text", "json"])]
     log_requests: String,
@@ -169,6 +173,9 @@ fn load(global: &Global, flags: &Flags, model: &Model, title: &str) -> Result<Se
         handle,
         tokenizer: words.tokenizer,
         chat: words.chat,
+        template: words.template,
+        family: model.config.model_type()?.into(),
+        tool_format: flags.tool_call_parser.as_deref().and_then(Format::named),
         tokenizer_config: config.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok()).unwrap_or(json!({})),
         eos,
         defaults: model.generation.clone(),

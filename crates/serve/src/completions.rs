@@ -11,9 +11,7 @@ use crate::piece::Piece;
 use crate::running::{Output, Running};
 use crate::sse::{self, Events, Voice};
 use crate::state::State;
-use crate::wire::completions::{
-    CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, Prompt,
-};
+use crate::wire::completions::{CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, Prompt};
 use crate::wire::{StreamOptions, Usage, check_rest};
 use axum::Json;
 use axum::extract::State as Shared;
@@ -46,7 +44,8 @@ pub async fn complete(Shared(state): Shared<Arc<State>>, job: Job<CompletionRequ
     let echo = request.echo.unwrap_or(false);
     fields.prompt_logprobs = request.logprobs.filter(|_| echo);
     let special = request.add_special_tokens.unwrap_or(true);
-    let prompt = request.prompt.take().ok_or_else(|| ApiError::invalid("prompt", "prompt: expected one, found none"))?;
+    let prompt =
+        request.prompt.take().ok_or_else(|| ApiError::invalid("prompt", "prompt: expected one, found none"))?;
     let (ids, texts) = encode(&state, &model, prompt, special).await?;
     let sources: Vec<Source> = match echo {
         true => ids.iter().zip(texts).map(|(ids, text)| Source::new(&model, ids, text)).collect::<Result<_>>()?,

@@ -67,14 +67,9 @@ impl Conversation {
         if !model.shows_tools {
             spell_out(model.format, &self.tools, &mut messages);
         }
-        let tools = (!self.tools.is_empty() && model.shows_tools)
-            .then(|| self.tools.iter().map(Tool::definition).collect());
-        Ok(ChatInput {
-            messages,
-            tools,
-            add_generation_prompt: self.begin_answer,
-            extra: self.variables,
-        })
+        let tools =
+            (!self.tools.is_empty() && model.shows_tools).then(|| self.tools.iter().map(Tool::definition).collect());
+        Ok(ChatInput { messages, tools, add_generation_prompt: self.begin_answer, extra: self.variables })
     }
 }
 

@@ -74,7 +74,14 @@ pub async fn ask(
         cache_salt: salt(tenant, fields.cache_salt),
         grammar,
     };
-    Ok(Ask { model, prompts: prompts.ids, request, rules, time: state.options.request_time, counts: state.counts.clone() })
+    Ok(Ask {
+        model,
+        prompts: prompts.ids,
+        request,
+        rules,
+        time: state.options.request_time,
+        counts: state.counts.clone(),
+    })
 }
 
 /// A tenant's part of the cache is its own, whatever salt a request brings.

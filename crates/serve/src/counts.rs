@@ -1,6 +1,6 @@
 //! What the server itself counts; the engine counts the rest.
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Status classes of answers.
 const CLASSES: usize = 6;
@@ -35,9 +35,8 @@ pub struct Buckets {
 }
 
 /// Upper bounds of token counts, as vLLM has them.
-pub const BOUNDS: [f64; 17] = [
-    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
-];
+pub const BOUNDS: [f64; 17] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5];
 
 impl Buckets {
     fn record(&mut self, value: f64) {

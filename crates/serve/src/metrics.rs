@@ -130,7 +130,8 @@ fn aliases(page: &mut Page<'_>) {
     page.head("vllm:cache_config_info", "gauge", "Sizes of the KV cache");
     for source in page.sources {
         let c = source.config;
-        let sizes = format!("block_size=\"{}\",num_gpu_blocks=\"{}\",cache_dtype=\"{}\"", c.page_size, c.pages, c.kv_dtype);
+        let sizes =
+            format!("block_size=\"{}\",num_gpu_blocks=\"{}\",cache_dtype=\"{}\"", c.page_size, c.pages, c.kv_dtype);
         let _ = writeln!(page.text, "vllm:cache_config_info{{{},{sizes}}} 1", source.labels);
     }
 }

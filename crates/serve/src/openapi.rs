@@ -25,6 +25,7 @@ use utoipa::{Modify, OpenApi};
         probes::version,
         crate::metrics::metrics,
     ),
+    components(schemas(crate::wire::messages::Block)),
     security((), ("key" = [])),
     modifiers(&Key)
 )]

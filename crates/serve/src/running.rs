@@ -170,12 +170,7 @@ impl Running {
         self.choices.get(prompt * self.n + choice).is_some_and(|choice| !choice.is_done())
     }
 
-    fn deliver(
-        &mut self,
-        prompt: usize,
-        choice: usize,
-        piece: Result<Option<Piece>>,
-    ) -> Option<Result<Output>> {
+    fn deliver(&mut self, prompt: usize, choice: usize, piece: Result<Option<Piece>>) -> Option<Result<Output>> {
         let piece = match piece {
             Ok(piece) => piece?,
             Err(error) => return Some(Err(error)),
@@ -225,4 +220,3 @@ fn timed_out() -> ApiError {
     let message = "the answer took longer than this server allows (--request-timeout)";
     ApiError::status(axum::http::StatusCode::GATEWAY_TIMEOUT, message).code("timeout")
 }
-

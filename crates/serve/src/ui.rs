@@ -1,7 +1,7 @@
 //! Pages for people: Swagger UI at `/`, a chat at `/chat`. They hold nothing but themselves, so they need no key; what they ask for does.
 use crate::error::ApiError;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::Router;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use std::sync::Arc;

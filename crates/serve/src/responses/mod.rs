@@ -9,9 +9,7 @@ use crate::sse;
 use crate::state::State;
 use crate::tools::ToolChoice;
 use crate::turn::Turn;
-use crate::wire::chat::{
-    CalledFunction, ChatMessage, Content, NamedSchema, ResponseFormat, Role, ToolCall, ToolMode,
-};
+use crate::wire::chat::{CalledFunction, ChatMessage, Content, NamedSchema, ResponseFormat, Role, ToolCall, ToolMode};
 use crate::wire::responses::{FlatChoice, FlatTool, Input, Item, ResponseObject, ResponsesRequest, TextFormat};
 use crate::wire::{SamplingFields, check_rest};
 use axum::Json;
@@ -88,8 +86,16 @@ fn check(request: &ResponsesRequest, strict: bool) -> Result<()> {
             ("reasoning", Value::Object(map)) => map.values().all(Value::is_null),
             _ => false,
         };
-        let known = ["background", "conversation", "include", "max_tool_calls", "prompt", "reasoning", "top_logprobs",
-            "truncation"];
+        let known = [
+            "background",
+            "conversation",
+            "include",
+            "max_tool_calls",
+            "prompt",
+            "reasoning",
+            "top_logprobs",
+            "truncation",
+        ];
         if known.contains(&name.as_str()) && !idle {
             return Err(ApiError::unsupported(name));
         }
@@ -238,4 +244,3 @@ fn status(end: Option<FinishReason>) -> &'static str {
         Some(FinishReason::Length) | None => "incomplete",
     }
 }
-

@@ -134,7 +134,8 @@ impl Script {
         };
         let item = match kind {
             Kind::Text => {
-                let empty = OutputText { r#type: "output_text", text: String::new(), annotations: vec![], logprobs: vec![] };
+                let empty =
+                    OutputText { r#type: "output_text", text: String::new(), annotations: vec![], logprobs: vec![] };
                 OutputItem::Message { id: id.clone(), status: "completed", role: "assistant", content: vec![empty] }
             }
             Kind::Thought => {
@@ -240,7 +241,8 @@ impl Voice for Script {
 
     fn fail(&mut self, error: &ApiError, out: &mut Events) {
         let fields = error.body()["error"].clone();
-        let event = json!({"code": fields["code"], "message": fields["message"], "param": fields["param"], "error": fields});
+        let event =
+            json!({"code": fields["code"], "message": fields["message"], "param": fields["param"], "error": fields});
         self.event("error", |_| event, out);
     }
 }

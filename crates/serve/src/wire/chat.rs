@@ -1,6 +1,6 @@
 //! `/v1/chat/completions`.
-use super::generation::generation_request;
 use super::Usage;
+use super::generation::generation_request;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -297,7 +297,7 @@ pub struct TokenLogprob {
     /// Its text; bytes that are no text become U+FFFD.
     pub token: String,
     /// Natural logarithm of its probability.
-    pub logprob: f32,
+    pub logprob: f64,
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// The likeliest at its place.
@@ -310,7 +310,7 @@ pub struct TopLogprob {
     /// Its text.
     pub token: String,
     /// Natural logarithm of its probability.
-    pub logprob: f32,
+    pub logprob: f64,
     /// Its bytes.
     pub bytes: Vec<u8>,
 }

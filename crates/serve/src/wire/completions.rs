@@ -84,7 +84,7 @@ pub struct CompletionLogprobs {
     /// Texts of the tokens.
     pub tokens: Vec<String>,
     /// Null for the first token of a prompt.
-    pub token_logprobs: Vec<Option<f32>>,
+    pub token_logprobs: Vec<Option<f64>>,
     /// The likeliest at each place, by text; null for the first token of a prompt.
     #[schema(value_type = Vec<Option<Object>>)]
     pub top_logprobs: Vec<Option<Map<String, Value>>>,

@@ -199,8 +199,8 @@ pub struct Usage {
 pub struct Floats;
 
 impl Floats {
-    /// The same float everywhere that it is told.
-    pub fn logprob(x: f32) -> f32 {
-        if x.is_nan() { -9999.0 } else { x.max(-9999.0) }
+    /// The same number everywhere that it is told: widened, so that every reader sees the engine's own float.
+    pub fn logprob(x: f32) -> f64 {
+        if x.is_nan() { -9999.0 } else { f64::from(x).max(-9999.0) }
     }
 }

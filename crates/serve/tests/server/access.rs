@@ -15,8 +15,19 @@ fn everything_but_a_few_pages_needs_a_key() {
     let paths = server.get("/openapi.json").ok()["paths"].clone();
     let mut documented: Vec<String> = paths.as_object().unwrap().keys().cloned().collect();
     assert!(documented.len() >= 12);
-    let more = ["/nothing", "//v1/models", "/V1/models", "/v1/models/", "/v1%2fmodels", "/v1/chat/completions/", "/health/",
-        "/healthy", "/Health", "/metrics?x=1", "/v1/../health"];
+    let more = [
+        "/nothing",
+        "//v1/models",
+        "/V1/models",
+        "/v1/models/",
+        "/v1%2fmodels",
+        "/v1/chat/completions/",
+        "/health/",
+        "/healthy",
+        "/Health",
+        "/metrics?x=1",
+        "/v1/../health",
+    ];
     documented.extend(more.map(str::to_owned));
     for path in documented.iter().filter(|path| !["/health", "/ready"].contains(&path.as_str())) {
         for method in ["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"] {
@@ -52,17 +63,20 @@ fn keys_come_as_bearer_or_x_api_key() {
 #[test]
 fn tenants_do_not_see_each_others_prefixes() {
     let server = guarded();
-    let body = json!({"prompt": "p".repeat(100), "max_tokens": 1, "cache_salt": "same"}).to_string();
-    let ask = |key: &str| {
-        let before = hits(&server);
-        send(&server.address, "POST", "/v1/completions", &[("x-api-key", key)], body.as_bytes()).ok();
-        hits(&server) - before
-    };
-    fn hits(server: &Server) -> f64 {
+    let asked = json!({"prompt": "p".repeat(100), "max_tokens": 1, "ignore_eos": true, "cache_salt": "same"});
+    let body = asked.to_string();
+    let metric = |name: &str| -> f64 {
         let page = send(&server.address, "GET", "/metrics", &[("x-api-key", "key-one")], b"");
-        let line = page.text().lines().find(|l| l.starts_with("vllm:prefix_cache_hits_total{")).unwrap().to_owned();
+        let line = page.text().lines().find(|l| l.starts_with(&format!("{name}{{"))).unwrap().to_owned();
         line.rsplit(' ').next().unwrap().parse().unwrap()
-    }
+    };
+    let ask = |key: &str| {
+        let before = ["vllm:prefix_cache_hits_total", "vllm:generation_tokens_total"].map(metric);
+        send(&server.address, "POST", "/v1/completions", &[("x-api-key", key)], body.as_bytes()).ok();
+        // Both numbers are shown at the same moment, after the step.
+        until("the token is counted", || metric("vllm:generation_tokens_total") > before[1]);
+        metric("vllm:prefix_cache_hits_total") - before[0]
+    };
     assert_eq!(ask("key-one"), 0.0);
     assert_eq!(ask("key-two"), 0.0, "the other tenant must miss");
     assert!(ask("key-one") > 0.0, "the same tenant must hit");

@@ -216,8 +216,10 @@ fn messages_have_roles_and_parts() {
     assert_eq!(prompt_of(parts), "system: S\nuser: a\nb\nassistant: \nassistant: ");
     for (messages, param) in [
         (json!([]), "messages"),
-        (json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/"}}]}]),
-            "messages[0].content[0]"),
+        (
+            json!([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/"}}]}]),
+            "messages[0].content[0]",
+        ),
         (json!([{"role": "robot", "content": "x"}]), "messages[0].role"),
         (json!([{"role": "user"}]), "messages[0].content"),
         (json!([{"content": "x"}]), "messages[0]"),

@@ -106,10 +106,23 @@ fn sixteen_tokens_unless_told_otherwise() {
 fn prompts_that_cannot_be_run_are_refused() {
     let server = server();
     let over: Vec<u32> = vec![65; CONTEXT + 1];
-    for prompt in [json!(""), json!([]), json!([[]]), json!([""]), json!([256]), json!([-1]), json!([[1], [300]]),
-        json!(over), json!("x".repeat(CONTEXT + 1)), json!({"a": 1}), json!([1, "a"]), Value::Null, json!(1.5),
-        json!("x".repeat(CONTEXT * 17)), json!(vec!["x"; 4000])]
-    {
+    for prompt in [
+        json!(""),
+        json!([]),
+        json!([[]]),
+        json!([""]),
+        json!([256]),
+        json!([-1]),
+        json!([[1], [300]]),
+        json!(over),
+        json!("x".repeat(CONTEXT + 1)),
+        json!({"a": 1}),
+        json!([1, "a"]),
+        Value::Null,
+        json!(1.5),
+        json!("x".repeat(CONTEXT * 17)),
+        json!(vec!["x"; 4000]),
+    ] {
         let error = server.complete(json!({"prompt": prompt})).error(400);
         assert!(error["param"].is_string(), "{error}");
     }

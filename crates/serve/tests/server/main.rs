@@ -9,3 +9,4 @@ mod malformed;
 mod operation;
 mod setting;
 mod tokens;
+mod turns;

@@ -20,9 +20,8 @@ fn every_path_and_method_answers_in_one_shape() {
 fn bodies_are_json_within_limits() {
     let options = Options { max_body: 4096, ..Options::default() };
     let server = start(options, vec![served(NAME, engine())]);
-    let post = |headers: &[(&str, &str)], body: &[u8]| {
-        send(&server.address, "POST", "/v1/chat/completions", headers, body)
-    };
+    let post =
+        |headers: &[(&str, &str)], body: &[u8]| send(&server.address, "POST", "/v1/chat/completions", headers, body);
     post(&[("content-type", "text/plain")], b"{}").error(415);
     post(&[("content-type", "")], b"{}").error(415);
     post(&[("content-encoding", "gzip")], b"{}").error(415);
@@ -34,9 +33,22 @@ fn bodies_are_json_within_limits() {
     let single: String = ask.chars().map(|c| format!("1\r\n{c}\r\n")).collect::<String>() + "0\r\n\r\n";
     post(&[("transfer-encoding", "chunked")], single.as_bytes()).ok();
     post(&[("content-type", "application/json; charset=utf-8")], ask.as_bytes()).ok();
-    for body in ["", "{", "[]", "null", "\"x\"", "{} x", "{\"messages\": [}", "{\"a\"", "\u{feff}{}", "{\"n\": 1e400}",
-        "{\"n\": 1, \"n\": 2}", "{\"messages\": \"x\"}", "{'a': 1}", "{\"n\": NaN}"]
-    {
+    for body in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\"x\"",
+        "{} x",
+        "{\"messages\": [}",
+        "{\"a\"",
+        "\u{feff}{}",
+        "{\"n\": 1e400}",
+        "{\"n\": 1, \"n\": 2}",
+        "{\"messages\": \"x\"}",
+        "{'a': 1}",
+        "{\"n\": NaN}",
+    ] {
         post(&[], body.as_bytes()).error(400);
     }
     post(&[], b"{\"model\": \"\xff\xfe\"}").error(400);
@@ -46,9 +58,24 @@ fn bodies_are_json_within_limits() {
 #[test]
 fn numbers_out_of_range_are_named() {
     let server = server();
-    let wild = [json!(-1), json!(i64::MIN), json!(u64::MAX), json!(1e308), json!("NaN"), json!("3"), json!([]), json!({})];
-    let fields = ["n", "max_tokens", "max_completion_tokens", "top_logprobs", "min_tokens", "temperature", "top_p",
-        "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "priority"];
+    let wild =
+        [json!(-1), json!(i64::MIN), json!(u64::MAX), json!(1e308), json!("NaN"), json!("3"), json!([]), json!({})];
+    let fields = [
+        "n",
+        "max_tokens",
+        "max_completion_tokens",
+        "top_logprobs",
+        "min_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "repetition_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "seed",
+        "priority",
+    ];
     for field in fields {
         for value in &wild {
             let answer = server.chat(json!({"logprobs": true, field: value}));
@@ -61,11 +88,23 @@ fn numbers_out_of_range_are_named() {
             }
         }
     }
-    for (field, value) in [("n", json!(0)), ("n", json!(129)), ("n", json!(1_000_000)), ("n", json!(1.5)),
-        ("temperature", json!(2.1)), ("top_p", json!(1.1)), ("max_tokens", json!(0)), ("stop", json!([""])),
-        ("stop", json!(vec!["x"; 17])), ("stop_token_ids", json!([256])), ("stop_token_ids", json!([-1])),
-        ("min_tokens", json!(9)), ("logit_bias", json!({"1": "x"})), ("stream", json!("yes")), ("messages", json!(1))]
-    {
+    for (field, value) in [
+        ("n", json!(0)),
+        ("n", json!(129)),
+        ("n", json!(1_000_000)),
+        ("n", json!(1.5)),
+        ("temperature", json!(2.1)),
+        ("top_p", json!(1.1)),
+        ("max_tokens", json!(0)),
+        ("stop", json!([""])),
+        ("stop", json!(vec!["x"; 17])),
+        ("stop_token_ids", json!([256])),
+        ("stop_token_ids", json!([-1])),
+        ("min_tokens", json!(9)),
+        ("logit_bias", json!({"1": "x"})),
+        ("stream", json!("yes")),
+        ("messages", json!(1)),
+    ] {
         let error = server.chat(json!({field: value})).error(400);
         assert!(error["param"].as_str().unwrap().starts_with(field), "{error}");
     }

@@ -99,7 +99,9 @@ fn swagger_is_at_the_root() {
     assert_eq!(page.status, 200);
     assert!(page.text().contains("swagger-ui") && page.header("content-type").unwrap().contains("html"));
     // Everything that the page loads is there.
-    for part in page.text().split(['"', '\'']).filter(|p| p.ends_with(".js") || p.ends_with(".css") || p.ends_with(".png")) {
+    for part in
+        page.text().split(['"', '\'']).filter(|p| p.ends_with(".js") || p.ends_with(".css") || p.ends_with(".png"))
+    {
         let path = format!("/{}", part.trim_start_matches("./"));
         assert_eq!(server.get(&path).status, 200, "{path}");
     }
@@ -110,9 +112,8 @@ fn swagger_is_at_the_root() {
 
 #[test]
 fn a_dead_engine_is_told_and_ends_the_server() {
-    let (handle, broken) = breaking();
+    let handle = breaking();
     let server = start(Default::default(), vec![served(NAME, handle)]);
-    drop(broken);
     let answer = server.chat(json!({"max_tokens": 5}));
     let error = answer.error(503);
     assert_eq!(error["code"], "engine_dead");
@@ -120,8 +121,22 @@ fn a_dead_engine_is_told_and_ends_the_server() {
     assert!(text.contains("the engine of tiny has failed"), "{text}");
 }
 
+#[test]
+fn the_chat_page_is_whole() {
+    let server = server();
+    let page = server.get("/chat");
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"));
+    for (path, kind) in [("/chat", "text/html"), ("/chat.css", "text/css"), ("/chat.js", "text/javascript")] {
+        let part = server.get(path);
+        assert!(part.status == 200 && part.header("content-type").unwrap().starts_with(kind), "{path}");
+        assert!(!part.text().contains("http://") && !part.text().contains("https://"), "{path} names another host");
+    }
+    assert!(page.text().contains("/chat.js") && page.text().contains("/chat.css"));
+}
+
 /// An engine whose device panics at its first step.
-fn breaking() -> (Handle, ()) {
+fn breaking() -> Handle {
     use planish_engine::device::{Machine, Produced, Want};
     struct Broken;
     impl Machine for Broken {
@@ -133,5 +148,5 @@ fn breaking() -> (Handle, ()) {
         }
     }
     let info = engine().info().clone();
-    (Handle::over(Box::new(Broken), info).unwrap(), ())
+    Handle::over(Box::new(Broken), info).unwrap()
 }

@@ -3,20 +3,19 @@ use crate::client::{self, Answer};
 use planish_checkpoint::{config::Config, generation::GenerationDefaults, shards::ModelFiles};
 use planish_cpu::Scalar;
 use planish_engine::device::{Machine, Produced, Want};
-use planish_engine::{EngineOptions, Handle, Result, Snapshot, service};
+use planish_engine::{EngineOptions, Handle, Result, service};
 use planish_model::Plan;
 use planish_serve::{Address, Options, Served, Service};
 use planish_tensor::Batch;
 use planish_text::{ChatTemplate, Tokenizer};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 pub const NAME: &str = "tiny";
 /// Longest sequence of the model.
-pub const CONTEXT: usize = 256;
+pub const CONTEXT: usize = 768;
 /// Pages of 16 tokens.
 pub const PAGES: usize = 96;
 
@@ -130,9 +129,8 @@ impl Server {
     pub fn metric(&self, name: &str) -> f64 {
         let page = self.get("/metrics");
         assert_eq!(page.status, 200);
-        let line = page.text().lines().find(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']))
-        });
+        let line =
+            page.text().lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
         line.unwrap_or_else(|| panic!("no {name}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
 
@@ -167,11 +165,3 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
-
-/// What an engine counts, for those that are not behind a server.
-pub fn numbers(handle: &Handle) -> Snapshot {
-    handle.metrics()
-}
-
-/// For tests that share one server.
-pub type Shared = Arc<Server>;

@@ -28,7 +28,8 @@ fn conversations_are_encoded_as_a_chat_would_be() {
 #[test]
 fn what_is_no_text_and_no_id_is_refused() {
     let server = server();
-    for body in [json!({}), json!({"prompt": "x", "messages": hello()}), json!({"prompt": 1}), json!({"messages": []})] {
+    for body in [json!({}), json!({"prompt": "x", "messages": hello()}), json!({"prompt": 1}), json!({"messages": []})]
+    {
         server.post("/tokenize", &body).error(400);
     }
     for body in [json!({}), json!({"tokens": [256]}), json!({"tokens": [-1]}), json!({"tokens": "x"})] {

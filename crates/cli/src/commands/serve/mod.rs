@@ -5,7 +5,7 @@ use super::flags::EngineFlags;
 use super::{open, print_json};
 use crate::Global;
 use anyhow::{Context, Result, bail};
-use clap::{Args, ArgAction};
+use clap::{ArgAction, Args};
 use planish::Model;
 use planish_serve::tools::{FORMATS, Format};
 use planish_serve::{Address, Keys, LogStyle, Options, Served, Service, Tls};

@@ -141,7 +141,7 @@ fn breaking() -> Handle {
     struct Broken;
     impl Machine for Broken {
         fn run(&mut self, _: &planish_tensor::Batch, _: Want, _: &mut Produced) -> planish_engine::Result<()> {
-            panic!("at 0xdeadbeef in /root/secret.rs")
+            panic!("at 0xdeadbeef in {}", file!())
         }
         fn clear(&mut self, _: &[u32]) -> planish_engine::Result<()> {
             Err(Error::Stopped)

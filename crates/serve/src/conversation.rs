@@ -37,16 +37,26 @@ pub struct Encoded {
 impl Conversation {
     /// Its token ids in the model's template. Special-token text that callers wrote stays text.
     pub async fn encode(self, state: &State, model: &Arc<Model>) -> Result<Encoded> {
+        let has_tools = self.has_tools();
         let input = self.input(model)?;
         let model = model.clone();
         state
             .desk
             .run(move || {
-                let rendered = model.template()?.render_plain(&input, model.tokenizer())?;
+                let template = match model.tool_chat.as_ref().filter(|_| has_tools) {
+                    Some(template) => template,
+                    None => model.template()?,
+                };
+                let rendered = template.render_plain(&input, model.tokenizer())?;
                 let thinking = crate::reasoning::is_begun_by(rendered.text());
                 Ok(Encoded { ids: model.tokenizer().encode_chat(&rendered)?, thinking })
             })
             .await
+    }
+
+    fn has_tools(&self) -> bool {
+        let used = |m: &ChatMessage| m.role == Role::Tool || m.tool_calls.as_ref().is_some_and(|c| !c.is_empty());
+        !self.tools.is_empty() || self.messages.iter().any(used)
     }
 
     fn input(self, model: &Model) -> Result<ChatInput> {
@@ -64,11 +74,11 @@ impl Conversation {
         check_length("messages", bytes, model.context())?;
         let mut messages = Value::Array(messages);
         with_objects(model.format, &mut messages);
-        if !model.shows_tools {
+        let shown = model.shows_tools || model.tool_chat.is_some();
+        if !shown {
             spell_out(model.format, &self.tools, &mut messages);
         }
-        let tools =
-            (!self.tools.is_empty() && model.shows_tools).then(|| self.tools.iter().map(Tool::definition).collect());
+        let tools = (!self.tools.is_empty() && shown).then(|| self.tools.iter().map(Tool::definition).collect());
         Ok(ChatInput { messages, tools, add_generation_prompt: self.begin_answer, extra: self.variables })
     }
 }

@@ -40,6 +40,8 @@ pub struct Model {
     pub format: &'static Format,
     /// Its template shows tools.
     pub shows_tools: bool,
+    /// Another template, for conversations with tools, where its own shows none.
+    pub tool_chat: Option<ChatTemplate>,
     /// It writes what it thinks before an answer.
     pub reasons: bool,
     /// Seconds since 1970 at which it was ready.
@@ -52,9 +54,14 @@ impl Model {
         let width = served.handle.info().plan.vocab;
         let vocabulary = Vocabulary::new(served.tokenizer.clone(), served.eos.clone(), width);
         let guessed = || Format::of_model(&served.template, &served.family);
+        let format = served.tool_format.unwrap_or_else(guessed);
+        let shows_tools = shows_tools(&served.template);
+        let other = format.own_template().filter(|_| !shows_tools && served.chat.is_some());
         Model {
-            format: served.tool_format.unwrap_or_else(guessed),
-            shows_tools: shows_tools(&served.template),
+            format,
+            shows_tools,
+            // It is our own text: if it did not compile, the tools would be spelled out.
+            tool_chat: other.and_then(|text| ChatTemplate::new(text, specials(&served.tokenizer_config)).ok()),
             reasons: is_reasoning_template(&served.template),
             created: crate::clock::unix_seconds(),
             vocabulary,
@@ -95,4 +102,14 @@ impl Model {
         let missing = || ApiError::invalid("messages", "this model has no chat template: use /v1/completions");
         self.served.chat.as_ref().ok_or_else(missing)
     }
+}
+
+/// The special tokens that templates know by name.
+fn specials(config: &serde_json::Value) -> Vec<(&'static str, String)> {
+    let text = |name: &'static str| {
+        let value = &config[name];
+        let text = value.as_str().or_else(|| value["content"].as_str())?;
+        Some((name, text.to_owned()))
+    };
+    ["bos_token", "eos_token", "unk_token", "pad_token"].into_iter().filter_map(text).collect()
 }

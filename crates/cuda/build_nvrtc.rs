@@ -1,4 +1,4 @@
-//! sm_70: nvcc 13 no longer compiles for Volta, but NVRTC 12.9 does, without a GPU. The library is looked for at `NVRTC`,
+//! sm_70: nvcc 13 no longer compiles for Volta, but NVRTC 12.9 does, without a GPU. It is looked for at `NVRTC`,
 //! in `LD_LIBRARY_PATH`, and in a Python's `nvidia/cuda_nvrtc` wheel (nvidia-cuda-nvrtc-cu12==12.9.86); the toolkit's
 //! `fatbinary` then compresses what it makes.
 use libloading::Library;

@@ -116,18 +116,42 @@ fn float_and_fp8_answers_do_not_depend_on_company() {
     }
 }
 
+/// Log-probabilities this close are a near tie: which of the two wins is decided by the order of a sum.
+const NEAR_TIE: f32 = 0.05;
+
+/// Greedy answers of a device, with the likeliest tokens at each position.
+fn greedy(device: &str, name: &str) -> Vec<Vec<(u32, Vec<(u32, f32)>)>> {
+    let options = EngineOptions { max_model_len: Some(128), max_batch: Some(8), ..EngineOptions::default() };
+    let pipeline = open(device, name, options);
+    let answer = |request: Request| {
+        let stream = pipeline.handle().generate(Request { logprobs: Some(4), ..request }).unwrap();
+        let token = |event| match event {
+            Event::Token { id, logprobs, .. } => Some((id, logprobs.unwrap().top.iter().map(|t| (t.0, t.1)).collect())),
+            Event::Failed(e) => panic!("{e}"),
+            Event::Prompt(_) | Event::Done { .. } => None,
+        };
+        stream.into_iter().filter_map(token).collect()
+    };
+    requests().into_iter().filter(|r| r.sampling.temperature == 0.0).map(answer).collect()
+}
+
 #[test]
-fn answers_are_the_cpu_s() {
+fn answers_are_the_cpu_s_but_for_near_ties() {
     if !has_gpu() {
         return;
     }
-    let options = || EngineOptions { max_model_len: Some(128), max_batch: Some(8), ..EngineOptions::default() };
     for name in ["llama_f32", "mistral", "qwen2", "w8a8_rtn", "w8a8_sq_gptq_f32", "fp8_dynamic"] {
-        let (cpu, gpu) = (open("cpu", name, options()), open("cuda", name, options()));
-        let greedy = |p: &Pipeline| -> Vec<Vec<u32>> {
-            let requests: Vec<Request> = requests().into_iter().filter(|r| r.sampling.temperature == 0.0).collect();
-            alone(p, &requests).into_iter().map(|a| a.into_iter().map(|(id, _)| id).collect()).collect()
-        };
-        assert_eq!(greedy(&cpu), greedy(&gpu), "{name}");
+        let (cpu, gpu) = (greedy("cpu", name), greedy("cuda", name));
+        let mut ties = 0;
+        for (i, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
+            let Some(at) = cpu.iter().zip(gpu).position(|(a, b)| a.0 != b.0) else { continue };
+            let top = &cpu[at].1;
+            let of = |id| top.iter().find(|t| t.0 == id).map_or(f32::NEG_INFINITY, |t| t.1);
+            let gap = of(cpu[at].0) - of(gpu[at].0);
+            assert!(gap < NEAR_TIE, "{name}, request {i}, token {at}: {} for {}, {gap} apart", gpu[at].0, cpu[at].0);
+            ties += 1;
+        }
+        println!("{name}: {ties} of {} answers part at a near tie", cpu.len());
+        assert!(ties * 4 <= cpu.len(), "{name}: {ties} near ties");
     }
 }

@@ -1,5 +1,6 @@
-// Products of f32 activations and float weights: in f32 by fused multiply-adds in ascending k, which equals the reference
-// bit for bit, or rounded to bf16 for the tensor cores of sm_80 on. A token's result does not depend on its company.
+// Products of f32 activations and float weights: in f32 by fused multiply-adds in ascending k, which equals the
+// reference bit for bit, or rounded to bf16 for the tensor cores of sm_80 on. A token's result does not depend on its
+// company.
 #include "mma_tile.cuh"
 #include "simt_tile.cuh"
 
@@ -41,8 +42,6 @@ struct Biased {
         tensor_core_product<Bf16, Tile<__VA_ARGS__>, ToBf16<WEIGHT>, WAY, ToBf16<float>, TOKEN_WAY>(w, x, t, n, k,     \
                                                                                                     BIASED);          \
     }
-TENSOR_CORE_KERNEL(bf16_80_16x16, bf16, Way::Direct, Way::Whole, 1, 2, 1, 1, 1, 256, 4)
-TENSOR_CORE_KERNEL(bf16_80_16x32, bf16, Way::Direct, Way::Whole, 1, 4, 1, 1, 1, 256, 4)
 TENSOR_CORE_KERNEL(bf16_80_64x8, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 1, 256, 4)
 TENSOR_CORE_KERNEL(bf16_80_64x16, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 2, 256, 4)
 TENSOR_CORE_KERNEL(bf16_80_64x32, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 4, 128, 4)
@@ -66,14 +65,14 @@ ANY_KERNELS(f32, float)
         plain_product<Floats<WEIGHT>, Floats<float>, PlainTile<1, 2>>(w, x, t, n, k, BIASED);                          \
     }
 
-// Few tokens: a lane has ROWS rows, and adds up their sums alone. Weights stand in the stages as stored. Tokens are read
-// by all lanes together, which costs as much as reading weights: more rows share what was read.
-template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void few(ARGUMENTS) {
+// Few tokens: a warp has 32 rows, a lane one, and adds up its sums alone. Weights stand in the stages as stored. The
+// more tokens, the fewer stages: what counts then is how many warps fit.
+template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENTS) {
     extern __shared__ __align__(128) u8 memory[];
-    constexpr int WIDTH = 128 / sizeof(Weight), STAGES = 5, TOKENS_AT = ROWS * 32 * 128, STAGE = TOKENS_AT + TOKENS * WIDTH * 4;
-    constexpr int QUADS = TOKENS * WIDTH / 4;
+    constexpr int WIDTH = 128 / sizeof(Weight), QUADS = TOKENS * WIDTH / 4;
+    constexpr int STAGES = TOKENS == 1 ? 5 : TOKENS == 4 ? 4 : 3, TOKENS_AT = 32 * 128, STAGE = TOKENS_AT + QUADS * 16;
     const int groups = (t + TOKENS - 1) / TOKENS, first_token = (int)blockIdx.x % groups * TOKENS;
-    const int lane = threadIdx.x, first = (int)blockIdx.x / groups * 32 * ROWS, count = (k + WIDTH - 1) / WIDTH;
+    const int lane = threadIdx.x, first = (int)blockIdx.x / groups * 32, count = (k + WIDTH - 1) / WIDTH;
     const bool aligned = k % (16 / (int)sizeof(Weight)) == 0;
     const u32 stages = shared_address(memory);
     auto copy = [&](u32 to, const void* row, int at, int size, bool there) {
@@ -83,7 +82,7 @@ template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void fe
     };
     auto weights = [&](int s) {
 #pragma unroll
-        for (int i = 0; i < 8 * ROWS; i++) {
+        for (int i = 0; i < 8; i++) {
             const int row = i * 4 + lane / 8, chunk = lane % 8, at = s * WIDTH + chunk * (WIDTH / 8);
             const u32 to = stages + s % STAGES * STAGE + place<8>(row, chunk);
             const bool there = first + row < n && at < k;
@@ -93,7 +92,8 @@ template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void fe
     auto tokens = [&](int s) {
 #pragma unroll
         for (int i = 0; i < (QUADS + 31) / 32; i++) {
-            const int q = i * 32 + lane, token = first_token + q / (WIDTH / 4), at = s * WIDTH + q % (WIDTH / 4) * 4;
+            const int q = i * 32 + lane, token = first_token + q / (WIDTH / 4);
+            const int at = s * WIDTH + q % (WIDTH / 4) * 4;
             if (q >= QUADS) break;
             const bool there = token < t && at < k;
             copy(stages + s % STAGES * STAGE + TOKENS_AT + q * 16, x + (long long)(there ? token : 0) * k, at, 4, there);
@@ -109,7 +109,7 @@ template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void fe
         if (s < count) tokens(s);
         copies_end_group();
     }
-    float sums[ROWS][TOKENS] = {};
+    float sums[TOKENS] = {};
     for (int i = 0; i < count; i++) {
         wait_copies<STAGES - 2>();
         __syncwarp();
@@ -121,43 +121,37 @@ template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void fe
         const u32 stage = stages + i % STAGES * STAGE;
 #pragma unroll
         for (int chunk = 0; chunk < 8; chunk++) {
-            uint4 raw[ROWS];
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) raw[r] = load_shared16(stage + place<8>(r * 32 + lane, chunk));
+            const uint4 raw = load_shared16(stage + place<8>(lane, chunk));
+            const Weight* values = (const Weight*)&raw;
 #pragma unroll
             for (int j = 0; j < WIDTH / 8; j += 4)
 #pragma unroll
                 for (int c = 0; c < TOKENS; c++) {
                     const uint4 q = load_shared16(stage + TOKENS_AT + (c * WIDTH + chunk * (WIDTH / 8) + j) * 4);
-#pragma unroll
-                    for (int r = 0; r < ROWS; r++) {
-                        const Weight* values = (const Weight*)&raw[r] + j;
-                        sums[r][c] = fmaf(__uint_as_float(q.x), widened(values[0]), sums[r][c]);
-                        sums[r][c] = fmaf(__uint_as_float(q.y), widened(values[1]), sums[r][c]);
-                        sums[r][c] = fmaf(__uint_as_float(q.z), widened(values[2]), sums[r][c]);
-                        sums[r][c] = fmaf(__uint_as_float(q.w), widened(values[3]), sums[r][c]);
-                    }
+                    sums[c] = fmaf(__uint_as_float(q.x), widened(values[j]), sums[c]);
+                    sums[c] = fmaf(__uint_as_float(q.y), widened(values[j + 1]), sums[c]);
+                    sums[c] = fmaf(__uint_as_float(q.z), widened(values[j + 2]), sums[c]);
+                    sums[c] = fmaf(__uint_as_float(q.w), widened(values[j + 3]), sums[c]);
                 }
         }
     }
     const Biased biased = BIASED;
+    const int row = first + lane;
+    if (row >= n) return;
+    const float b = biased.channel_bias(row);
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) {
-        const int row = first + r * 32 + lane;
-        if (row >= n) break;
-        const float b = biased.channel_bias(row);
-#pragma unroll
-        for (int c = 0; c < TOKENS; c++)
-            if (first_token + c < t) biased.store((long long)(first_token + c) * n + row, __fadd_rn(sums[r][c], b));
+    for (int c = 0; c < TOKENS; c++) {
+        const int token = first_token + c;
+        if (token < t) biased.store((long long)token * n + row, __fadd_rn(sums[c], b));
     }
 }
-#define FEW_KERNEL(NAME, WEIGHT, TOKENS, ROWS)                                                                               \
+#define FEW_KERNEL(NAME, WEIGHT, TOKENS)                                                                               \
     extern "C" __global__ void __launch_bounds__(32) NAME##_few_##TOKENS(ARGUMENTS) {                                  \
-        few<WEIGHT, TOKENS, ROWS>(w, x, bias, out, t, n, k, type);                                                           \
+        few<WEIGHT, TOKENS>(w, x, bias, out, t, n, k, type);                                                           \
     }
 #define F32_KERNELS(NAME, WEIGHT)                                                                                      \
     PLAIN_KERNELS(NAME, WEIGHT)                                                                                        \
-    FEW_KERNEL(NAME, WEIGHT, 1, 1) FEW_KERNEL(NAME, WEIGHT, 4, 1) FEW_KERNEL(NAME, WEIGHT, 16, 2)
+    FEW_KERNEL(NAME, WEIGHT, 1) FEW_KERNEL(NAME, WEIGHT, 4) FEW_KERNEL(NAME, WEIGHT, 16)
 F32_KERNELS(f32, float)
 F32_KERNELS(bf16, bf16)
 F32_KERNELS(f16, f16)

@@ -17,11 +17,13 @@
 #define SCALED Scaled{xs, ws, bias, out, t, n, mode, type}
 
 #define TENSOR_CORE_KERNEL(NAME, MMA, WAY, ...)                                                                        \
-    extern "C" __global__ void __launch_bounds__(Tile<__VA_ARGS__>::THREADS, Tile<__VA_ARGS__>::BLOCKS) NAME(ARGUMENTS) {                         \
+    extern "C" __global__ void __launch_bounds__(Tile<__VA_ARGS__>::THREADS, Tile<__VA_ARGS__>::BLOCKS)                \
+        NAME(ARGUMENTS) {                                                                                              \
         tensor_core_product<MMA, Tile<__VA_ARGS__>, Bytes, WAY, Bytes, WAY>(w, x, t, n, k, SCALED);                    \
     }
 
-// Names: type, family, then rows x tokens of the tile, or `any` for rows that begin anywhere; `by_2` if two warps share k.
+// Names: type, family, then rows x tokens of the tile, or `any` for rows that begin anywhere; `by_2` if two warps
+// share k.
 // Arguments: warps over rows, tokens and k; 16-row and 8-token tiles of a warp; bytes of k in a stage, and stages.
 #if __CUDA_ARCH__ >= 800
 TENSOR_CORE_KERNEL(int8_80_16x8, Int8, Way::Direct, 1, 1, 8, 1, 1, 512, 4)

@@ -104,7 +104,8 @@ __device__ __forceinline__ void plain_product(const void* w, const void* x, int 
     __shared__ __align__(16) Word weight_stage[2][T::WORDS][T::ROWS + 4];
     __shared__ __align__(16) Word token_stage[2][T::WORDS][T::TOKENS + 4];
     const int token_tiles = (t + T::TOKENS - 1) / T::TOKENS;
-    const int first_token = (int)blockIdx.x % token_tiles * T::TOKENS, first_row = (int)blockIdx.x / token_tiles * T::ROWS;
+    const int first_token = (int)blockIdx.x % token_tiles * T::TOKENS;
+    const int first_row = (int)blockIdx.x / token_tiles * T::ROWS;
     Quads<WeightKind, T::ROWS, T> weights(w, first_row, n, k);
     Quads<TokenKind, T::TOKENS, T> tokens(x, first_token, t, k);
     const int stage_width = T::WORDS * WeightKind::PER_WORD, count = (k + stage_width - 1) / stage_width;

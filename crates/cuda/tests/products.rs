@@ -41,7 +41,7 @@ fn downloaded<B: Backend>(b: &B, x: &planish_tensor::Tensor<B>) -> Result<Vec<f3
 
 fn check(cuda: &Cuda, kind: Q8, act: Activation, [t, f, k]: [usize; 3]) -> Result<()> {
     let parts = [part(kind, f, k, 1)?, part(kind, f, k, 2)?];
-    let (plain, joined) = (Scalar.load_linear(&parts)?, cuda.load_linear_gated(&parts)?);
+    let (plain, joined) = (Scalar.load_linear(&parts)?, cuda.load_gated(&parts)?);
     let mut wide = Scalar.alloc(DType::F32, t, 2 * f)?;
     Scalar.gemm_w8a8(&tokens(&Scalar, kind, t, k)?, &plain, &mut wide)?;
     let mut expected = Scalar.alloc(DType::F32, t, f)?;

@@ -2,9 +2,9 @@
 //! Arguments of every kernel of `gemm_w8a8.cu`: w, x, xs, ws, bias, out, t, n, k, mode, type of out.
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
-use crate::{Arch, Cuda, Linear};
+use crate::{Arch, Cuda, Linear, support};
 use planish_tensor::layout::require;
-use planish_tensor::{Activation, DType, Error, LinearPart, Q8, Q8Rows, Result, Tensor};
+use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
 
 const FILE: &str = "gemm_w8a8";
 
@@ -88,23 +88,16 @@ enum Mode {
 
 /// The kernels of a weight's and the tokens' 8-bit type on an architecture, or what the chip can run instead.
 fn family(weight: Q8, tokens: Q8, arch: Arch) -> Result<&'static Family> {
+    support::family(weight, arch)?;
     match (weight, tokens) {
-        (Q8::Int8, Q8::Int8) if arch >= 100 => Err(Error::unsupported(format!(
-            "INT8 products on sm_{arch}: chips after Hopper have no fast ones; use FP8 (--quant-dtype fp8)"
-        ))),
         (Q8::Int8, Q8::Int8) if arch >= 80 => Ok(&INT8_80),
         (Q8::Int8, Q8::Int8) if arch >= 75 => Ok(&INT8_75),
         (Q8::Int8, Q8::Int8) => Ok(&INT8_70),
-        (Q8::Int8, _) | (_, Q8::Int8) => {
-            Err(Error::dtype(format!("gemm_w8a8: weights of {weight:?} with tokens of {tokens:?}")))
-        }
-        _ if arch < 89 => Err(Error::unsupported(format!(
-            "FP8 products on sm_{arch}: chips before Ada (sm_89) have none; use INT8 (--quant-dtype int8)"
-        ))),
         (Q8::E4M3, Q8::E4M3) => Ok(&E4M3_E4M3),
         (Q8::E4M3, Q8::E5M2) => Ok(&E4M3_E5M2),
         (Q8::E5M2, Q8::E4M3) => Ok(&E5M2_E4M3),
         (Q8::E5M2, Q8::E5M2) => Ok(&E5M2_E5M2),
+        _ => Err(Error::dtype(format!("gemm_w8a8: weights of {weight:?} with tokens of {tokens:?}"))),
     }
 }
 
@@ -192,12 +185,7 @@ pub(super) fn out_type(operation: &str, dtype: DType) -> Result<i32> {
 }
 
 impl Cuda {
-    /// A gate and an up projection as one weight, for [`Cuda::gemm_w8a8_gated`].
-    pub fn load_linear_gated(&self, parts: &[LinearPart; 2]) -> Result<Linear> {
-        Linear::gated(&self.context, parts)
-    }
-
-    /// `out[t, f] = act(gate) * up` in one kernel, of a weight from [`Cuda::load_linear_gated`].
+    /// `out[t, f] = act(gate) * up` in one kernel, of a weight from [`planish_tensor::Backend::load_gated`].
     pub fn gemm_w8a8_gated(&self, x: &Q8Rows<Cuda>, w: &Linear, act: Activation, out: &mut Tensor<Cuda>) -> Result<()> {
         gemm_w8a8_gated(self, x, w, act, out)
     }

@@ -1,4 +1,5 @@
-//! The tiles that matrix products are cut into, and which of them suits a product. Numbers are those of the `.cu` files.
+//! The tiles that matrix products are cut into, and which of them suits a product. Numbers are those of the `.cu`
+//! files.
 
 /// A kernel of a product: a block computes `rows` x `tokens` outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

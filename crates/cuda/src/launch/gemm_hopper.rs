@@ -93,7 +93,10 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
     let x = operand(p.x, p.t, tile.tokens / cn).encode()?;
     let gated = matches!(p.epilogue, Epilogue::Gated(_));
     let row = if gated { p.n / 2 } else { p.n };
-    let boxes = tile.stores_boxes() && (!gated || p.out_type == DType::F32) && (row * p.out_type.size()).is_multiple_of(16) && p.out.is_multiple_of(16);
+    let boxes = tile.stores_boxes()
+        && (!gated || p.out_type == DType::F32)
+        && (row * p.out_type.size()).is_multiple_of(16)
+        && p.out.is_multiple_of(16);
     // A kernel that stores directly is given any map.
     let out = if boxes { out_map(p, row, tile.box_rows()).encode()? } else { x };
     let (layout, gate) = match p.epilogue {

@@ -93,7 +93,7 @@ struct Hopper {
     static constexpr int SCALES = Cache::CODES ? 4 * 2 * SEGMENT * 4 : 0;
     static constexpr int ENDS = QS * ROWS * 4, INFO = QS * sizeof(Task);
     static constexpr int SHARED = STAGES * UNIT + QS * Q + RAW * RAW_UNIT + SCALES + ENDS + INFO + 256 + 1024;
-    static constexpr int WORK_REGISTERS = 216, COPY_REGISTERS = 40;
+    static constexpr int WORK_REGISTERS = 216, COPY_REGISTERS = 48, STAGE_REGISTERS = 32;
 
     unsigned ring, queries, raw, scales, full, empty, q_full, q_empty; // addresses in shared memory
     char* memory;
@@ -138,7 +138,6 @@ struct Hopper {
             bool values = issued & 1;
             int key = segment * SEGMENT + warp * 32 + lane;
             if (!values) vector = key >= tile.lo && key < tile.hi ? pages.vector(key) : ~0u;
-            const char* from = (const char*)(values ? a.v : a.k);
             unsigned to;
             if constexpr (Cache::CODES) {
                 to = s.raw + issued % RAW * RAW_UNIT;
@@ -146,22 +145,28 @@ struct Hopper {
                 to = s.ring + issued % STAGES * UNIT;
                 barrier_wait(s.empty + issued % STAGES * 8, (issued / STAGES & 1) ^ 1);
             }
+            // A lane has one chunk of every few rows. The rows' numbers first, all on their way at once.
+            constexpr int STRIDE = 32 / CHUNKS, BATCH = CHUNKS < 8 ? CHUNKS : 8;
+            int chunk = lane % CHUNKS, first = lane / CHUNKS;
+            const char* from = (const char*)(values ? a.v : a.k) + chunk * 16;
 #pragma unroll
-            for (int n = 0; n < CHUNKS; n++) {
-                int at = n * 32 + lane, row = at / CHUNKS, chunk = at % CHUNKS;
-                unsigned its = __shfl_sync(~0u, vector, row);
-                bool there = its != ~0u;
-                const char* source = from + (there ? (size_t)its * (CHUNKS * 16) + chunk * 16 : 0);
-                int line = warp * 32 + row;
-                copy_16(to + (Cache::CODES ? (line * CHUNKS + chunk) * 16 : place_of_chunk(SEGMENT, line, chunk)),
-                    source, there);
+            for (int n = 0; n < CHUNKS; n += BATCH) {
+                unsigned its[BATCH];
+#pragma unroll
+                for (int i = 0; i < BATCH; i++) its[i] = __shfl_sync(~0u, vector, (n + i) * STRIDE + first);
+#pragma unroll
+                for (int i = 0; i < BATCH; i++) {
+                    int line = warp * 32 + (n + i) * STRIDE + first;
+                    // Where there is none nothing is read, and zeros are written.
+                    copy_16(to + (Cache::CODES ? (line * CHUNKS + chunk) * 16 : place_of_chunk(SEGMENT, line, chunk)),
+                        from + (size_t)its[i] * (CHUNKS * 16), its[i] != ~0u);
+                }
             }
             if constexpr (Cache::CODES) {
                 if (!values) {
                     unsigned at = s.scales + ((issued / 2 & 3) * 2 * SEGMENT + warp * 32 + lane) * 4;
-                    bool there = vector != ~0u;
-                    copy_4(at, a.k_scales + (there ? vector : 0), there);
-                    copy_4(at + SEGMENT * 4, a.v_scales + (there ? vector : 0), there);
+                    copy_4(at, a.k_scales + vector, vector != ~0u);
+                    copy_4(at + SEGMENT * 4, a.v_scales + vector, vector != ~0u);
                 }
                 commit_copies();
             } else {
@@ -435,10 +440,11 @@ struct Hopper {
         grid_release();
         __syncthreads();
         if (threadIdx.x < 256) {
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPY_REGISTERS));
             if (threadIdx.x < 128) {
+                asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPY_REGISTERS));
                 s.copy(a);
             } else {
+                asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(STAGE_REGISTERS));
                 s.stage(a);
             }
         } else {

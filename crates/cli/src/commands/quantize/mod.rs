@@ -174,16 +174,18 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         algorithm: algorithm(&recipe, global.threads.unwrap_or_else(cores)),
         quantized: &quantized,
         layout: Layout { scale_name: scheme.scale_name(), scale_dtype: DType::F32, float_dtype },
+        keys: None,
     };
     let mut progress = |p: Progress| progress_bar.set_position((p.layer as f64 + p.part) as u64);
     let work = Quantize { job: &job, writer: &mut writer, progress: &mut progress };
     let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| finite::explain(&model, e))?;
     progress_bar.finish_and_clear();
     finite::check(&model, outcome.quantized.mean)?;
+    let phases = outcome.phases.clone();
     let report = outcome::report(flags, &model, &recipe, &samples, held_back.len(), outcome);
     let report = outcome::save(&mut writer, &model, &recipe, &scheme, report)?;
     writer.finish()?;
-    outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64())
+    outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64(), &phases)
 }
 
 struct Quantize<'a, 'b> {

@@ -143,7 +143,7 @@ impl Call<'_> {
             take: Take::Many,
             splits: 1,
             threads: 512,
-            shared: stages * unit + 2 * rows * (2 * d + 4) + raw + self.scale_bytes() + 64 + 256 + 1024,
+            shared: stages * unit + 2 * rows * (2 * d + 4) + raw + 2 * self.scale_bytes() + 64 + 256 + 1024,
             blocks: Blocks::Resident,
         }
     }

@@ -44,30 +44,21 @@ pub async fn ask(
 ) -> Result<Ask> {
     let spec = grammar.or(structure(fields.response_format.take())?);
     let sampling = sampling(&fields, &model, &state.options, state.ids.number())?;
-    let n = within("n", fields.n.unwrap_or(1), 1..=MOST_CHOICES as u64)? as usize;
-    if prompts.ids.len().saturating_mul(n) > MOST_ANSWERS {
-        let found = prompts.ids.len().saturating_mul(n);
-        return Err(ApiError::invalid("n", format!("expected at most {MOST_ANSWERS} answers, found {found}")));
-    }
+    let n = answers(&fields, &prompts)?;
     let max_new_tokens = answer_length(&fields, &model, &prompts)?;
     let min_new_tokens = within("min_tokens", fields.min_tokens, 0..=max_new_tokens as u64)? as usize;
     let logprobs = top(fields.logprobs, model.vocab())?;
     let prompt_logprobs = top(fields.prompt_logprobs.map(|n| ("logprobs", n)), model.vocab())?;
     let rules = rules(&fields)?;
-    let stop_ids = stop_ids(&fields, &model, spec.is_some())?;
-    let grammar = match spec {
-        Some(spec) => Some(compile(state, &model, spec).await?),
-        None => None,
-    };
-    let lens: Vec<usize> = prompts.ids.iter().map(Vec::len).collect();
-    state.counts.asked(&lens, max_new_tokens, n);
+    let grammar = compile(state, &model, spec).await?;
+    state.counts.asked(prompts.ids.iter().map(Vec::len), max_new_tokens, n);
     let request = Request {
         prompt: Vec::new(),
         sampling,
         n,
         max_new_tokens,
         min_new_tokens,
-        stop_ids,
+        stop_ids: stop_ids(&fields, &model, grammar.is_some())?,
         logprobs,
         prompt_logprobs,
         priority: fields.priority,
@@ -82,6 +73,16 @@ pub async fn ask(
         time: state.options.request_time,
         counts: state.counts.clone(),
     })
+}
+
+/// Answers to each prompt.
+fn answers(fields: &SamplingFields, prompts: &Prompts) -> Result<usize> {
+    let n = within("n", fields.n.unwrap_or(1), 1..=MOST_CHOICES as u64)? as usize;
+    let all = prompts.ids.len().saturating_mul(n);
+    match all > MOST_ANSWERS {
+        true => Err(ApiError::invalid("n", format!("expected at most {MOST_ANSWERS} answers, found {all}"))),
+        false => Ok(n),
+    }
 }
 
 /// A tenant's part of the cache is its own, whatever salt a request brings.
@@ -106,9 +107,10 @@ fn structure(format: Option<ResponseFormat>) -> Result<Option<GrammarSpec>> {
     })
 }
 
-async fn compile(state: &State, model: &Arc<Model>, spec: GrammarSpec) -> Result<Grammar> {
+async fn compile(state: &State, model: &Arc<Model>, spec: Option<GrammarSpec>) -> Result<Option<Grammar>> {
+    let Some(spec) = spec else { return Ok(None) };
     let model = model.clone();
-    state.desk.run(move || Ok(Grammar::compile(&model.vocabulary, &spec)?)).await
+    state.desk.run(move || Ok(Some(Grammar::compile(&model.vocabulary, &spec)?))).await
 }
 
 fn sampling(fields: &SamplingFields, model: &Model, options: &Options, random: u64) -> Result<Sampling> {

@@ -80,9 +80,9 @@ impl Counts {
     }
 
     /// A request begins.
-    pub fn asked(&self, prompts: &[usize], max_tokens: usize, n: usize) {
+    pub fn asked(&self, prompts: impl Iterator<Item = usize>, max_tokens: usize, n: usize) {
         let mut params = self.params.lock().unwrap_or_else(|e| e.into_inner());
-        prompts.iter().for_each(|&tokens| params.prompt.record(tokens as f64));
+        prompts.for_each(|tokens| params.prompt.record(tokens as f64));
         params.max_tokens.record(max_tokens as f64);
         params.n.record(n as f64);
     }

@@ -44,6 +44,9 @@ pub fn call_grammar(
     Some(GrammarSpec::Lark(text))
 }
 
+/// What stands before and behind the arguments of a call with a name.
+type Around = Box<dyn Fn(&str) -> [String; 2]>;
+
 /// The parts of an answer around its calls, as terms of the grammar.
 struct Form {
     before: String,
@@ -51,7 +54,7 @@ struct Form {
     /// Between two calls; none if there cannot be several.
     again: Option<String>,
     /// Around the arguments of a call with this name.
-    call: Box<dyn Fn(&str) -> [String; 2]>,
+    call: Around,
 }
 
 impl Form {

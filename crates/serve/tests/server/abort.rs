@@ -72,7 +72,7 @@ fn many_leave_at_any_moment() {
 #[test]
 fn more_than_fit_are_turned_away_at_once() {
     let (server, gate) = gated(Options { max_requests: 2, ..Options::default() });
-    let mut inside = vec![ask(&server, json!({})), ask(&server, json!({"stream": true}))];
+    let mut inside = [ask(&server, json!({})), ask(&server, json!({"stream": true}))];
     until("both are inside", || server.metric("planish_http_requests_inside") == 2.0);
     for _ in 0..5 {
         let answer = read(&mut ask(&server, json!({"messages": [{"role": "user", "content": "x".repeat(100_000)}]})));

@@ -21,6 +21,9 @@ fn metrics_add_up_under_both_names() {
     server.chat(json!({"max_tokens": 5, "ignore_eos": true})).ok();
     server.complete(json!({"n": 2, "max_tokens": 3, "ignore_eos": true})).ok();
     server.get("/nothing").error(404);
+    // The engine shows its numbers after the step in which callers were told.
+    until("the last step is counted", || server.metric("planish_generated_tokens_total") == 11.0);
+    server.at_rest();
     let prompt = "user: Hello\nassistant: ".len() + "Hello".len();
     for (name, value) in [
         ("planish_requests_accepted_total", 2.0),

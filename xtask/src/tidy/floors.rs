@@ -22,7 +22,7 @@ const FOURTH_USES: &[&str] = &["engine", "text", "checkpoint"];
 const FLOORS: &[Floor] = &[
     floor("tensor", &[], &[]),
     floor("cpu", &["tensor"], &[]),
-    floor("cuda", &["tensor"], &[]),
+    floor("cuda", &["tensor"], &["cpu"]),
     floor("checkpoint", &["tensor"], &[]),
     floor("text", &["tensor"], &[]),
     floor("devices", &["cpu", "cuda", "tensor"], &[]),

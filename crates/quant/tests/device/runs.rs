@@ -5,7 +5,7 @@ use planish_checkpoint::shards::ModelFiles;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions};
 use planish_checkpoint::{Error, config::Config};
-use planish_cpu::{Cpu, Isa};
+use planish_cpu::{Cpu, Isa, Scalar};
 use planish_model::{Absorber, Input, Plan};
 use planish_quant::calibrate::run::{Job, Outcome, quantize};
 use planish_quant::calibrate::save::Layout;
@@ -46,7 +46,7 @@ fn run<B: Backend>(
     let (config, files) = (Config::open(&data).unwrap(), ModelFiles::open(&data).unwrap());
     let plan = Plan::new(&config).unwrap();
     let sample = |i: u32| (0..20 + 7 * i).map(|j| (i * 97 + j * j * 13 + j) % 256).collect();
-    let samples: Vec<Vec<u32>> = (0..24).map(sample).collect();
+    let samples: Vec<Vec<u32>> = (0..16).map(sample).collect();
     let alpha = |_: usize, input: Input| {
         smooth.then_some(if matches!(input.absorber(), Absorber::Rows(_)) { 0.5 } else { 0.8 })
     };
@@ -75,30 +75,38 @@ fn tensors(dir: &Path) -> Vec<(String, HostTensor)> {
     files.names().into_iter().map(|name| (name.clone(), files.tensor(&name).unwrap())).collect()
 }
 
-/// With keys in f32 codes differ only near ties. Keys in bf16 move maxima, with them smoothing factors, and with those
-/// every code that is not far from a tie: another checkpoint, as good as the host's.
+/// The host's run, on a CPU that rounds to bf16 as the device does. (One that does not is as far from this one as a
+/// fifth of all codes.)
+fn host(run_of: (Q8, bool, Option<DType>), algorithm: &Algorithm, dir: &Path) -> Outcome {
+    match Isa::Avx512Bf16.runs_here() {
+        true => run(&Cpu::new(2, Isa::Avx512Bf16), run_of, algorithm, dir, None).unwrap(),
+        false => run(&Scalar, run_of, algorithm, dir, None).unwrap(),
+    }
+}
+
+/// Codes differ only near ties; a code that does moves the states of the blocks after it, and their codes near ties.
 #[test]
 fn gives_the_checkpoint_of_the_host() {
     let Some(cuda) = open() else { return };
     let gptq = Algorithm::Gptq(GptqOptions::default());
     let mut wrong = Vec::new();
     for (kind, smooth, keys, algorithm, losses, codes) in [
-        (Q8::Int8, true, Some(DType::F32), &gptq, 0.01, 0.01),
-        (Q8::Int8, false, Some(DType::F32), &gptq, 0.01, 0.01),
-        (Q8::E4M3, false, Some(DType::F32), &gptq, 0.01, 0.01),
-        (Q8::Int8, true, None, &gptq, 0.1, 0.4),
-        (Q8::Int8, false, None, &gptq, 0.1, 0.4),
-        (Q8::E4M3, false, None, &Algorithm::Rtn, 1e-3, 0.0),
+        (Q8::Int8, true, DType::F32, &gptq, 5e-3, 0.01),
+        (Q8::Int8, false, DType::F32, &gptq, 5e-3, 0.01),
+        (Q8::E4M3, false, DType::F32, &gptq, 2e-2, 0.05),
+        (Q8::Int8, true, DType::BF16, &gptq, 2e-2, 0.05),
+        (Q8::E4M3, false, DType::BF16, &Algorithm::Rtn, 1e-3, 0.0),
     ] {
-        let [host, device] = [0; 2].map(|_| tempfile::tempdir().unwrap());
-        let expected = run(&Cpu::new(2, Isa::best()), (kind, smooth, None), algorithm, host.path(), None).unwrap();
-        let got = run(&cuda, (kind, smooth, keys), algorithm, device.path(), None).unwrap();
+        let [on_host, on_device] = [0; 2].map(|_| tempfile::tempdir().unwrap());
+        let run_of = (kind, smooth, Some(keys));
+        let expected = host(run_of, algorithm, on_host.path());
+        let got = run(&cuda, run_of, algorithm, on_device.path(), None).unwrap();
         assert_eq!(got.smoothing.is_some(), expected.smoothing.is_some());
-        let differ = share_of_other_codes(device.path(), host.path());
+        let differ = share_of_other_codes(on_device.path(), on_host.path());
         let far = farthest(&got, &expected);
         let (a, b) = (got.quantized.mean, expected.quantized.mean);
         let what = format!(
-            "{kind:?}, smoothed {smooth}, keys {keys:?}, {}: KL {a:.3e}, host {b:.3e}; {:.3} % of codes differ; \
+            "{kind:?}, smoothed {smooth}, keys {keys}, {}: KL {a:.3e}, host {b:.3e}; {:.3} % of codes differ; \
              losses off by {far:.2e}",
             if *algorithm == gptq { "gptq" } else { "rtn" },
             100.0 * differ

@@ -2,6 +2,7 @@
 //! Arguments of the products of `gemm_float.cu`: w, x, bias, out, t, n, k, type of out.
 use super::gemm_w8a8::out_type;
 use super::tile::{Tile, fastest, narrowest};
+use super::gemm_hopper;
 use super::{Grid, address, params};
 use crate::{Cuda, Linear};
 use planish_tensor::layout::require;
@@ -99,12 +100,28 @@ pub(crate) fn gemm_float(
     out: &mut Tensor<Cuda>,
 ) -> Result<()> {
     let (t, n, k, sm_count) = (x.rows, w.n, w.k, cuda.info().sm_count as usize);
-    // The Hopper product goes here: if hopper::takes(cuda, x, w, math, out) { return hopper::product(…) }
+    if math == FloatMath::Bf16 && w.dtype == DType::BF16 && cuda.arch() == 90 && k.is_multiple_of(8) {
+        return by_hopper(cuda, x, w, out);
+    }
     let tile = match math {
         FloatMath::Bf16 if cuda.arch() >= 80 => choose_bf16(w.dtype, t, n, k, sm_count),
         _ => choose_plain(w.dtype, t, n, sm_count),
     };
     launch(cuda, tile.ok_or_else(|| Error::dtype("gemm_float: the weight is 8-bit"))?, x, w, out)
+}
+
+/// By the products of sm_90a, which read tokens in bf16. At any number of tokens, so that a token's sums are the same at
+/// each: rounding first costs a few microseconds.
+fn by_hopper(cuda: &Cuda, x: &Tensor<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
+    let (t, k) = (x.rows, x.cols);
+    require("gemm_float", k == w.k && out.cols == w.n && out.rows == t)?;
+    if x.dtype != DType::F32 {
+        return Err(Error::dtype(format!("gemm_float: activations are F32, not {}", x.dtype)));
+    }
+    let rounded = cuda.scratch("tokens in bf16", 2 * t * k)?;
+    let params = params![address(x), rounded, (t * k) as u64];
+    cuda.launch(FILE, "round_to_bf16", Grid::of((t * k).div_ceil(2048), 256), params)?;
+    gemm_hopper::product(cuda, &gemm_hopper::bf16(rounded, t, w, out))
 }
 
 fn launch(cuda: &Cuda, tile: &Tile, x: &Tensor<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
@@ -117,18 +134,6 @@ fn launch(cuda: &Cuda, tile: &Tile, x: &Tensor<Cuda>, w: &Linear, out: &mut Tens
     let grid = Grid::of(tile.blocks(t, n), tile.threads).with_shared(tile.shared, tile.shared);
     let bias = w.bias.as_ref().map_or(0, |b| b.address());
     cuda.launch(FILE, tile.name, grid, params![w.weight.address(), address(x), bias, address(out), t, n, k, out_type])
-}
-
-/// Rounds f32 activations to bf16, for products that read those.
-#[allow(dead_code, reason = "the Hopper product is its caller")]
-pub(crate) fn round_to_bf16(cuda: &Cuda, x: &Tensor<Cuda>, out: &mut Tensor<Cuda>) -> Result<()> {
-    require("round_to_bf16", (x.rows, x.cols) == (out.rows, out.cols))?;
-    if (x.dtype, out.dtype) != (DType::F32, DType::BF16) {
-        return Err(Error::dtype(format!("round_to_bf16: from {} to {}", x.dtype, out.dtype)));
-    }
-    let count = x.rows * x.cols;
-    let params = params![address(x), address(out), count as u64];
-    cuda.launch(FILE, "round_to_bf16", Grid::of(count.div_ceil(2048), 256), params)
 }
 
 /// For measurements: every kernel that could run a product, and a product by one of them.

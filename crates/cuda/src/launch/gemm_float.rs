@@ -1,10 +1,9 @@
 //! `gemm_float`: f32 activations by float weights, in f32 or by the tensor cores' bf16.
 //! Arguments of the products of `gemm_float.cu`: w, x, bias, out, t, n, k, type of out.
-use super::gemm_hopper::{self, Epilogue, Product};
+use super::gemm_hopper;
 use super::gemm_w8a8::out_type;
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
-use crate::choose::Element;
 use crate::{Cuda, Linear};
 use planish_tensor::layout::require;
 use planish_tensor::{DType, Error, FloatMath, Result, Tensor};
@@ -102,13 +101,27 @@ pub(crate) fn gemm_float(
 ) -> Result<()> {
     let (t, n, k, sm_count) = (x.rows, w.n, w.k, cuda.info().sm_count as usize);
     if math == FloatMath::Bf16 && w.dtype == DType::BF16 && cuda.arch() == 90 && k.is_multiple_of(8) {
-        return hopper(cuda, x, w, out);
+        return by_hopper(cuda, x, w, out);
     }
     let tile = match math {
         FloatMath::Bf16 if cuda.arch() >= 80 => choose_bf16(w.dtype, t, n, k, sm_count),
         _ => choose_plain(w.dtype, t, n, sm_count),
     };
     launch(cuda, tile.ok_or_else(|| Error::dtype("gemm_float: the weight is 8-bit"))?, x, w, out)
+}
+
+/// By the products of sm_90a, which read tokens in bf16. At any number of tokens, so that a token's sums are the same at
+/// each: rounding first costs a few microseconds.
+fn by_hopper(cuda: &Cuda, x: &Tensor<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
+    let (t, k) = (x.rows, x.cols);
+    require("gemm_float", k == w.k && out.cols == w.n && out.rows == t)?;
+    if x.dtype != DType::F32 {
+        return Err(Error::dtype(format!("gemm_float: activations are F32, not {}", x.dtype)));
+    }
+    let rounded = cuda.scratch("tokens in bf16", 2 * t * k)?;
+    let params = params![address(x), rounded, (t * k) as u64];
+    cuda.launch(FILE, "round_to_bf16", Grid::of((t * k).div_ceil(2048), 256), params)?;
+    gemm_hopper::product(cuda, &gemm_hopper::bf16(rounded, t, w, out))
 }
 
 fn launch(cuda: &Cuda, tile: &Tile, x: &Tensor<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
@@ -121,40 +134,6 @@ fn launch(cuda: &Cuda, tile: &Tile, x: &Tensor<Cuda>, w: &Linear, out: &mut Tens
     let grid = Grid::of(tile.blocks(t, n), tile.threads).with_shared(tile.shared, tile.shared);
     let bias = w.bias.as_ref().map_or(0, |b| b.address());
     cuda.launch(FILE, tile.name, grid, params![w.weight.address(), address(x), bias, address(out), t, n, k, out_type])
-}
-
-/// By the tensor cores of sm_90a, which read activations in bf16.
-fn hopper(cuda: &Cuda, x: &Tensor<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
-    let (t, n, k) = (x.rows, w.n, w.k);
-    require("gemm_float", x.cols == k && out.cols == n && out.rows == t)?;
-    let rounded = cuda.scratch("activations in bf16", t * k * DType::BF16.size())?;
-    round_to_bf16(cuda, x, rounded)?;
-    let product = Product {
-        element: Element::Bf16,
-        x: rounded,
-        xs: 0,
-        one_scale: false,
-        w: w.weight.address(),
-        ws: 0,
-        bias: w.bias.as_ref().map_or(0, |b| b.address()),
-        out: address(out),
-        out_type: out.dtype,
-        t,
-        n,
-        k,
-        epilogue: Epilogue::Plain,
-        invariant: true,
-    };
-    gemm_hopper::product(cuda, &product)
-}
-
-/// Rounds f32 activations to bf16, for products that read those.
-fn round_to_bf16(cuda: &Cuda, x: &Tensor<Cuda>, out: u64) -> Result<()> {
-    if x.dtype != DType::F32 {
-        return Err(Error::dtype(format!("gemm_float: activations are F32, not {}", x.dtype)));
-    }
-    let count = x.rows * x.cols;
-    cuda.launch(FILE, "round_to_bf16", Grid::of(count.div_ceil(2048), 256), params![address(x), out, count as u64])
 }
 
 /// For measurements: every kernel that could run a product, and a product by one of them.

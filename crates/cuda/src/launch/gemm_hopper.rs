@@ -1,12 +1,12 @@
 //! Products by the tensor cores of sm_90a (`kernels/gemm_hopper.cu`): tensor maps, the chosen tile, the launch.
 //! Arguments of every kernel: maps of w, x and out, then xs, ws, bias, out, t, n, row, steps, xs_stride, layout, gate,
 //! out_type, boxes, group, chunk, as `GemmArguments` in `gemm_hopper.cuh` explains.
-use super::{Grid, params};
-use crate::Cuda;
+use super::{Grid, address, params};
 use crate::choose::{Choice, Device, Element, STEP_BYTES, choose};
 use crate::driver::check;
+use crate::{Cuda, Linear};
 use cudarc::driver::sys;
-use planish_tensor::{Activation, DType, Error, Result};
+use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
 use std::ffi::c_void;
 
 const FILE: &str = "gemm_hopper";
@@ -53,6 +53,61 @@ pub(crate) struct Product {
     pub epilogue: Epilogue,
     /// A token's result may not depend on how many others there are, in floating types either.
     pub invariant: bool,
+}
+
+/// The product of quantized tokens and a weight, if these kernels can run it. The sizes must fit together.
+pub(crate) fn w8a8(
+    cuda: &Cuda,
+    x: &Q8Rows<Cuda>,
+    w: &Linear,
+    epilogue: Epilogue,
+    out: &Tensor<Cuda>,
+) -> Option<Product> {
+    let element = match (w.q8?, Q8::from_dtype(x.codes.dtype)?) {
+        (Q8::Int8, Q8::Int8) => Element::Int8,
+        (Q8::E4M3, Q8::E4M3) => Element::E4M3,
+        (Q8::E5M2, Q8::E4M3) => Element::E5M2E4M3,
+        (Q8::E4M3, Q8::E5M2) => Element::E4M3E5M2,
+        (Q8::E5M2, Q8::E5M2) => Element::E5M2,
+        _ => return None,
+    };
+    let product = Product {
+        element,
+        x: address(&x.codes),
+        xs: address(&x.scales),
+        one_scale: false,
+        w: w.weight.address(),
+        ws: w.scales.as_ref()?.address(),
+        bias: w.bias.as_ref().map_or(0, |b| b.address()),
+        out: address(out),
+        out_type: out.dtype,
+        t: x.codes.rows,
+        n: w.n,
+        k: w.k,
+        epilogue,
+        invariant: false,
+    };
+    takes(cuda, &product).then_some(product)
+}
+
+/// The product of `t` tokens at `x`, rounded to bf16, and a bf16 weight. The sizes must fit together.
+pub(crate) fn bf16(x: u64, t: usize, w: &Linear, out: &Tensor<Cuda>) -> Product {
+    Product {
+        element: Element::Bf16,
+        x,
+        xs: 0,
+        one_scale: false,
+        w: w.weight.address(),
+        ws: 0,
+        bias: w.bias.as_ref().map_or(0, |b| b.address()),
+        out: address(out),
+        out_type: out.dtype,
+        t,
+        n: w.n,
+        k: w.k,
+        epilogue: Epilogue::Plain,
+        invariant: false,
+    }
 }
 
 /// Whether these kernels can run a product on this device: others read rows that do not begin at multiples of 16 bytes.

@@ -1,9 +1,8 @@
 //! `gemm_w8a8` and its gated form: which kernel multiplies, and with what.
 //! Arguments of every kernel of `gemm_w8a8.cu`: w, x, xs, ws, bias, out, t, n, k, mode, type of out.
-use super::gemm_hopper::{self, Epilogue, Product};
+use super::gemm_hopper::{self, Epilogue};
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
-use crate::choose::Element;
 use crate::{Arch, Cuda, Linear, support};
 use planish_tensor::layout::require;
 use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
@@ -88,6 +87,20 @@ enum Mode {
     Gelu = 3,
 }
 
+impl From<Mode> for Epilogue {
+    fn from(mode: Mode) -> Epilogue {
+        match mode {
+            Mode::Plain => Epilogue::Plain,
+            Mode::Woven => Epilogue::Interleaved,
+            Mode::Silu => Epilogue::Gated(Activation::Silu),
+            Mode::Gelu => Epilogue::Gated(Activation::GeluTanh),
+        }
+    }
+}
+
+/// The name that measurements have for the products of sm_90a, whichever tile they take.
+const HOPPER: &str = "hopper";
+
 /// The kernels of a weight's and the tokens' 8-bit type on an architecture, or what the chip can run instead.
 fn family(weight: Q8, tokens: Q8, arch: Arch) -> Result<&'static Family> {
     support::family(weight, arch)?;
@@ -143,12 +156,11 @@ pub(crate) fn gemm_w8a8_gated(
 fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &mut Tensor<Cuda>) -> Result<()> {
     let family = family_of(cuda, x, w)?;
     let (t, n, k) = (x.codes.rows, w.n, w.k);
-    if let Some(product) = hopper_product(x, w, mode, out)? {
-        // INT8 sums are exact, so kernels may take turns; those of other types are summed by one family for every t.
-        let here = w.q8 != Some(Q8::Int8) || t > FEW_TOKENS;
-        if here && gemm_hopper::takes(cuda, &product) {
-            return gemm_hopper::product(cuda, &product);
-        }
+    // INT8 sums are exact, so kernels may take turns; those of other types are summed by one family for every t.
+    let portable_is_faster = w.q8 == Some(Q8::Int8) && t <= FEW_TOKENS;
+    if let Some(product) = gemm_hopper::w8a8(cuda, x, w, mode.into(), out).filter(|_| !portable_is_faster) {
+        check_sizes(x, w, out)?;
+        return gemm_hopper::product(cuda, &product);
     }
     launch(cuda, choose(family, t, n, k, cuda.info().sm_count as usize), x, w, mode, out)
 }
@@ -156,50 +168,20 @@ fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &mut Tens
 /// Up to here the portable kernels read INT8 weights faster than the Hopper ones.
 const FEW_TOKENS: usize = 16;
 
-/// The product as the Hopper kernels know it, if they know its types.
-fn hopper_product(x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &Tensor<Cuda>) -> Result<Option<Product>> {
-    let element = match (w.q8, Q8::from_dtype(x.codes.dtype)) {
-        (Some(Q8::Int8), Some(Q8::Int8)) => Element::Int8,
-        (Some(Q8::E4M3), Some(Q8::E4M3)) => Element::E4M3,
-        (Some(Q8::E5M2), Some(Q8::E4M3)) => Element::E5M2E4M3,
-        (Some(Q8::E4M3), Some(Q8::E5M2)) => Element::E4M3E5M2,
-        (Some(Q8::E5M2), Some(Q8::E5M2)) => Element::E5M2,
-        _ => return Ok(None),
-    };
-    let (t, k) = (x.codes.rows, w.k);
-    require("gemm_w8a8", x.codes.cols == k && x.scales.rows == t && x.scales.cols == 1 && out.rows == t)?;
-    Ok(Some(Product {
-        element,
-        x: address(&x.codes),
-        xs: address(&x.scales),
-        one_scale: false,
-        w: w.weight.address(),
-        ws: w.scales.as_ref().map_or(0, |s| s.address()),
-        bias: w.bias.as_ref().map_or(0, |b| b.address()),
-        out: address(out),
-        out_type: out.dtype,
-        t,
-        n: w.n,
-        k,
-        epilogue: match mode {
-            Mode::Plain => Epilogue::Plain,
-            Mode::Woven => Epilogue::Interleaved,
-            Mode::Silu => Epilogue::Gated(Activation::Silu),
-            Mode::Gelu => Epilogue::Gated(Activation::GeluTanh),
-        },
-        invariant: true,
-    }))
-}
-
 fn family_of(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear) -> Result<&'static Family> {
     let weight = w.q8.ok_or_else(|| Error::dtype("gemm_w8a8: the weight is float"))?;
     let tokens = Q8::from_dtype(x.codes.dtype).ok_or_else(|| Error::dtype("gemm_w8a8: the tokens are float"))?;
     family(weight, tokens, cuda.arch())
 }
 
+fn check_sizes(x: &Q8Rows<Cuda>, w: &Linear, out: &Tensor<Cuda>) -> Result<()> {
+    let t = x.codes.rows;
+    require("gemm_w8a8", x.codes.cols == w.k && x.scales.rows == t && x.scales.cols == 1 && out.rows == t)
+}
+
 fn launch(cuda: &Cuda, tile: &Tile, x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &mut Tensor<Cuda>) -> Result<()> {
     let (t, n, k) = (x.codes.rows, w.n, w.k);
-    require("gemm_w8a8", x.codes.cols == k && x.scales.rows == t && x.scales.cols == 1 && out.rows == t)?;
+    check_sizes(x, w, out)?;
     let scales = w.scales.as_ref().ok_or_else(|| Error::dtype("gemm_w8a8: the weight has no scales"))?;
     let out_type = out_type("gemm_w8a8", out.dtype)?;
     let grid = Grid::of(tile.blocks(t, n), tile.threads).with_shared(tile.shared, tile.shared);
@@ -245,12 +227,16 @@ impl Cuda {
         let chosen = choose(family, x.codes.rows, w.n, w.k, self.info().sm_count as usize).name;
         let others = tiles(family).filter(|tile| w.k.is_multiple_of(16) && tile.name != chosen);
         let fits = |tile: &&Tile| tile.tokens >= x.codes.rows.min(64) || tile.tokens >= 64;
-        Ok(std::iter::once(chosen).chain(others.filter(fits).map(|tile| tile.name)).collect())
+        let hopper = (self.arch() == 90 && w.k.is_multiple_of(16)).then_some(HOPPER);
+        Ok(hopper.into_iter().chain(std::iter::once(chosen)).chain(others.filter(fits).map(|tile| tile.name)).collect())
     }
 
     /// As [`planish_tensor::Backend::gemm_w8a8`], by the kernel of this name.
     pub fn gemm_w8a8_by(&self, name: &str, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
         require("gemm_w8a8", out.cols == w.n)?;
+        if name == HOPPER {
+            return gemm_w8a8(self, x, w, out);
+        }
         let found = tiles(family_of(self, x, w)?).chain(INT8_70.few).find(|tile| tile.name == name);
         let tile = found.ok_or_else(|| Error::unsupported(format!("no kernel {name} here")))?;
         launch(self, tile, x, w, if w.interleaved { Mode::Woven } else { Mode::Plain }, out)

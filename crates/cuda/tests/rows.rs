@@ -78,7 +78,12 @@ fn expect_definition(cuda: &Cuda, kind: Q8, x: &[f32], cols: usize) {
         let found = &codes[r * cols..][..cols];
         if let Some(i) = (0..cols).find(|&i| found[i] != expected[i]) {
             let (x, units) = (row[i], row[i] / scale);
-            panic!("{} {kind:?} [{r}, {i}]: {x:e} = {units:e} units: {} for {}", cuda.describe(), found[i], expected[i]);
+            panic!(
+                "{} {kind:?} [{r}, {i}]: {x:e} = {units:e} units: {} for {}",
+                cuda.describe(),
+                found[i],
+                expected[i]
+            );
         }
     }
 }
@@ -165,7 +170,8 @@ fn norms_of_any_width() {
             differing += expected.1.iter().zip(&found.1).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
             for kind in Q8::ALL {
                 let mut x = put(&cuda, h, &x);
-                let (delta, weight, mut scratch) = (put(&cuda, h, &delta), put(&cuda, h, &weight), poisoned(&cuda, 5, h));
+                let (delta, weight, mut scratch) =
+                    (put(&cuda, h, &delta), put(&cuda, h, &weight), poisoned(&cuda, 5, h));
                 let mut out = cuda.alloc_q8(kind, 5, h).unwrap();
                 cuda.add_rms_norm_quantize(&mut x, Some(&delta), &weight, 1e-5, &mut scratch, &mut out).unwrap();
                 let codes = read_q8(&cuda, &out);
@@ -247,7 +253,12 @@ fn log_softmax_of_large_vocabularies() {
                 floats(b, &x)
             }
             for (i, (want, got)) in run(&Scalar, v, &x).iter().zip(run(&cuda, v, &x)).enumerate() {
-                assert_eq!((want.is_nan(), want.is_finite()), (got.is_nan(), got.is_finite()), "v = {v}, row {}", i / v);
+                assert_eq!(
+                    (want.is_nan(), want.is_finite()),
+                    (got.is_nan(), got.is_finite()),
+                    "v = {v}, row {}",
+                    i / v
+                );
                 if want.is_finite() {
                     worst = worst.max((want - got).abs() / want.abs().max(1.0));
                 }
@@ -273,7 +284,11 @@ fn gram_matrices_of_odd_sizes() {
                 for (at, (&g, &b)) in found.iter().zip(&before).enumerate() {
                     let (i, j) = (at / k, at % k);
                     if j > i {
-                        assert_eq!(g.to_bits(), b.to_bits(), "the upper triangle is left alone: t={t} k={k} [{i}, {j}]");
+                        assert_eq!(
+                            g.to_bits(),
+                            b.to_bits(),
+                            "the upper triangle is left alone: t={t} k={k} [{i}, {j}]"
+                        );
                         continue;
                     }
                     let terms = x.chunks_exact(k).map(|row| of(row[i]) * of(row[j]));

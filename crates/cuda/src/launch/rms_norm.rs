@@ -25,16 +25,12 @@ impl Input<'_> {
         floats("rms_norm", &[x, delta.unwrap_or(x), weight])?;
         let (suffix, grid) = spread(x.rows, x.cols);
         let delta = delta.map_or(0, address);
-        cuda.launch("rms_norm", &format!("norm_{suffix}"), grid, params![
-            address(x),
-            delta,
-            address(weight),
-            eps,
-            x.cols,
-            kind,
-            out,
-            scales
-        ])
+        cuda.launch(
+            "rms_norm",
+            &format!("norm_{suffix}"),
+            grid,
+            params![address(x), delta, address(weight), eps, x.cols, kind, out, scales],
+        )
     }
 
     fn plain(&self, cuda: &Cuda, out: &mut Tensor<Cuda>) -> Result<()> {

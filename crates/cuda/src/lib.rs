@@ -10,6 +10,7 @@ mod launch;
 mod linear;
 mod modules;
 mod scratch;
+mod staging;
 mod support;
 
 pub use batch::DeviceBatch;

@@ -1,5 +1,5 @@
 // A block works on a row: four neighbours a thread and turn, kept in registers between the passes over a row where
-// they fit (VECS turns; 0: read again in each pass). Rows of widths that are no multiple of 4 are read one by one.
+// they fit and widths are multiples of 4 (VECS turns). 0 turns: read again in each pass, one by one if need be.
 #pragma once
 #include "codes.cuh"
 #include "dependency.cuh"
@@ -71,17 +71,59 @@ __device__ __forceinline__ double block_sum(double v, double (&shared)[32]) {
     return warp_sum(lane < blockDim.x / 32 ? shared[lane] : 0.0);
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define CLUSTER_OF(n) __cluster_dims__(n, 1, 1)
+#else
+#define CLUSTER_OF(n)
+#endif
+
+// A reduction over the blocks of a cluster, for rows that are spread over several multiprocessors. Each warp hands its
+// value to every block, so that one barrier is enough; `begin` is called at the kernel's start, as a block's shared memory
+// may be written only once it runs. From sm_90 on.
+template <int BLOCKS>
+struct ClusterMax {
+    unsigned (&slots)[BLOCKS * 32];
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    __device__ __forceinline__ void begin() const { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+
+    __device__ __forceinline__ unsigned rank() const {
+        unsigned rank;
+        asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+        return rank;
+    }
+
+    // The largest of all threads' values, in every thread.
+    __device__ __forceinline__ unsigned operator()(unsigned v) const {
+        v = warp_max(v);
+        unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
+        asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+        if (lane < BLOCKS) {
+            unsigned own = static_cast<unsigned>(__cvta_generic_to_shared(slots + rank() * warps + threadIdx.x / 32)), to;
+            asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(own), "r"(lane));
+            asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
+        }
+        asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+        asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+        unsigned most = 0;
+        for (unsigned i = lane; i < BLOCKS * warps; i += 32) most = max(most, slots[i]);
+        return warp_max(most);
+    }
+#else
+    __device__ __forceinline__ void begin() const {}
+    __device__ __forceinline__ unsigned rank() const { return 0; }
+    __device__ __forceinline__ unsigned operator()(unsigned v) const { return v; }
+#endif
+};
+
 // A token's scale from the bits of its largest magnitude: NaN for a row with NaN or infinity.
 __device__ __forceinline__ float token_scale(unsigned largest, int kind) {
     float scale = __fdiv_rn(__uint_as_float(largest), activation_range(kind));
     return largest < 0x7f800000u ? scale : __uint_as_float(0x7fc00000u);
 }
 
-template <int KIND>
-__device__ __forceinline__ unsigned encode_scaled(float4 v, float scale) {
-    return encode4<KIND>(make_float4(__fdiv_rn(v.x, scale), __fdiv_rn(v.y, scale), __fdiv_rn(v.z, scale),
-                                     __fdiv_rn(v.w, scale)));
-}
+// Blocks that share a multiprocessor at least: few turns need few registers.
+#define BLOCKS_OF(VECS) (VECS == 1 || VECS == 2 ? 2 : 1)
 
 // Passes over the turns of this thread: `body(turn, chunk)`, a chunk being four columns.
 template <int VECS, class Body>
@@ -97,13 +139,36 @@ __device__ __forceinline__ void each_chunk(int chunks, Body body) {
     }
 }
 
+// The width that load4 and its like are told: where rows are kept, that it is a multiple of 4.
+template <int VECS>
+__device__ __forceinline__ int width_of(int cols) {
+    return VECS ? 4 : cols;
+}
+
 template <int VECS, int KIND, class Value>
-__device__ __forceinline__ void encode_row(Value value, int cols, float scale, unsigned char* codes) {
-    // Also false for a scale that is NaN: such rows have codes 0, as have rows of zeros.
-    bool coded = scale > 0.f;
+__device__ __forceinline__ void encode_row(Value value, int cols, Scale scale, unsigned char* codes) {
     each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) {
-        store_codes(codes, 4 * chunk, cols, coded ? encode_scaled<KIND>(value(i, chunk), scale) : 0u);
+        store_codes(codes, 4 * chunk, width_of<VECS>(cols), encode4<KIND>(scale.quotients(value(i, chunk))));
     });
+}
+
+// Codes of a row whose chunks are `value(turn, chunk)`. A scale of 0 or NaN gives codes 0.
+template <int VECS, class Value>
+__device__ __forceinline__ void encode_row(Value value, int cols, float by, int kind, unsigned char* codes) {
+    Scale scale(by);
+    if (!scale.is_ordinary()) {
+        each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) {
+            store_codes(codes, 4 * chunk, width_of<VECS>(cols), divided_codes(value(i, chunk), by, kind));
+        });
+        return;
+    }
+    switch (kind) {
+        case INT8: return encode_row<VECS, INT8>(value, cols, scale, codes);
+        case E4M3: return encode_row<VECS, E4M3>(value, cols, scale, codes);
+        case E5M2: return encode_row<VECS, E5M2>(value, cols, scale, codes);
+        case E4M3_BITS: return encode_row<VECS, E4M3_BITS>(value, cols, scale, codes);
+        default: return encode_row<VECS, E5M2_BITS>(value, cols, scale, codes);
+    }
 }
 
 // Codes and scale of a row whose chunks are `value(turn, chunk)`, all past the end 0.
@@ -114,11 +179,5 @@ __device__ __forceinline__ void quantize_row(Value value, int cols, int kind, un
     each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) { most = max(most, magnitude4(value(i, chunk))); });
     float scale = token_scale(block_max(most, largest), kind);
     if (threadIdx.x == 0) *xs = scale;
-    switch (kind) {
-        case INT8: return encode_row<VECS, INT8>(value, cols, scale, codes);
-        case E4M3: return encode_row<VECS, E4M3>(value, cols, scale, codes);
-        case E5M2: return encode_row<VECS, E5M2>(value, cols, scale, codes);
-        case E4M3_BITS: return encode_row<VECS, E4M3_BITS>(value, cols, scale, codes);
-        default: return encode_row<VECS, E5M2_BITS>(value, cols, scale, codes);
-    }
+    encode_row<VECS>(value, cols, scale, kind, codes);
 }

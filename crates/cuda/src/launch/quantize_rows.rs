@@ -36,12 +36,18 @@ pub(crate) fn check(cuda: &Cuda, operation: &str, rows: usize, cols: usize, out:
 }
 
 /// A block for each row: how many times each thread takes four columns, which is the kernel's suffix (0: as often as it
-/// takes, with nothing kept), and the grid. It depends on the width alone, so that a row's result does too.
+/// takes, with nothing kept, as for widths that are no multiple of 4), and the grid. It depends on the width alone, so that
+/// a row's result does too.
 pub(crate) fn spread(rows: usize, cols: usize) -> (usize, Grid) {
     let chunks = cols.div_ceil(4);
-    let fits = |&turns: &usize| chunks.div_ceil(turns) <= if turns == 8 { 1024 } else { 512 };
-    let turns = [1, 2, 4, 8].into_iter().find(fits).unwrap_or(0);
-    let threads = if turns == 0 { 1024 } else { chunks.div_ceil(turns).next_multiple_of(32).max(32) };
+    let turns = match chunks {
+        _ if cols % 4 != 0 => 0,
+        ..=512 => 1,
+        ..=2048 => 2,
+        ..=8192 => 8,
+        _ => 0,
+    };
+    let threads = chunks.div_ceil(turns.max(1)).next_multiple_of(32).clamp(32, 1024);
     (turns, Grid::of(rows, threads))
 }
 
@@ -54,7 +60,7 @@ mod tests {
         for cols in 1..=70_000 {
             let (turns, grid) = spread(3, cols);
             assert!(grid.blocks == [3, 1, 1] && grid.threads % 32 == 0 && grid.threads <= 1024);
-            assert!(turns == 0 || 4 * turns * grid.threads >= cols);
+            assert!(turns == 0 || (cols % 4 == 0 && 4 * turns * grid.threads >= cols));
         }
         assert_eq!(spread(1, 4096), (2, Grid::of(1, 512)));
         assert_eq!(spread(1, 14336), (8, Grid::of(1, 448)));

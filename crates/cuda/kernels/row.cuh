@@ -125,15 +125,15 @@ __device__ __forceinline__ float token_scale(unsigned largest, int kind) {
 // Blocks that share a multiprocessor at least: few turns need few registers.
 #define BLOCKS_OF(VECS) (VECS == 1 || VECS == 2 ? 2 : 1)
 
-// Passes over the turns of this thread: `body(turn, chunk)`, a chunk being four columns.
+// Passes over the turns of this thread, one of `threads`: `body(turn, chunk)`, a chunk being four columns.
 template <int VECS, class Body>
-__device__ __forceinline__ void each_chunk(int chunks, Body body) {
+__device__ __forceinline__ void each_chunk(int chunks, int threads, Body body) {
     if (VECS == 0) {
-        for (int chunk = threadIdx.x; chunk < chunks; chunk += blockDim.x) body(0, chunk);
+        for (int chunk = threadIdx.x; chunk < chunks; chunk += threads) body(0, chunk);
     } else {
 #pragma unroll
         for (int i = 0; i < VECS; i++) {
-            int chunk = threadIdx.x + i * blockDim.x;
+            int chunk = threadIdx.x + i * threads;
             if (chunk < chunks) body(i, chunk);
         }
     }
@@ -145,29 +145,34 @@ __device__ __forceinline__ int width_of(int cols) {
     return VECS ? 4 : cols;
 }
 
+template <int VECS, class Body>
+__device__ __forceinline__ void each_chunk(int chunks, Body body) {
+    each_chunk<VECS>(chunks, blockDim.x, body);
+}
+
 template <int VECS, int KIND, class Value>
-__device__ __forceinline__ void encode_row(Value value, int cols, Scale scale, unsigned char* codes) {
-    each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) {
+__device__ __forceinline__ void encode_row(Value value, int cols, Scale scale, unsigned char* codes, int threads) {
+    each_chunk<VECS>((cols + 3) / 4, threads, [&](int i, int chunk) {
         store_codes(codes, 4 * chunk, width_of<VECS>(cols), encode4<KIND>(scale.quotients(value(i, chunk))));
     });
 }
 
 // Codes of a row whose chunks are `value(turn, chunk)`. A scale of 0 or NaN gives codes 0.
 template <int VECS, class Value>
-__device__ __forceinline__ void encode_row(Value value, int cols, float by, int kind, unsigned char* codes) {
+__device__ __forceinline__ void encode_row(Value value, int cols, float by, int kind, unsigned char* codes, int threads) {
     Scale scale(by);
     if (!scale.is_ordinary()) {
-        each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) {
+        each_chunk<VECS>((cols + 3) / 4, threads, [&](int i, int chunk) {
             store_codes(codes, 4 * chunk, width_of<VECS>(cols), divided_codes(value(i, chunk), by, kind));
         });
         return;
     }
     switch (kind) {
-        case INT8: return encode_row<VECS, INT8>(value, cols, scale, codes);
-        case E4M3: return encode_row<VECS, E4M3>(value, cols, scale, codes);
-        case E5M2: return encode_row<VECS, E5M2>(value, cols, scale, codes);
-        case E4M3_BITS: return encode_row<VECS, E4M3_BITS>(value, cols, scale, codes);
-        default: return encode_row<VECS, E5M2_BITS>(value, cols, scale, codes);
+        case INT8: return encode_row<VECS, INT8>(value, cols, scale, codes, threads);
+        case E4M3: return encode_row<VECS, E4M3>(value, cols, scale, codes, threads);
+        case E5M2: return encode_row<VECS, E5M2>(value, cols, scale, codes, threads);
+        case E4M3_BITS: return encode_row<VECS, E4M3_BITS>(value, cols, scale, codes, threads);
+        default: return encode_row<VECS, E5M2_BITS>(value, cols, scale, codes, threads);
     }
 }
 
@@ -179,5 +184,5 @@ __device__ __forceinline__ void quantize_row(Value value, int cols, int kind, un
     each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) { most = max(most, magnitude4(value(i, chunk))); });
     float scale = token_scale(block_max(most, largest), kind);
     if (threadIdx.x == 0) *xs = scale;
-    encode_row<VECS>(value, cols, scale, kind, codes);
+    encode_row<VECS>(value, cols, scale, kind, codes, blockDim.x);
 }

@@ -8,7 +8,7 @@ use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Tensor,
 };
 
 impl Backend for Cuda {
@@ -154,6 +154,10 @@ impl Backend for Cuda {
         launch::logits::argmax(self, logits)
     }
 
+    fn sample(&self, logits: &mut Tensor<Self>, rows: &[SampleRow<'_>]) -> Result<Option<Vec<u32>>> {
+        launch::sample::sample(self, logits, rows)
+    }
+
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {
         launch::logits::log_softmax(self, logits)
     }
@@ -209,6 +213,23 @@ impl Backend for Cuda {
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
         launch::attention::paged_attention_quantize(self, qkv, shape, batch, kv, scratch, out)
+    }
+
+    fn gemm_gated_quantize(
+        &self,
+        x: &Q8Rows<Self>,
+        w: &Linear,
+        act: Activation,
+        gate_up: &mut Tensor<Self>,
+        inner: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        if w.interleaved {
+            launch::gemm_w8a8::gemm_w8a8_gated(self, x, w, act, inner)?;
+            return launch::quantize_rows::quantize_rows(self, inner, out);
+        }
+        launch::gemm_w8a8::gemm_w8a8(self, x, w, gate_up)?;
+        launch::gated::gated_quantize(self, gate_up, act, out)
     }
 
     /// Steps in which each sequence has one new token. Attention is spread by length classes, see its launch file.

@@ -12,6 +12,7 @@ mod modules;
 mod scratch;
 mod staging;
 mod support;
+mod timing;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;

@@ -32,13 +32,13 @@ impl Family {
 pub fn family(kind: Q8, arch: Arch) -> Result<Family> {
     let refuse = |why: &str| Err(Error::unsupported(format!("{why} (this GPU is sm_{arch})")));
     match (kind, arch) {
-        (_, 0..70) => refuse("GPUs before Volta (sm_70) are not supported: use --device cpu"),
+        (_, ..=69) => refuse("GPUs before Volta (sm_70) are not supported: use --device cpu"),
         (Q8::Int8, 100..) => refuse("GPUs after Hopper have no fast INT8 products: use FP8 (--quant-dtype fp8)"),
         (Q8::Int8, 90..) => Ok(Family::Wgmma),
         (Q8::Int8, 80..) => Ok(Family::Mma80),
         (Q8::Int8, 75..) => Ok(Family::Mma75),
         (Q8::Int8, _) => Ok(Family::Dp4a),
-        (_, 0..89) => refuse("FP8 products need Ada (sm_89) or newer: use INT8 (--quant-dtype int8)"),
+        (_, ..=88) => refuse("FP8 products need Ada (sm_89) or newer: use INT8 (--quant-dtype int8)"),
         (_, 90) => Ok(Family::Wgmma),
         (_, _) => Ok(Family::Mma80),
     }

@@ -176,7 +176,7 @@ pub fn load<B: Backend>(
     let (_, math) = options.numbers(eight_bit);
     let positions = options.max_model_len.unwrap_or(plan.max_positions);
     let how = LoadOptions { math, positions, int8_head: options.int8_head };
-    let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::Load(e.to_string()))?;
+    let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::of_loading(&e))?;
     // What is free now, beside the weights, is what keys and values may have a share of.
     let (config, notes) = options.decide::<B>(&plan, eight_bit, &backend.preferences(), backend.memory())?;
     let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes(), notes };

@@ -88,6 +88,7 @@ struct Few {
 #pragma unroll
         for (int i = 0; i < PAIRS - 1; i++) load_pair(copies, i);
         if (old) grid_wait();
+        grid_release();
         stage_queries<Cache, D>(a, tile, kv_head, q_at, 16, (a.nq + 2 * a.nkv) * D);
         RowOf row[2] = {row_of(a, tile, kv_head, lane / 4), row_of(a, tile, kv_head, lane / 4 + 8)};
         int seen_from = row_of(a, tile, kv_head, tile.rows - 1).start, seen_to = row_of(a, tile, kv_head, 0).end;
@@ -121,6 +122,7 @@ struct Few {
                 }
             }
             const float* scales = (const float*)(flags + 16) + (segment & 3) * 2 * SEGMENT;
+            bool whole = segment * SEGMENT >= seen_from && (segment + 1) * SEGMENT <= seen_to;
             if (Cache::CODES) {
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
@@ -138,7 +140,7 @@ struct Few {
                     float& x = s[i / 4][i / 2 % 2][2 * h + i % 2];
                     float y = rule.score(x, Cache::CODES ? scales[place] : 1.0f);
                     if (rule.capped) y = rule.cap(y);
-                    x = key >= row[h].start && key < row[h].end ? y : NEVER;
+                    x = whole || (key >= row[h].start && key < row[h].end) ? y : NEVER;
                     most = fmaxf(most, x);
                 }
                 most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
@@ -205,7 +207,6 @@ struct Few {
                 part.write(a, tile, index, kv_head, segment - span.end_of_first + 1);
             }
         }
-        grid_release();
         if (blockIdx.z == 0) all.write(a, tile, index, kv_head, span.active > 1 ? 0 : -1);
         finish_tile(a, index, tile, kv_head, span, flags);
     }

@@ -1,6 +1,7 @@
 // archs: 90a
 // Attention of many query rows on Hopper: two warpgroups of 64 rows multiply by wgmma while a third brings keys and
-// values, widened to bf16, into a ring of shared memory. A block stays and takes one tile after another.
+// values, widened to bf16, into a ring of shared memory, and a fourth the queries of the next tile. A block stays and
+// takes one tile after another.
 // Results equal those of the other kernels of this family to the bit: both kinds of instruction sum steps of 16 alike.
 #include "attention_mma.cuh"
 
@@ -18,7 +19,12 @@ __device__ __forceinline__ void barrier_wait(unsigned at, unsigned parity) {
         "r"(parity)
         : "memory");
 }
-// What was written to shared memory in the ordinary way becomes visible to the matrix units.
+// Arrives when all copies of this thread so far are complete.
+__device__ __forceinline__ void barrier_arrive_copied(unsigned at) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at) : "memory");
+}
+// What was written to shared memory in the ordinary way, as far as this thread sees it, becomes visible to the matrix
+// units. The writers would wait here for all copies under way; so the readers call it, once a barrier let them through.
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // A matrix of rows of 128 swizzled bytes in shared memory; `across` is the distance of blocks of 64 columns, which only
@@ -69,24 +75,30 @@ __device__ __forceinline__ void products_wait(float (&x)[N]) {
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(x[i])::"memory");
 }
 
+// A tile and the key head it is of.
+struct Task {
+    Tile tile;
+    int kv_head, unused;
+};
+
 template <class Cache, int D>
 struct Hopper {
     static constexpr int ROWS = 128, BLOCKS = D / 64;
     static constexpr int UNIT = SEGMENT * D * 2;                   // a segment's keys or values
     static constexpr int CHUNKS = D * Cache::BYTES / 16;           // of a vector
-    static constexpr int STAGES = D == 64 ? 6 : Cache::CODES ? 4 : 5;
-    static constexpr int RAW = Cache::CODES ? 3 : 0, LAG = 2;      // units of codes; copies in flight
-    static constexpr int RAW_UNIT = SEGMENT * D;
-    static constexpr int Q = ROWS * D * 2, QS = D == 64 ? 2 : 1;   // buffers of queries
+    static constexpr int STAGES = D == 64 ? 6 : Cache::CODES ? 3 : 5;
+    static constexpr int RAW = Cache::CODES ? 3 : 1;               // units of codes
+    static constexpr int RAW_UNIT = Cache::CODES ? SEGMENT * D : 0;
+    static constexpr int Q = ROWS * D * 2, QS = 2;                 // buffers of queries
     static constexpr int SCALES = Cache::CODES ? 4 * 2 * SEGMENT * 4 : 0;
-    static constexpr int ENDS = QS * ROWS * 4, INFO = 2 * 32;
+    static constexpr int ENDS = QS * ROWS * 4, INFO = QS * sizeof(Task);
     static constexpr int SHARED = STAGES * UNIT + QS * Q + RAW * RAW_UNIT + SCALES + ENDS + INFO + 256 + 1024;
-    static constexpr int WORK_REGISTERS = Cache::CODES ? 224 : 232, COPY_REGISTERS = Cache::CODES ? 56 : 40;
+    static constexpr int WORK_REGISTERS = 216, COPY_REGISTERS = 40;
 
     unsigned ring, queries, raw, scales, full, empty, q_full, q_empty; // addresses in shared memory
     char* memory;
     int* ends;
-    Tile* info;
+    Task* info;
 
     __device__ void place(char* at) {
         unsigned base = shared_address(at), up = (1024 - base % 1024) % 1024;
@@ -96,7 +108,7 @@ struct Hopper {
         raw = queries + QS * Q;
         scales = raw + RAW * RAW_UNIT;
         ends = (int*)(memory + (scales - ring) + SCALES);
-        info = (Tile*)((char*)ends + ENDS);
+        info = (Task*)((char*)ends + ENDS);
         full = scales + SCALES + ENDS + INFO;
         empty = full + STAGES * 8;
         q_full = empty + STAGES * 8;
@@ -116,7 +128,7 @@ struct Hopper {
     struct Copier {
         const Attention& a;
         const Hopper& s;
-        int issued, given; // copies queued; units handed to the others
+        int issued, given; // copies queued; units of codes handed over
         Tile tile;
         unsigned vector; // of this lane's key
 
@@ -144,26 +156,22 @@ struct Hopper {
                 copy_16(to + (Cache::CODES ? (line * CHUNKS + chunk) * 16 : place_of_chunk(SEGMENT, line, chunk)),
                     source, there);
             }
-            if (Cache::CODES && !values) {
-                unsigned at = s.scales + ((issued / 2 & 3) * 2 * SEGMENT + warp * 32 + lane) * 4;
-                bool there = vector != ~0u;
-                copy_4(at, a.k_scales + (there ? vector : 0), there);
-                copy_4(at + SEGMENT * 4, a.v_scales + (there ? vector : 0), there);
+            if constexpr (Cache::CODES) {
+                if (!values) {
+                    unsigned at = s.scales + ((issued / 2 & 3) * 2 * SEGMENT + warp * 32 + lane) * 4;
+                    bool there = vector != ~0u;
+                    copy_4(at, a.k_scales + (there ? vector : 0), there);
+                    copy_4(at + SEGMENT * 4, a.v_scales + (there ? vector : 0), there);
+                }
+                commit_copies();
+            } else {
+                barrier_arrive_copied(s.full + issued % STAGES * 8);
             }
-            commit_copies();
             issued++;
         }
 
-        // Hands unit `given` over: its copies, of this thread, are complete.
+        // Each thread widens the chunks of unit `given` that it copied itself.
         __device__ __forceinline__ void give() {
-            if constexpr (Cache::CODES) widen_unit();
-            publish();
-            barrier_arrive(s.full + given % STAGES * 8);
-            given++;
-        }
-
-        // Each thread widens the chunks that it copied.
-        __device__ __forceinline__ void widen_unit() {
             int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
             bool values = given & 1;
             const char* from = s.memory + (s.raw - s.ring) + given % RAW * RAW_UNIT;
@@ -186,76 +194,81 @@ struct Hopper {
                 *(uint4*)(to + place_of_chunk(SEGMENT, line, 2 * chunk)) = first;
                 *(uint4*)(to + place_of_chunk(SEGMENT, line, 2 * chunk + 1)) = second;
             }
-        }
-
-        __device__ __forceinline__ void drain() {
-            wait_copies<0>();
-            while (given < issued) give();
-        }
-
-        // Queries of a tile as bf16, and what the rows see; an end without rows.
-        __device__ __forceinline__ void give_queries(int turn, int kv_head, bool end) {
-            int slot = turn % QS, thread = threadIdx.x, group = a.nq / a.nkv;
-            barrier_wait(s.q_empty + slot * 8, (turn / QS & 1) ^ 1);
-            if (thread == 0) {
-                Tile t = tile;
-                if (end) t.rows = 0;
-                s.info[slot] = t;
-                ((int*)&s.info[slot])[6] = kv_head;
-            }
-            if (!end) {
-                s.ends[slot * ROWS + thread] = row_of(a, tile, kv_head, thread).end;
-                char* to = s.memory + (s.queries - s.ring) + slot * Q;
-                int width = (a.nq + 2 * a.nkv) * D;
-#pragma unroll 4
-                for (int i = thread; i < ROWS * D / 8; i += 128) {
-                    int row = i / (D / 8), chunk = i % (D / 8);
-                    float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f), y = x;
-                    if (row < tile.rows) {
-                        int packed = tile.first + row;
-                        size_t token = tile.token + packed / group;
-                        const float* from = a.qkv + token * width + (kv_head * group + packed % group) * D;
-                        // Of codes, a chunk holds every other pair's place; see `place_of`.
-                        if (Cache::CODES) {
-                            const float* step = from + chunk / 2 * 16 + (chunk & 1);
-                            x = make_float4(step[0], step[2], step[4], step[6]);
-                            y = make_float4(step[8], step[10], step[12], step[14]);
-                        } else {
-                            x = *(const float4*)(from + chunk * 8);
-                            y = *(const float4*)(from + chunk * 8 + 4);
-                        }
-                    }
-                    *(uint4*)(to + place_of_chunk(ROWS, row, chunk)) =
-                        make_uint4(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w), pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));
-                }
-            }
-            publish();
-            barrier_arrive(s.q_full + slot * 8);
+            barrier_arrive(s.full + given % STAGES * 8);
+            given++;
         }
     };
 
     __device__ void copy(const Attention& a) const {
         Copier copier{a, *this, 0, 0, Tile{}, ~0u};
-        int turn = 0;
         for (int flat = blockIdx.x; flat < a.tiles * a.nkv; flat += gridDim.x) {
-            // The last tiles of a sequence have the most to do.
             int kv_head = flat % a.nkv;
-            copier.tile = find_tile(a, a.tiles - 1 - flat / a.nkv, ROWS, kv_head);
+            copier.tile = nth_tile(a, flat);
             if (copier.tile.rows == 0) continue;
-            copier.drain();
-            copier.give_queries(turn++, kv_head, false);
             Pages pages(a, copier.tile.seq, kv_head);
             Run span(copier.tile, 1, 0);
             for (int unit = 2 * span.begin; unit < 2 * span.end; unit++) {
                 copier.issue(pages, unit / 2);
-                if (copier.issued - copier.given > LAG) {
-                    wait_copies<LAG>();
+                if (Cache::CODES && copier.issued - copier.given == RAW) {
+                    wait_copies<RAW - 1>();
                     copier.give();
                 }
             }
         }
-        copier.drain();
-        copier.give_queries(turn, 0, true);
+        if constexpr (Cache::CODES) {
+            wait_copies<0>();
+            while (copier.given < copier.issued) copier.give();
+        }
+    }
+
+    // The last tiles of a sequence have the most to do.
+    __device__ static Tile nth_tile(const Attention& a, int flat) {
+        return find_tile(a, a.tiles - 1 - flat / a.nkv, ROWS, flat % a.nkv);
+    }
+
+    // ---- the warpgroup of queries
+
+    // Queries of each tile as bf16, and what the rows see; at last an end without rows.
+    __device__ void stage(const Attention& a) const {
+        int turn = 0;
+        for (int flat = blockIdx.x; flat < a.tiles * a.nkv; flat += gridDim.x) {
+            Tile tile = nth_tile(a, flat);
+            if (tile.rows > 0) stage_tile(a, tile, turn++, flat % a.nkv);
+        }
+        stage_tile(a, Tile{}, turn, 0);
+    }
+
+    __device__ __forceinline__ void stage_tile(const Attention& a, const Tile& tile, int turn, int kv_head) const {
+        int slot = turn % QS, thread = threadIdx.x & 127, group = a.nq / a.nkv;
+        barrier_wait(q_empty + slot * 8, (turn / QS & 1) ^ 1);
+        if (thread == 0) info[slot] = {tile, kv_head, 0};
+        char* to = memory + (queries - ring) + slot * Q;
+        int width = (a.nq + 2 * a.nkv) * D;
+        if (tile.rows > 0) {
+            ends[slot * ROWS + thread] = row_of(a, tile, kv_head, thread).end;
+#pragma unroll 2
+            for (int i = thread; i < ROWS * D / 8; i += 128) {
+                int row = i / (D / 8), chunk = i % (D / 8);
+                float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f), y = x;
+                if (row < tile.rows) {
+                    int packed = tile.first + row;
+                    size_t token = tile.token + packed / group;
+                    const float* from = a.qkv + token * width + (kv_head * group + packed % group) * D;
+                    // Of codes, a chunk holds every other pair's place; see `place_of`.
+                    if (Cache::CODES) {
+                        const float* step = from + chunk / 2 * 16 + (chunk & 1);
+                        x = make_float4(step[0], step[2], step[4], step[6]);
+                        y = make_float4(step[8], step[10], step[12], step[14]);
+                    } else {
+                        x = *(const float4*)(from + chunk * 8);
+                        y = *(const float4*)(from + chunk * 8 + 4);
+                    }
+                }
+                *(uint4*)(to + place_of_chunk(ROWS, row, chunk)) =
+                    make_uint4(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w), pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));
+            }
+        }
+        barrier_arrive(q_full + slot * 8);
     }
 
     // ---- the multiplying warpgroups
@@ -263,7 +276,7 @@ struct Hopper {
     // As `settle_odd_values`, on the layout of this kernel; all multiplying threads call. True if there were any.
     template <int N>
     __device__ __forceinline__ bool settle_segment(float (&o)[N], char* unit, int key, const RowOf (&row)[2]) const {
-        int thread = threadIdx.x - 128;
+        int thread = threadIdx.x - 256;
         bool odd = false;
         for (int i = thread; i < SEGMENT * D / 8; i += 256) odd |= odd_bf16(*(const uint4*)(unit + i * 16));
         int any;
@@ -299,15 +312,15 @@ struct Hopper {
 
     __device__ void work(const Attention& a) const {
         constexpr int N = D / 2;
-        int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5 & 3), group = (threadIdx.x >> 7) - 1;
+        int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5 & 3), group = (threadIdx.x >> 7) - 2;
         int mine = 64 * group + 16 * warp + lane / 4;
         Rule rule = Rule::of<Cache>(a);
         int unit = 0;
         for (int turn = 0;; turn++) {
             int slot = turn % QS;
             barrier_wait(q_full + slot * 8, turn / QS & 1);
-            Tile tile = info[slot];
-            int kv_head = ((int*)&info[slot])[6];
+            Tile tile = info[slot].tile;
+            int kv_head = info[slot].kv_head;
             if (tile.rows == 0) return;
             const int* end = ends + slot * ROWS;
             RowOf row[2];
@@ -326,6 +339,7 @@ struct Hopper {
                 float s[64], m[2], l[2];
                 int stage = unit % STAGES;
                 barrier_wait(full + stage * 8, unit / STAGES & 1);
+                publish();
                 products_begin();
 #pragma unroll
                 for (int i = 0; i < D / 16; i++) {
@@ -344,6 +358,7 @@ struct Hopper {
                 weigh<Cache>(segment, *(float(*)[16][4])s, p, m, l, rule, row, its);
                 stage = unit % STAGES;
                 barrier_wait(full + stage * 8, unit / STAGES & 1);
+                publish();
                 float o[N];
                 bool begun = false;
                 int key = segment * SEGMENT;
@@ -375,8 +390,13 @@ struct Hopper {
             merge_factors(all_m[h], m[h], x[h], y[h]);
             all_l[h] = merged(all_l[h], x[h], l[h], y[h]);
         }
+        // Times 1 changes nothing.
+        if (__any_sync(~0u, x[0] != 1.0f || x[1] != 1.0f)) {
 #pragma unroll
-        for (int i = 0; i < N; i++) all_o[i] = merged(all_o[i], x[i / 2 % 2], o[i], y[i / 2 % 2]);
+            for (int i = 0; i < N; i++) all_o[i] = __fmul_rn(all_o[i], x[i / 2 % 2]);
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++) all_o[i] = __fmaf_rn(o[i], y[i / 2 % 2], all_o[i]);
     }
 
     template <int N>
@@ -412,10 +432,15 @@ struct Hopper {
             }
         }
         grid_wait();
+        grid_release();
         __syncthreads();
-        if (threadIdx.x < 128) {
+        if (threadIdx.x < 256) {
             asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPY_REGISTERS));
-            s.copy(a);
+            if (threadIdx.x < 128) {
+                s.copy(a);
+            } else {
+                s.stage(a);
+            }
         } else {
             asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(WORK_REGISTERS));
             s.work(a);
@@ -424,7 +449,7 @@ struct Hopper {
 };
 
 #define HOPPER(NAME, CACHE, D)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(384, 1) attention_hopper_##NAME##_##D(ATTENTION_PARAMETERS) {        \
+    extern "C" __global__ void __launch_bounds__(512, 1) attention_hopper_##NAME##_##D(ATTENTION_PARAMETERS) {        \
         const Attention a = ATTENTION_ARGUMENTS;                                                                      \
         Hopper<CACHE, D>::run(a);                                                                                     \
     }                                                                                                                 \

@@ -1,5 +1,6 @@
-// Products of f32 activations and float weights: in f32 by fused multiply-adds in ascending k, which equals the reference
-// bit for bit, or rounded to bf16 for the tensor cores of sm_80 on. A token's result does not depend on its company.
+// Products of f32 activations and float weights: in f32 by fused multiply-adds in ascending k, which equals the
+// reference bit for bit, or rounded to bf16 for the tensor cores of sm_80 on. A token's result does not depend on its
+// company.
 #include "mma_tile.cuh"
 #include "simt_tile.cuh"
 
@@ -41,9 +42,8 @@ struct Biased {
         tensor_core_product<Bf16, Tile<__VA_ARGS__>, ToBf16<WEIGHT>, WAY, ToBf16<float>, TOKEN_WAY>(w, x, t, n, k,     \
                                                                                                     BIASED);          \
     }
-TENSOR_CORE_KERNEL(bf16_80_16x8, bf16, Way::Direct, Way::Whole, 1, 1, 1, 1, 1, 512, 4)
-TENSOR_CORE_KERNEL(bf16_80_64x8, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 1, 128, 5)
-TENSOR_CORE_KERNEL(bf16_80_64x16, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 2, 128, 5)
+TENSOR_CORE_KERNEL(bf16_80_64x8, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 1, 256, 4)
+TENSOR_CORE_KERNEL(bf16_80_64x16, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 2, 256, 4)
 TENSOR_CORE_KERNEL(bf16_80_64x32, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 4, 128, 4)
 TENSOR_CORE_KERNEL(bf16_80_64x64, bf16, Way::Direct, Way::Whole, 2, 2, 1, 2, 4, 128, 4)
 TENSOR_CORE_KERNEL(bf16_80_128x128, bf16, Way::Direct, Way::Whole, 2, 4, 1, 4, 4, 64, 4)
@@ -65,12 +65,14 @@ ANY_KERNELS(f32, float)
         plain_product<Floats<WEIGHT>, Floats<float>, PlainTile<1, 2>>(w, x, t, n, k, BIASED);                          \
     }
 
-// Few tokens: a warp has 32 rows, a lane one, and adds up its sums alone. Weights stand in the stages as stored.
+// Few tokens: a warp has 32 rows, a lane one, and adds up its sums alone. Weights stand in the stages as stored. The
+// more tokens, the fewer stages: what counts then is how many warps fit.
 template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENTS) {
     extern __shared__ __align__(128) u8 memory[];
-    constexpr int WIDTH = 128 / sizeof(Weight), STAGES = 5, TOKENS_AT = 32 * 128, STAGE = TOKENS_AT + TOKENS * WIDTH * 4;
-    constexpr int QUADS = TOKENS * WIDTH / 4;
-    const int lane = threadIdx.x, first = blockIdx.x * 32, count = (k + WIDTH - 1) / WIDTH;
+    constexpr int WIDTH = 128 / sizeof(Weight), QUADS = TOKENS * WIDTH / 4;
+    constexpr int STAGES = TOKENS == 1 ? 5 : TOKENS == 4 ? 4 : 3, TOKENS_AT = 32 * 128, STAGE = TOKENS_AT + QUADS * 16;
+    const int groups = (t + TOKENS - 1) / TOKENS, first_token = (int)blockIdx.x % groups * TOKENS;
+    const int lane = threadIdx.x, first = (int)blockIdx.x / groups * 32, count = (k + WIDTH - 1) / WIDTH;
     const bool aligned = k % (16 / (int)sizeof(Weight)) == 0;
     const u32 stages = shared_address(memory);
     auto copy = [&](u32 to, const void* row, int at, int size, bool there) {
@@ -90,18 +92,19 @@ template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENT
     auto tokens = [&](int s) {
 #pragma unroll
         for (int i = 0; i < (QUADS + 31) / 32; i++) {
-            const int q = i * 32 + lane, token = q / (WIDTH / 4), at = s * WIDTH + q % (WIDTH / 4) * 4;
+            const int q = i * 32 + lane, token = first_token + q / (WIDTH / 4);
+            const int at = s * WIDTH + q % (WIDTH / 4) * 4;
             if (q >= QUADS) break;
             const bool there = token < t && at < k;
             copy(stages + s % STAGES * STAGE + TOKENS_AT + q * 16, x + (long long)(there ? token : 0) * k, at, 4, there);
         }
     };
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < STAGES - 1; s++)
         if (s < count) weights(s);
     grid_wait();
     grid_release();
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < STAGES - 1; s++) {
         if (s < count) tokens(s);
         copies_end_group();
@@ -133,10 +136,13 @@ template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENT
         }
     }
     const Biased biased = BIASED;
+    const int row = first + lane;
+    if (row >= n) return;
+    const float b = biased.channel_bias(row);
 #pragma unroll
     for (int c = 0; c < TOKENS; c++) {
-        const int row = first + lane;
-        if (row < n && c < t) biased.store((long long)c * n + row, __fadd_rn(sums[c], biased.channel_bias(row)));
+        const int token = first_token + c;
+        if (token < t) biased.store((long long)token * n + row, __fadd_rn(sums[c], b));
     }
 }
 #define FEW_KERNEL(NAME, WEIGHT, TOKENS)                                                                               \

@@ -74,8 +74,9 @@ template <class Kind, int ROWS, class T> struct Quads {
         for (int i = 0; i < COUNT; i++) {
             const int at = (int)threadIdx.x + i * T::THREADS, row = at % ROWS, quad = at / ROWS;
             const int column = (stage * T::WORDS + quad * 4) * Kind::PER_WORD;
-            const int count = row < rows ? k - column : 0;
-            Kind::read(from + (long long)row * k + column, count, aligned, held[i]);
+#pragma unroll
+            for (int j = 0; j < 4; j++) held[i][j] = 0;
+            if (row < rows && column < k) Kind::read(from + (long long)row * k + column, k - column, aligned, held[i]);
         }
     }
     __device__ __forceinline__ void put(typename Kind::Word (*stage)[ROWS + 4]) {
@@ -103,7 +104,8 @@ __device__ __forceinline__ void plain_product(const void* w, const void* x, int 
     __shared__ __align__(16) Word weight_stage[2][T::WORDS][T::ROWS + 4];
     __shared__ __align__(16) Word token_stage[2][T::WORDS][T::TOKENS + 4];
     const int token_tiles = (t + T::TOKENS - 1) / T::TOKENS;
-    const int first_token = (int)blockIdx.x % token_tiles * T::TOKENS, first_row = (int)blockIdx.x / token_tiles * T::ROWS;
+    const int first_token = (int)blockIdx.x % token_tiles * T::TOKENS;
+    const int first_row = (int)blockIdx.x / token_tiles * T::ROWS;
     Quads<WeightKind, T::ROWS, T> weights(w, first_row, n, k);
     Quads<TokenKind, T::TOKENS, T> tokens(x, first_token, t, k);
     const int stage_width = T::WORDS * WeightKind::PER_WORD, count = (k + stage_width - 1) / stage_width;

@@ -5,8 +5,8 @@
 
 __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-// Where the 16 bytes `chunk` of `row` are in a stage: eight neighbouring rows of a chunk, and eight chunks of a row, lie
-// in eight different groups of four banks.
+// Where the 16 bytes `chunk` of `row` are in a stage: eight neighbouring rows of a chunk, and eight chunks of a row,
+// lie in eight different groups of four banks.
 template <int CHUNKS> __device__ __forceinline__ u32 place(int row, int chunk) {
     static_assert(CHUNKS == 4 || CHUNKS % 8 == 0, "a row is 64 bytes or a multiple of 128");
     int turn = CHUNKS == 4 ? (row >> 1) & 3 : row & 7;

@@ -8,7 +8,8 @@ use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Tensor,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver,
+    Tensor,
 };
 
 impl Backend for Cuda {
@@ -241,6 +242,10 @@ impl Backend for Cuda {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         Ok(Box::new(Graph::record(&self.context, work)?))
+    }
+
+    fn solver(&self) -> Option<&dyn Solver<Self>> {
+        Some(self)
     }
 }
 

@@ -15,6 +15,7 @@ pub mod host;
 pub mod layout;
 pub mod q8;
 pub mod sample;
+pub mod solver;
 
 pub use backend::{
     Activation, AttentionShape, Backend, FloatMath, KvLayer, LinearPart, LinearShape, Memory, Preferences, Q8Rows,
@@ -26,3 +27,4 @@ pub use error::{Error, Result};
 pub use host::{HostTensor, SharedBytes};
 pub use q8::Q8;
 pub use sample::SampleRow;
+pub use solver::{GramFactor, RowNumbers, SolvedRows, Solver};

@@ -1,9 +1,12 @@
 //! `paged_attention`: which kernel attends, over how many blocks. All kernels of one family (tensor cores, or plain
 //! multiply-adds) give a row the same bits, so what is chosen here never shows in a result.
+mod shapes;
+
 use super::{Grid, Param, address, params};
 use crate::{Cuda, DeviceBatch};
 use planish_tensor::layout::require;
 use planish_tensor::{AttentionShape, DType, Error, KvLayer, Q8, Q8Rows, Result, Tensor};
+use shapes::{Blocks, Launch};
 
 /// Keys that are attended to on their own before they are merged with those before.
 const SEGMENT: usize = 128;
@@ -11,8 +14,6 @@ const SEGMENT: usize = 128;
 const FEW: usize = 16;
 /// The widest head.
 const WIDEST: usize = 256;
-/// Keys in the shared memory of a plain block.
-const PLAIN_KEYS: usize = 32;
 /// A sequence is not split if its parts would take more memory than this.
 const PARTS_BYTES: usize = 128 << 20;
 
@@ -78,29 +79,6 @@ enum Family {
     Plain,
 }
 
-/// Which sequences a launch takes, as `Take` in `attention.cuh`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Take {
-    All = 0,
-    Few = 1,
-    Many = 2,
-    /// All, each of which has one token.
-    One = 3,
-}
-
-/// What a launch differs by.
-struct Launch {
-    file: &'static str,
-    name: String,
-    tiles: usize,
-    take: Take,
-    splits: usize,
-    threads: usize,
-    shared: usize,
-    /// One row of blocks instead of tiles, heads and splits.
-    flat: bool,
-}
-
 /// The family for heads of this width over a cache of this type.
 fn family(arch: u32, dtype: DType, d: usize) -> Family {
     match arch >= 80 && dtype != DType::F32 && [64, 80, 96, 128, 256].contains(&d) {
@@ -112,36 +90,6 @@ fn family(arch: u32, dtype: DType, d: usize) -> Family {
 /// Blocks that share a sequence: enough to fill the multiprocessors, as long as each has a segment.
 fn splits(blocks: usize, class: usize, sm_count: usize) -> usize {
     (2 * sm_count / blocks.max(1)).clamp(1, class.div_ceil(SEGMENT))
-}
-
-/// Bytes between rows of `bytes` in shared memory: an odd number of 16-byte chunks.
-fn pitch(bytes: usize) -> usize {
-    ((bytes / 16) | 1) * 16
-}
-
-/// Segments of keys or values in the shared memory of a block that attends with few rows; as in `attention_few.cu`.
-fn few_pairs(d: usize) -> usize {
-    if d == 256 { 2 } else { 3 }
-}
-
-/// Pieces of 64 keys in the shared memory of a block that attends with many rows; as in `attention_many.cu`.
-fn many_stages(dtype: DType, d: usize) -> usize {
-    match (dtype, d) {
-        (DType::BF16, 64) => 5,
-        (DType::BF16, 80 | 96) => 4,
-        (DType::BF16, 128) => 3,
-        (DType::BF16, _) => 2,
-        (_, 256) => 3,
-        _ => 5,
-    }
-}
-
-fn type_name(dtype: DType) -> &'static str {
-    match dtype {
-        DType::BF16 => "bf16",
-        DType::I8 => "i8",
-        _ => "e4m3",
-    }
 }
 
 /// As `KvType` in the kernels.
@@ -201,7 +149,10 @@ impl Call<'_> {
             Some(few) if self.batch.s > 1 => self.launch(few)?,
             _ => {}
         }
-        self.launch(self.many(all))
+        match self.cuda.arch() == 90 && matches!(self.shape.d, 64 | 128) && !all {
+            true => self.launch(self.hopper()),
+            false => self.launch(self.many(all)),
+        }
     }
 
     fn family(&self) -> Family {
@@ -229,67 +180,6 @@ impl Call<'_> {
         tiles * self.shape.nkv * self.slots() * self.tile_rows()
     }
 
-    fn plain(&self) -> Launch {
-        let (d, only_few) = (self.shape.d, self.only_few());
-        let tiles = if only_few { self.batch.s } else { self.most_tiles(FEW) };
-        let even = d.next_multiple_of(4);
-        Launch {
-            file: "attention_plain",
-            name: format!("attention_plain_{}", [2, 4, 8].into_iter().find(|n| d <= 32 * n).unwrap_or(8)),
-            tiles,
-            take: Take::All,
-            splits: self.splits(tiles),
-            threads: 128,
-            shared: 4 * (FEW * (even + SEGMENT) + PLAIN_KEYS * (even + 1)),
-            flat: false,
-        }
-    }
-
-    /// Shared memory of a block that attends with few rows and holds this many segments.
-    fn few_bytes(&self, pairs: usize) -> usize {
-        let (d, size) = (self.shape.d, self.kv.k.dtype.size());
-        let pieces = 2 * pairs * 64 * pitch(d * size);
-        FEW * (pitch(2 * d) + pitch(2 * SEGMENT)) + 4 * (64 + 256 + 16) + self.scale_bytes() + pieces
-    }
-
-    /// `None` where a block has too little shared memory.
-    fn few(&self) -> Option<Launch> {
-        let (d, tiles, limit) = (self.shape.d, self.batch.s, self.cuda.info().shared_bytes as usize);
-        let one = self.batch.t == self.batch.s && self.batch.longest_query == 1;
-        let small = d == 128 && self.few_bytes(few_pairs(d)) > limit;
-        let shared = self.few_bytes(if small { 2 } else { few_pairs(d) });
-        (shared <= limit).then(|| Launch {
-            file: "attention_few",
-            name: format!("attention_few_{}_{d}{}", type_name(self.kv.k.dtype), if small { "_small" } else { "" }),
-            tiles,
-            take: if one { Take::One } else { Take::Few },
-            splits: self.splits(tiles),
-            threads: 128,
-            shared,
-            flat: false,
-        })
-    }
-
-    fn many(&self, all: bool) -> Launch {
-        let (d, dtype) = (self.shape.d, self.kv.k.dtype);
-        let rows = if d > 128 { 64 } else { 128 };
-        Launch {
-            file: "attention_many",
-            name: format!("attention_many_{}_{d}", type_name(dtype)),
-            tiles: self.most_tiles(rows),
-            take: if all { Take::All } else { Take::Many },
-            splits: 1,
-            threads: 256,
-            shared: rows * pitch(2 * d) + self.scale_bytes() + many_stages(dtype, d) * 64 * pitch(d * dtype.size()),
-            flat: true,
-        }
-    }
-
-    /// Scales of the keys and values of four segments.
-    fn scale_bytes(&self) -> usize {
-        if self.kv.k_scales.is_some() { 4 * 2 * SEGMENT * 4 } else { 0 }
-    }
-
     fn launch(&self, l: Launch) -> Result<()> {
         let (b, shape, kv) = (self.batch, self.shape, self.kv);
         let (parts, d) = (if l.splits > 1 { self.parts(l.tiles) } else { 0 }, shape.d);
@@ -300,9 +190,10 @@ impl Call<'_> {
         let (q8, codes, xs) = self
             .quantized
             .map_or((0, 0, 0), |(kind, codes, xs)| (Q8::ALL.iter().position(|&k| k == kind).unwrap_or(0), codes, xs));
-        let blocks = match l.flat {
-            true => [l.tiles * shape.nkv, 1, 1],
-            false => [l.tiles, shape.nkv, l.splits],
+        let blocks = match l.blocks {
+            Blocks::Box => [l.tiles, shape.nkv, l.splits],
+            Blocks::Row => [l.tiles * shape.nkv, 1, 1],
+            Blocks::Resident => [(l.tiles * shape.nkv).min(self.cuda.info().sm_count as usize), 1, 1],
         };
         let limit = if l.file == "attention_plain" { 58 * 1024 } else { l.shared };
         let grid = Grid { blocks, threads: l.threads, shared: l.shared, shared_limit: limit };

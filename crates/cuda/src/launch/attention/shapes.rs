@@ -1,0 +1,154 @@
+//! How each attention kernel is launched: sizes as its `.cu` states them.
+use super::{Call, FEW, SEGMENT};
+use planish_tensor::DType;
+
+/// Keys in the shared memory of a plain block.
+const PLAIN_KEYS: usize = 32;
+
+/// Which sequences a launch takes, as `Take` in `attention.cuh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Take {
+    All = 0,
+    Few = 1,
+    Many = 2,
+    /// All, each of which has one token.
+    One = 3,
+}
+
+/// What a launch differs by.
+pub(super) struct Launch {
+    pub(super) file: &'static str,
+    pub(super) name: String,
+    pub(super) tiles: usize,
+    pub(super) take: Take,
+    pub(super) splits: usize,
+    pub(super) threads: usize,
+    pub(super) shared: usize,
+    pub(super) blocks: Blocks,
+}
+
+/// How tiles, heads and splits are spread over blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blocks {
+    /// Three dimensions.
+    Box,
+    /// A row of tiles and heads.
+    Row,
+    /// The same, each block of a multiprocessor taking several.
+    Resident,
+}
+
+/// Bytes between rows of `bytes` in shared memory: an odd number of 16-byte chunks.
+fn pitch(bytes: usize) -> usize {
+    ((bytes / 16) | 1) * 16
+}
+
+/// Segments of keys or values in the shared memory of a block that attends with few rows; as in `attention_few.cu`.
+fn few_pairs(d: usize) -> usize {
+    if d == 256 { 2 } else { 3 }
+}
+
+/// Pieces of 64 keys in the shared memory of a block that attends with many rows; as in `attention_many.cu`.
+fn many_stages(dtype: DType, d: usize) -> usize {
+    match (dtype, d) {
+        (DType::BF16, 64) => 5,
+        (DType::BF16, 80 | 96) => 4,
+        (DType::BF16, 128) => 3,
+        (DType::BF16, _) => 2,
+        (_, 256) => 3,
+        _ => 5,
+    }
+}
+
+fn type_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::BF16 => "bf16",
+        DType::I8 => "i8",
+        _ => "e4m3",
+    }
+}
+
+impl Call<'_> {
+    pub(super) fn plain(&self) -> Launch {
+        let (d, only_few) = (self.shape.d, self.only_few());
+        let tiles = if only_few { self.batch.s } else { self.most_tiles(FEW) };
+        let even = d.next_multiple_of(4);
+        Launch {
+            file: "attention_plain",
+            name: format!("attention_plain_{}", [2, 4, 8].into_iter().find(|n| d <= 32 * n).unwrap_or(8)),
+            tiles,
+            take: Take::All,
+            splits: self.splits(tiles),
+            threads: 128,
+            shared: 4 * (FEW * (even + SEGMENT) + PLAIN_KEYS * (even + 1)),
+            blocks: Blocks::Box,
+        }
+    }
+
+    /// Shared memory of a block that attends with few rows and holds this many segments.
+    fn few_bytes(&self, pairs: usize) -> usize {
+        let (d, size) = (self.shape.d, self.kv.k.dtype.size());
+        let pieces = 2 * pairs * 64 * pitch(d * size);
+        FEW * (pitch(2 * d) + pitch(2 * SEGMENT)) + 4 * (64 + 256 + 16) + self.scale_bytes() + pieces
+    }
+
+    /// `None` where a block has too little shared memory.
+    pub(super) fn few(&self) -> Option<Launch> {
+        let (d, tiles, limit) = (self.shape.d, self.batch.s, self.cuda.info().shared_bytes as usize);
+        let one = self.batch.t == self.batch.s && self.batch.longest_query == 1;
+        let small = d == 128 && self.few_bytes(few_pairs(d)) > limit;
+        let shared = self.few_bytes(if small { 2 } else { few_pairs(d) });
+        (shared <= limit).then(|| Launch {
+            file: "attention_few",
+            name: format!("attention_few_{}_{d}{}", type_name(self.kv.k.dtype), if small { "_small" } else { "" }),
+            tiles,
+            take: if one { Take::One } else { Take::Few },
+            splits: self.splits(tiles),
+            threads: 128,
+            shared,
+            blocks: Blocks::Box,
+        })
+    }
+
+    pub(super) fn many(&self, all: bool) -> Launch {
+        let (d, dtype) = (self.shape.d, self.kv.k.dtype);
+        let rows = if d > 128 { 64 } else { 128 };
+        Launch {
+            file: "attention_many",
+            name: format!("attention_many_{}_{d}", type_name(dtype)),
+            tiles: self.most_tiles(rows),
+            take: if all { Take::All } else { Take::Many },
+            splits: 1,
+            threads: 256,
+            shared: rows * pitch(2 * d) + self.scale_bytes() + many_stages(dtype, d) * 64 * pitch(d * dtype.size()),
+            blocks: Blocks::Row,
+        }
+    }
+
+    /// With many rows on Hopper; sizes as in `attention_hopper.cu`.
+    pub(super) fn hopper(&self) -> Launch {
+        let (d, dtype, rows) = (self.shape.d, self.kv.k.dtype, 128);
+        let codes = dtype != DType::BF16;
+        let stages = match (d, codes) {
+            (64, _) => 6,
+            (_, true) => 3,
+            (_, false) => 5,
+        };
+        let (unit, raw) = (SEGMENT * d * 2, if codes { 3 * SEGMENT * d } else { 0 });
+        Launch {
+            file: "attention_hopper",
+            name: format!("attention_hopper_{}_{d}", type_name(dtype)),
+            tiles: self.most_tiles(rows),
+            take: Take::Many,
+            splits: 1,
+            threads: 512,
+            shared: stages * unit + 2 * rows * (2 * d + 4) + raw + self.scale_bytes() + 64 + 256 + 1024,
+            blocks: Blocks::Resident,
+        }
+    }
+
+    /// Scales of the keys and values of four segments.
+    fn scale_bytes(&self) -> usize {
+        if self.kv.k_scales.is_some() { 4 * 2 * SEGMENT * 4 } else { 0 }
+    }
+}

@@ -1,7 +1,7 @@
 //! Operations on rows: microseconds, bytes a second, and the share of what a copy inside the device moves in the same
 //! run. Steps are recorded, so that launching is not measured; wide ones go through buffers larger than the cache.
 use planish_cuda::{Cuda, Options};
-use planish_tensor::{Activation, Backend, Batch, DType, FloatMath, Q8, Q8Rows, Result, Tensor};
+use planish_tensor::{Activation, Backend, Batch, DType, FloatMath, Q8, Q8Rows, Result, SampleRow, Tensor};
 use std::time::Instant;
 
 /// Sets of buffers that a measurement goes through.
@@ -20,7 +20,7 @@ fn main() -> Result<()> {
     let copy = bench.copy()?;
     let bench = Bench { copy, ..bench };
     println!("copy of 256 MiB: {copy:.0} GB/s read and written");
-    for t in [1, 64, 8192] {
+    for t in [1, 16, 64, 256, 8192] {
         bench.rows(t, 4096, 14336)?;
     }
     bench.rows(8192, 8192, 28672)?;
@@ -141,6 +141,8 @@ impl Bench {
         let n = t * f;
         let act = Activation::Silu;
         self.measure("gated", (t, f), 12 * n, |i| b.gated(&gate_up[i], act, &mut scratch))?;
+        let inner = self.sets(t, f)?;
+        self.measure("quantize_rows int8", (t, f), 5 * n, |i| b.quantize_rows(&inner[i], &mut int8[i]))?;
         self.measure("gated_quantize int8", (t, f), 9 * n, |i| {
             b.gated_quantize(&gate_up[i], act, &mut scratch, &mut int8[i])
         })?;
@@ -159,6 +161,23 @@ impl Bench {
         }
         let us = start.elapsed().as_secs_f64() * 1e4;
         self.report("argmax, with its download", rows, v, 4 * rows * v, us);
+        let wishes =
+            |temperature, top_k, top_p| SampleRow { temperature, top_k, top_p, point: 0.4, ..SampleRow::GREEDY };
+        for (name, wish) in [
+            ("sample greedy", wishes(0.0, 0, 1.0)),
+            ("sample temperature 1", wishes(1.0, 0, 1.0)),
+            ("sample top-p 0.9", wishes(1.0, 0, 0.9)),
+            ("sample top-k 50, top-p 0.9", wishes(1.0, 50, 0.9)),
+        ] {
+            let (wishes, mut times) = (vec![wish; rows], Vec::new());
+            for i in 0..20 {
+                let start = Instant::now();
+                self.cuda.sample(&mut x[i % SETS], &wishes)?;
+                times.push(start.elapsed().as_secs_f64() * 1e6);
+            }
+            times.sort_by(f64::total_cmp);
+            self.report(name, rows, v, 4 * rows * v, times[times.len() / 2]);
+        }
         self.measure("log_softmax", (rows, v), 8 * rows * v, |i| self.cuda.log_softmax(&mut x[i]))
     }
 

@@ -1,5 +1,5 @@
-// Tokens to 8 bits: a block for each row, which is read once.
-#include "row.cuh"
+// Tokens to 8 bits: each row is read once.
+#include "wide_row.cuh"
 
 template <int VECS>
 __device__ __forceinline__ void quantize(const float* x, int cols, int kind, unsigned char* codes, float* scales) {
@@ -23,3 +23,12 @@ KERNEL(0)
 KERNEL(1)
 KERNEL(2)
 KERNEL(8)
+
+struct Same {
+    static constexpr int OPERANDS = 1;
+
+    __device__ __forceinline__ float4 operator()(const float4 (&x)[1]) const { return x[0]; }
+};
+
+SPREAD(quantize_rows_spread, Same)
+STREAM(quantize_rows_stream, Same)

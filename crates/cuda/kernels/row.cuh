@@ -71,59 +71,19 @@ __device__ __forceinline__ double block_sum(double v, double (&shared)[32]) {
     return warp_sum(lane < blockDim.x / 32 ? shared[lane] : 0.0);
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-#define CLUSTER_OF(n) __cluster_dims__(n, 1, 1)
-#else
-#define CLUSTER_OF(n)
-#endif
-
-// A reduction over the blocks of a cluster, for rows that are spread over several multiprocessors. Each warp hands its
-// value to every block, so that one barrier is enough; `begin` is called at the kernel's start, as a block's shared memory
-// may be written only once it runs. From sm_90 on.
-template <int BLOCKS>
-struct ClusterMax {
-    unsigned (&slots)[BLOCKS * 32];
-
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    __device__ __forceinline__ void begin() const { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-
-    __device__ __forceinline__ unsigned rank() const {
-        unsigned rank;
-        asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-        return rank;
-    }
-
-    // The largest of all threads' values, in every thread.
-    __device__ __forceinline__ unsigned operator()(unsigned v) const {
-        v = warp_max(v);
-        unsigned lane = threadIdx.x % 32, warps = blockDim.x / 32;
-        asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-        if (lane < BLOCKS) {
-            unsigned own = static_cast<unsigned>(__cvta_generic_to_shared(slots + rank() * warps + threadIdx.x / 32)), to;
-            asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(own), "r"(lane));
-            asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(to), "r"(v) : "memory");
-        }
-        asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-        asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-        unsigned most = 0;
-        for (unsigned i = lane; i < BLOCKS * warps; i += 32) most = max(most, slots[i]);
-        return warp_max(most);
-    }
-#else
-    __device__ __forceinline__ void begin() const {}
-    __device__ __forceinline__ unsigned rank() const { return 0; }
-    __device__ __forceinline__ unsigned operator()(unsigned v) const { return v; }
-#endif
-};
-
 // A token's scale from the bits of its largest magnitude: NaN for a row with NaN or infinity.
 __device__ __forceinline__ float token_scale(unsigned largest, int kind) {
     float scale = __fdiv_rn(__uint_as_float(largest), activation_range(kind));
     return largest < 0x7f800000u ? scale : __uint_as_float(0x7fc00000u);
 }
 
-// Blocks that share a multiprocessor at least: few turns need few registers.
+// Blocks of 1024 threads that share a multiprocessor at least: few turns need few registers. Some chips' have room for
+// one alone.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900)
 #define BLOCKS_OF(VECS) (VECS == 1 || VECS == 2 ? 2 : 1)
+#else
+#define BLOCKS_OF(VECS) 1
+#endif
 
 // Passes over the turns of this thread, one of `threads`: `body(turn, chunk)`, a chunk being four columns.
 template <int VECS, class Body>

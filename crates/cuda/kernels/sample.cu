@@ -2,7 +2,7 @@
 // additions and products in the same order, sums of 64 of them are added as integers, which knows no order.
 // A row is shared by a team: a cluster of 8 blocks with the weights in shared memory, or a block alone before sm_90,
 // with the weights in place of the logits.
-#include "row.cuh"
+#include "wide_row.cuh"
 
 typedef unsigned long long u64;
 

@@ -8,8 +8,7 @@ use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver,
-    Tensor,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver, Tensor,
 };
 
 impl Backend for Cuda {
@@ -39,7 +38,7 @@ impl Backend for Cuda {
     fn preferences(&self) -> Preferences {
         let large = self.info.total >= 40 << 30;
         let step_tokens = if large { 8192 } else { 2048 };
-        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true }
+        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true, sample: true }
     }
 
     fn runs(&self, kind: Q8) -> Result<()> {
@@ -155,7 +154,7 @@ impl Backend for Cuda {
         launch::logits::argmax(self, logits)
     }
 
-    fn sample(&self, logits: &mut Tensor<Self>, rows: &[SampleRow<'_>]) -> Result<Option<Vec<u32>>> {
+    fn sample(&self, logits: &mut Tensor<Self>, rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
         launch::sample::sample(self, logits, rows)
     }
 

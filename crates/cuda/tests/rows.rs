@@ -297,7 +297,10 @@ fn gram_matrices_of_odd_sizes() {
                     let terms = x.chunks_exact(k).map(|row| of(row[i]) * of(row[j]));
                     let (sum, size) = terms.fold((b as f64, b.abs() as f64), |(s, m), v| (s + v, m + v.abs()));
                     let error = (g as f64 - sum).abs() / size;
-                    assert!(error <= if math == FloatMath::Bf16 { 1e-5 } else { 4e-6 }, "{math:?} t={t} k={k} [{i}, {j}]: {g} for {sum}, {error:.1e}");
+                    assert!(
+                        error <= if math == FloatMath::Bf16 { 3e-5 } else { 4e-6 },
+                        "{math:?} t={t} k={k} [{i}, {j}]: {g} for {sum}, {error:.1e}"
+                    );
                 }
             }
         }

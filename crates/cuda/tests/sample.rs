@@ -74,6 +74,7 @@ impl Case {
         let biased = random.one_of(&[0, 0, 3]);
         let mut logit_bias: Vec<(u32, f32)> =
             (0..biased).map(|_| (random.below(v + 5) as u32, random.normal() * 5.0)).collect();
+        logit_bias.sort_by_key(|(id, _)| *id);
         logit_bias.dedup_by_key(|(id, _)| *id);
         Sampling {
             temperature: random.one_of(&[0.0, 1e-6, 0.2, 0.7, 1.0, 1.0, 2.0, 50.0]),
@@ -104,7 +105,7 @@ fn sampled(cuda: &Cuda, cases: &[Case]) -> Vec<u32> {
     let mut logits = cuda.alloc(DType::F32, cases.len(), v).unwrap();
     let values: Vec<f32> = cases.iter().flat_map(|case| case.logits.iter().copied()).collect();
     cuda.upload(bytemuck::cast_slice(&values), &mut logits).unwrap();
-    let rows: Vec<SampleRow<'_>> = cases
+    let rows: Vec<SampleRow> = cases
         .iter()
         .map(|case| sampler::row(&case.sampling, &case.history, &case.banned, case.mask.as_ref()))
         .collect();
@@ -125,7 +126,12 @@ fn check(widths: &[usize], rounds: usize, rows: usize) {
             for (row, (found, expected)) in sampled(cuda, &cases).iter().zip(&expected).enumerate() {
                 let (case, name) = (&cases[row], cuda.describe());
                 let Case { sampling, mask, .. } = case;
-                assert_eq!(found, expected, "{name}: round {round} row {row} of width {v}, mask {}, {sampling:?}", mask.is_some());
+                assert_eq!(
+                    found,
+                    expected,
+                    "{name}: round {round} row {row} of width {v}, mask {}, {sampling:?}",
+                    mask.is_some()
+                );
             }
         }
     }
@@ -147,7 +153,7 @@ fn what_the_device_leaves_to_the_host() {
         let mut logits = cuda.alloc(DType::F32, 1, 5000).unwrap();
         let long = SampleRow { temperature: 1.0, top_k: 3000, top_p: 0.9, ..SampleRow::GREEDY };
         assert_eq!(cuda.sample(&mut logits, &[long]).unwrap(), None);
-        let twice = SampleRow { bias: &[(1, 2.0), (1, 3.0)], ..SampleRow::GREEDY };
+        let twice = SampleRow { bias: vec![(1, 2.0), (1, 3.0)], ..SampleRow::GREEDY };
         assert_eq!(cuda.sample(&mut logits, &[twice]).unwrap(), None);
         assert_eq!(cuda.sample(&mut logits, &[SampleRow::GREEDY]).unwrap(), Some(vec![0]));
     }

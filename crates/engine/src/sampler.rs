@@ -76,12 +76,9 @@ pub fn choose(
 }
 
 /// What [`choose`] is to do, in words that a device understands: [`planish_tensor::Backend::sample`] gives the same token.
-pub fn row<'a>(
-    sampling: &'a Sampling,
-    history: &'a History,
-    banned: &'a [u32],
-    mask: Option<&'a Mask>,
-) -> SampleRow<'a> {
+pub fn row(sampling: &Sampling, history: &History, banned: &[u32], mask: Option<&Mask>) -> SampleRow {
+    let penalized =
+        [sampling.frequency_penalty, sampling.presence_penalty] != [0.0; 2] || sampling.repetition_penalty != 1.0;
     SampleRow {
         temperature: if sampling.temperature < COLDEST { 0.0 } else { sampling.temperature },
         top_k: sampling.top_k,
@@ -91,10 +88,10 @@ pub fn row<'a>(
         repetition_penalty: sampling.repetition_penalty,
         frequency_penalty: sampling.frequency_penalty,
         presence_penalty: sampling.presence_penalty,
-        seen: history.entries(),
-        bias: &sampling.logit_bias,
-        banned,
-        mask: mask.map(Mask::words),
+        seen: if penalized { history.seen().collect() } else { Vec::new() },
+        bias: sampling.logit_bias.clone(),
+        banned: banned.to_vec(),
+        mask: mask.map(|mask| mask.words().to_vec()),
     }
 }
 

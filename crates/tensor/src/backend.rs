@@ -193,13 +193,15 @@ pub struct Preferences {
     pub kv_share: f64,
     /// Prepare a step while the one before runs.
     pub overlap: bool,
+    /// Choose tokens on the device, see [`Backend::sample`].
+    pub sample: bool,
 }
 
 impl Preferences {
     /// Of a CPU, which shares its memory with everything else. Its thread pool wants every core, and preparing a step
     /// takes less time than waking a second thread saves.
     pub const CPU: Preferences =
-        Preferences { page_size: 16, step_tokens: 512, max_batch: 64, kv_share: 0.4, overlap: false };
+        Preferences { page_size: 16, step_tokens: 512, max_batch: 64, kv_share: 0.4, overlap: false, sample: false };
 }
 
 /// Bytes on a device.
@@ -319,7 +321,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn argmax(&self, logits: &Tensor<Self>) -> Result<Vec<u32>>;
     /// The next token of each row of `logits[r, v]` F32, which mean nothing afterwards; or a number of [`SampleRow`] in
     /// its place. `None` if this back end does not choose, or not by such rules: the logits are as they were then.
-    fn sample(&self, _logits: &mut Tensor<Self>, _rows: &[SampleRow<'_>]) -> Result<Option<Vec<u32>>> {
+    fn sample(&self, _logits: &mut Tensor<Self>, _rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
         Ok(None)
     }
     /// `logits[r, v]` F32 become natural-log probabilities, by row.

@@ -2,7 +2,7 @@
 
 /// How the next token of one row is chosen. Rules, order and rounding are those of the engine's own sampler, to the bit.
 #[derive(Clone, Debug, PartialEq)]
-pub struct SampleRow<'a> {
+pub struct SampleRow {
     /// Divisor of the logits; 0 takes the likeliest.
     pub temperature: f32,
     /// Keep this many of the likeliest; 0 keeps all.
@@ -20,22 +20,22 @@ pub struct SampleRow<'a> {
     /// Subtracted from the logits of tokens that were generated.
     pub presence_penalty: f32,
     /// Each token that was seen once, with how often it was generated.
-    pub seen: &'a [(u32, u32)],
+    pub seen: Vec<(u32, u32)>,
     /// Added to single logits, after the penalties.
-    pub bias: &'a [(u32, f32)],
+    pub bias: Vec<(u32, f32)>,
     /// Never chosen.
-    pub banned: &'a [u32],
+    pub banned: Vec<u32>,
     /// Bit `i % 32` of word `i / 32` allows token `i`; what lies beyond is not allowed. `None` allows all.
-    pub mask: Option<&'a [u32]>,
+    pub mask: Option<Vec<u32>>,
 }
 
-impl SampleRow<'_> {
+impl SampleRow {
     /// In place of a token: a logit is NaN or infinite.
     pub const NOT_A_NUMBER: u32 = u32::MAX;
     /// In place of a token: none is allowed.
     pub const NOTHING_ALLOWED: u32 = u32::MAX - 1;
     /// The likeliest token.
-    pub const GREEDY: SampleRow<'static> = SampleRow {
+    pub const GREEDY: SampleRow = SampleRow {
         temperature: 0.0,
         top_k: 0,
         top_p: 1.0,
@@ -44,9 +44,9 @@ impl SampleRow<'_> {
         repetition_penalty: 1.0,
         frequency_penalty: 0.0,
         presence_penalty: 0.0,
-        seen: &[],
-        bias: &[],
-        banned: &[],
+        seen: Vec::new(),
+        bias: Vec::new(),
+        banned: Vec::new(),
         mask: None,
     };
 }

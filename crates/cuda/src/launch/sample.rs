@@ -22,13 +22,13 @@ const ENOUGH: usize = 2048;
 const WIDEST: usize = 1 << 18;
 
 /// Whether the kernels can do this: long lists of candidates, and a token that is biased twice, are left to the host.
-fn runs(row: &SampleRow<'_>, v: usize) -> bool {
+fn runs(row: &SampleRow, v: usize) -> bool {
     let mut biased = HashSet::new();
     let few = row.top_k <= ENOUGH || row.top_k >= v || row.top_p >= 1.0;
     few && v <= WIDEST && row.bias.iter().all(|(id, _)| biased.insert(*id))
 }
 
-pub(crate) fn sample(cuda: &Cuda, logits: &mut Tensor<Cuda>, rows: &[SampleRow<'_>]) -> Result<Option<Vec<u32>>> {
+pub(crate) fn sample(cuda: &Cuda, logits: &mut Tensor<Cuda>, rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
     require("sample", logits.rows == rows.len())?;
     floats("sample", &[logits])?;
     let v = logits.cols;
@@ -56,16 +56,16 @@ pub(crate) fn sample(cuda: &Cuda, logits: &mut Tensor<Cuda>, rows: &[SampleRow<'
 }
 
 /// The kernels' rows, then their lists.
-fn lay_out(rows: &[SampleRow<'_>]) -> Vec<u32> {
+fn lay_out(rows: &[SampleRow]) -> Vec<u32> {
     let mut words = vec![0; ROW * rows.len()];
     for (i, row) in rows.iter().enumerate() {
         let plain = row.repetition_penalty == 1.0 && row.frequency_penalty == 0.0 && row.presence_penalty == 0.0;
-        let seen: &[(u32, u32)] = if plain { &[] } else { row.seen };
+        let seen: &[(u32, u32)] = if plain { &[] } else { &row.seen };
         let lists = [
             append(&mut words, seen.len(), seen.iter().flat_map(|&(id, count)| [id, count])),
             append(&mut words, row.bias.len(), row.bias.iter().flat_map(|&(id, bias)| [id, bias.to_bits()])),
             append(&mut words, row.banned.len(), row.banned.iter().copied()),
-            row.mask.map_or([u32::MAX, 0], |mask| append(&mut words, mask.len(), mask.iter().copied())),
+            row.mask.as_ref().map_or([u32::MAX, 0], |mask| append(&mut words, mask.len(), mask.iter().copied())),
         ];
         let inverse = if row.temperature == 0.0 { 0.0 } else { 1.0 / row.temperature };
         let numbers = [inverse, row.top_p, row.min_p].map(f32::to_bits);

@@ -43,11 +43,6 @@ impl History {
         self.entries.iter().copied()
     }
 
-    /// As [`History::seen`], all at once.
-    pub fn entries(&self) -> &[(u32, u32)] {
-        &self.entries
-    }
-
     fn place(&mut self, token: u32) -> usize {
         *self.places.entry(token).or_insert_with(|| {
             self.entries.push((token, 0));

@@ -54,6 +54,8 @@ enum Command {
     Generate(commands::generate::Flags),
     /// Talk to a model in the terminal
     Chat(commands::chat::Flags),
+    /// Serve models over HTTP, OpenAI-compatible, with Swagger UI at /
+    Serve(Box<commands::serve::Flags>),
     /// Measure speed
     #[command(subcommand)]
     Bench(commands::bench::Bench),
@@ -71,8 +73,7 @@ enum Lite {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(&cli) {
+    match commands::serve::expand(std::env::args_os().collect()).and_then(|args| run(&Cli::parse_from(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -90,6 +91,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Compare(flags) => commands::compare::run(global, flags),
         Command::Generate(flags) => commands::generate::run(global, flags),
         Command::Chat(flags) => commands::chat::run(global, flags),
+        Command::Serve(flags) => commands::serve::run(global, flags),
         Command::Bench(bench) => commands::bench::run(global, bench),
         Command::Inspect(flags) => commands::inspect::run(global, flags),
         Command::CheckEnv => commands::check_env::run(global),

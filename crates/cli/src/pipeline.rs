@@ -117,6 +117,11 @@ impl Pipeline {
         &self.handle
     }
 
+    /// The engine, the words and the tokens that end a text, for those who run requests in their own way.
+    pub fn into_parts(self) -> (Handle, Option<Words>, Vec<u32>) {
+        (self.handle, self.words, self.eos)
+    }
+
     /// Answers several prompts in one batch, greedily.
     pub fn run<S: AsRef<str>>(&self, prompts: impl IntoIterator<Item = S>) -> Result<Vec<Answer>> {
         let tokens = prompts.into_iter().map(|p| self.encode(p.as_ref())).collect::<Result<Vec<_>>>()?;

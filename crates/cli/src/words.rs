@@ -12,6 +12,8 @@ pub struct Words {
     pub tokenizer: Tokenizer,
     /// Conversations to text.
     pub chat: Option<ChatTemplate>,
+    /// The template's source, empty without one.
+    pub template: String,
 }
 
 /// Reads a model's tokenizer and template from its small files; `None` if it has no tokenizer.
@@ -30,13 +32,13 @@ pub(crate) fn read(companions: &[(String, Vec<u8>)], path: &Path) -> Result<Opti
     };
     let special = ["bos_token", "eos_token", "unk_token", "pad_token"];
     let tokens = special.into_iter().filter_map(|name| Some((name, token_text(&config[name])?)));
-    let chat = match source {
+    let chat = match &source {
         Some(source) => {
-            Some(ChatTemplate::new(&source, tokens).with_context(|| format!("{}: chat template", path.display()))?)
+            Some(ChatTemplate::new(source, tokens).with_context(|| format!("{}: chat template", path.display()))?)
         }
         None => None,
     };
-    Ok(Some(Words { tokenizer, chat }))
+    Ok(Some(Words { tokenizer, chat, template: source.unwrap_or_default() }))
 }
 
 /// A template as text, or the one named `default` of a list.

@@ -27,28 +27,25 @@ struct Attention {
     const unsigned* kv_lens;      // [s]
     const unsigned* page_tables;  // [s, pages_per_seq]
     float* out;                   // [t, nq d]
-    unsigned char* codes;         // [t, nq d], or null
-    float* xs;                    // [t]
     float* part_o;                // [tile, nkv, slots, tile_rows, d]
     float2* part_ml;              // [tile, nkv, slots, tile_rows]
-    unsigned* counters;           // [tile, nkv] of splits done, then [tile] of heads done; zero between calls
+    unsigned* counters;           // [tile, nkv] of splits done; zero between calls
     float scale, softcap;         // softcap 0: none
     int nq, nkv, d, window;       // window 0: none
     int kv_type;                  // of the plain kernel
-    int q8;                       // of codes: 0 int8, 1 e4m3, 2 e5m2
     int tiles, take, splits, slots, tile_rows;
 };
 
 #define ATTENTION_PARAMETERS                                                                                          \
     const float *qkv, const void *k, const void *v, const float *k_scales, const float *v_scales,                     \
         const unsigned *header, const unsigned *positions, const unsigned *query_starts, const unsigned *kv_lens,     \
-        const unsigned *page_tables, float *out, unsigned char *codes, float *xs, float *part_o, float2 *part_ml,     \
-        unsigned *counters, float scale, float softcap, int nq, int nkv, int d, int window, int kv_type, int q8,      \
+        const unsigned *page_tables, float *out, float *part_o, float2 *part_ml,     \
+        unsigned *counters, float scale, float softcap, int nq, int nkv, int d, int window, int kv_type,              \
         int tiles, int take, int splits, int slots, int tile_rows
 #define ATTENTION_ARGUMENTS                                                                                           \
     Attention {                                                                                                       \
-        qkv, k, v, k_scales, v_scales, header, positions, query_starts, kv_lens, page_tables, out, codes, xs, part_o, \
-            part_ml, counters, scale, softcap, nq, nkv, d, window, kv_type, q8, tiles, take, splits, slots, tile_rows \
+        qkv, k, v, k_scales, v_scales, header, positions, query_starts, kv_lens, page_tables, out, part_o,         \
+            part_ml, counters, scale, softcap, nq, nkv, d, window, kv_type, tiles, take, splits, slots, tile_rows \
     }
 
 // Some query rows of one sequence.
@@ -182,93 +179,6 @@ __device__ __forceinline__ size_t slot_of(const Attention& a, int tile, int kv_h
     return (((size_t)tile * a.nkv + kv_head) * a.slots + slot) * a.tile_rows;
 }
 
-// The code of q8.rs nearest to `units`.
-__device__ __forceinline__ unsigned char encode(float units, int q8) {
-    if (q8 == 0) {
-        float x = rintf(fminf(fmaxf(units, -128.0f), 127.0f));
-        return (unsigned char)(signed char)(int)x;
-    }
-    // Round to nearest even on a grid whose step is that of the value's binade, or of the smallest normal's.
-    int digits = q8 == 1 ? 3 : 2, bias = q8 == 1 ? 7 : 15;
-    float most = q8 == 1 ? 448.0f : 57344.0f;
-    float x = fminf(fabsf(units), most);
-    unsigned sign = __float_as_uint(units) >> 31 << 7;
-    int exponent = max((int)(__float_as_uint(x) >> 23) - 127, 1 - bias);
-    float step = __uint_as_float((unsigned)(exponent - digits + 127) << 23);
-    int count = __float2int_rn(__fdiv_rn(x, step)); // exact: a power of two
-    // A count of 2^(digits+1) carries into the exponent by itself.
-    unsigned code = ((unsigned)(exponent + bias - 1) << digits) + (unsigned)count;
-    return (unsigned char)(sign | code);
-}
-
-// Largest |x| of a block as bits: NaN is above infinity, which is above all numbers.
-__device__ __forceinline__ unsigned block_max(unsigned bits, unsigned* shared) {
-    for (int step = 16; step; step /= 2) bits = max(bits, __shfl_xor_sync(~0u, bits, step));
-    int warps = blockDim.x >> 5;
-    __syncthreads();
-    if ((threadIdx.x & 31) == 0) shared[threadIdx.x >> 5] = bits;
-    __syncthreads();
-    unsigned all = 0;
-    for (int w = 0; w < warps; w++) all = max(all, shared[w]);
-    return all;
-}
-
-__device__ __forceinline__ float code_scale(const Attention& a, int token, unsigned most, bool& some) {
-    float range = a.q8 == 0 ? 127.0f : a.q8 == 1 ? 448.0f : 57344.0f;
-    float scale = __fdiv_rn(__uint_as_float(most), range);
-    bool finite = (__float_as_uint(scale) & 0x7F800000u) != 0x7F800000u;
-    if (threadIdx.x == 0) a.xs[token] = finite ? scale : __uint_as_float(0x7FC00000u);
-    some = finite && scale != 0.0f;
-    return scale;
-}
-
-__device__ __forceinline__ unsigned max_bits(unsigned most, float x) { return max(most, __float_as_uint(x) & 0x7FFFFFFFu); }
-
-// Quantizes a token's finished row, as q8.rs does. Every thread of the block, of 128, calls.
-__device__ __forceinline__ void quantize_token(const Attention& a, int token, unsigned* shared) {
-    int width = a.nq * a.d;
-    const float* x = a.out + (size_t)token * width;
-    unsigned char* codes = a.codes + (size_t)token * width;
-    unsigned most = 0;
-    bool some;
-    if (width % 4) {
-        for (int i = threadIdx.x; i < width; i += 128) most = max_bits(most, __ldcg(x + i));
-        float scale = code_scale(a, token, block_max(most, shared), some);
-        for (int i = threadIdx.x; i < width; i += 128) codes[i] = some ? encode(__fdiv_rn(__ldcg(x + i), scale), a.q8) : 0;
-        return;
-    }
-    // Many loads at a time: one after the other they would cost a round trip each.
-    constexpr int TURNS = 8;
-    float4 v[TURNS];
-    auto load = [&](int from) {
-#pragma unroll
-        for (int j = 0; j < TURNS; j++) {
-            int i = from + (j * 128 + threadIdx.x) * 4;
-            v[j] = i < width ? __ldcg((const float4*)(x + i)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        }
-    };
-    for (int from = 0; from < width; from += TURNS * 512) {
-        load(from);
-#pragma unroll
-        for (int j = 0; j < TURNS; j++) most = max_bits(max_bits(max_bits(max_bits(most, v[j].x), v[j].y), v[j].z), v[j].w);
-    }
-    float scale = code_scale(a, token, block_max(most, shared), some);
-    for (int from = 0; from < width; from += TURNS * 512) {
-        if (width > TURNS * 512) load(from);
-#pragma unroll
-        for (int j = 0; j < TURNS; j++) {
-            int i = from + (j * 128 + threadIdx.x) * 4;
-            if (i >= width) continue;
-            unsigned word = 0;
-            if (some) {
-                word = encode(__fdiv_rn(v[j].x, scale), a.q8) | encode(__fdiv_rn(v[j].y, scale), a.q8) << 8 |
-                    encode(__fdiv_rn(v[j].z, scale), a.q8) << 16 | (unsigned)encode(__fdiv_rn(v[j].w, scale), a.q8) << 24;
-            }
-            *(unsigned*)(codes + i) = word;
-        }
-    }
-}
-
 // True in every thread of the block that arrives last of `of`; what the others wrote before is then visible.
 __device__ __forceinline__ bool arrive_last(unsigned* counter, unsigned of, unsigned* shared) {
     __threadfence();
@@ -324,19 +234,12 @@ __device__ __forceinline__ void merge_slots(const Attention& a, int index, const
     }
 }
 
-// After a run's state was written (to the output if it is all, to the workspace otherwise): the last block merges, and
-// the last of a tile's heads quantizes its tokens.
+// After a run's state was written, to the output if it is all and to the workspace otherwise: the last block merges.
 __device__ __forceinline__ void finish_tile(
     const Attention& a, int index, const Tile& tile, int kv_head, const Run& run, unsigned* shared) {
-    if (run.active > 1) {
-        if (!arrive_last(a.counters + (size_t)index * a.nkv + kv_head, run.active, shared)) return;
-        int all = (tile.hi + SEGMENT - 1) / SEGMENT - run.first, each = (all + a.splits - 1) / a.splits;
-        if (a.d % 4 == 0) merge_slots<4>(a, index, tile, kv_head, all - each + 1);
-        else merge_slots<1>(a, index, tile, kv_head, all - each + 1);
-    }
-    if (!a.codes) return;
-    if (!arrive_last(a.counters + (size_t)a.tiles * a.nkv + index, a.nkv, shared)) return;
-    int group = a.nq / a.nkv;
-    int first = tile.token + tile.first / group, last = tile.token + (tile.first + tile.rows - 1) / group;
-    for (int token = first; token <= last; token++) quantize_token(a, token, shared + 1);
+    if (run.active == 1) return;
+    if (!arrive_last(a.counters + (size_t)index * a.nkv + kv_head, run.active, shared)) return;
+    int all = (tile.hi + SEGMENT - 1) / SEGMENT - run.first, each = run.end_of_first - run.first;
+    if (a.d % 4 == 0) merge_slots<4>(a, index, tile, kv_head, all - each + 1);
+    else merge_slots<1>(a, index, tile, kv_head, all - each + 1);
 }

@@ -62,12 +62,34 @@ struct Few {
         }
     }
 
-    // Both pieces of a segment's keys or values.
-    __device__ __forceinline__ static void load_pair(Copies& copies, int i) {
-        copies.load(2 * i, 2 * PAIRS);
-        copies.load(2 * i + 1, 2 * PAIRS);
-        commit_copies();
-    }
+    // Copies of whole segments, keys and values in turn, through a ring of PAIRS.
+    struct Ring {
+        Copies& copies;
+        int segment;
+        bool values;
+        unsigned to, from, first; // the next slots to write and to read
+        __device__ __forceinline__ static void step(unsigned& slot, unsigned first) {
+            slot += 2 * Copies::BYTES;
+            if (slot == first + PAIRS * 2 * Copies::BYTES) slot = first;
+        }
+        __device__ __forceinline__ void load() {
+            copies.load(segment, 0, values, to);
+            copies.load(segment, 1, values, to + Copies::BYTES);
+            commit_copies();
+            segment += values;
+            values = !values;
+            step(to, first);
+        }
+        // Waits for the next segment's keys or values; the slot before is free then.
+        __device__ __forceinline__ unsigned next() {
+            wait_copies<PAIRS - 2>();
+            __syncthreads();
+            load();
+            unsigned slot = from;
+            step(from, first);
+            return slot;
+        }
+    };
 
     __device__ static void run(const Attention& a) {
         extern __shared__ __align__(128) char memory[];
@@ -85,10 +107,10 @@ struct Few {
         // Keys of earlier steps were written before this step began: their copies need not wait for the kernel before.
         bool old = min(tile.hi, (span.begin + PAIRS / 2) * SEGMENT) <= (int)__ldg(a.positions + tile.token);
         if (!old) grid_wait();
+        Ring slots{copies, span.begin, false, copies.ring, copies.ring, copies.ring};
 #pragma unroll
-        for (int i = 0; i < PAIRS - 1; i++) load_pair(copies, i);
+        for (int i = 0; i < PAIRS - 1; i++) slots.load();
         if (old) grid_wait();
-        grid_release();
         stage_queries<Cache, D>(a, tile, kv_head, q_at, 16, (a.nq + 2 * a.nkv) * D);
         RowOf row[2] = {row_of(a, tile, kv_head, lane / 4), row_of(a, tile, kv_head, lane / 4 + 8)};
         int seen_from = row_of(a, tile, kv_head, tile.rows - 1).start, seen_to = row_of(a, tile, kv_head, 0).end;
@@ -102,16 +124,9 @@ struct Few {
         Few all, part;
         all.clear();
         bool tall = tile.rows > 8; // or the fragments' lower rows are not there
-        int pair = 0;
-        auto next = [&]() {
-            wait_copies<PAIRS - 2>();
-            __syncthreads();
-            load_pair(copies, pair + PAIRS - 1);
-            return copies.slot(2 * pair++, 2 * PAIRS);
-        };
         for (int segment = span.begin; segment < span.end; segment++) {
             part.clear();
-            unsigned slot = next();
+            unsigned slot = slots.next();
             float s[2][2][4] = {}, v_scale[2][4];
 #pragma unroll
             for (int i = 0; i < D / 16; i += 2) {
@@ -169,7 +184,7 @@ struct Few {
                 }
                 sums[((lane / 4 + 8 * h) * 4 + c) * 4 + warp] = sum;
             }
-            slot = next();
+            slot = slots.next();
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 if (h && !tall) continue;
@@ -207,31 +222,33 @@ struct Few {
                 part.write(a, tile, index, kv_head, segment - span.end_of_first + 1);
             }
         }
+        grid_release();
         if (blockIdx.z == 0) all.write(a, tile, index, kv_head, span.active > 1 ? 0 : -1);
         finish_tile(a, index, tile, kv_head, span, flags);
     }
 };
 
-#define FEW(NAME, CACHE, D, PAIRS)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(128) attention_few_##NAME(ATTENTION_PARAMETERS) {                    \
+// BLOCKS of a multiprocessor, where its shared memory allows.
+#define FEW(NAME, CACHE, D, PAIRS, BLOCKS)                                                                            \
+    extern "C" __global__ void __launch_bounds__(128, BLOCKS) attention_few_##NAME(ATTENTION_PARAMETERS) {            \
         const Attention a = ATTENTION_ARGUMENTS;                                                                      \
         Few<CACHE, D, PAIRS>::run(a);                                                                                 \
     }                                                                                                                 \
     static_assert(Few<CACHE, D, PAIRS>::SHARED <= 163 * 1024, "more than sm_80 gives a block")
 
-FEW(bf16_64, CacheBf16, 64, 3);
-FEW(bf16_80, CacheBf16, 80, 3);
-FEW(bf16_96, CacheBf16, 96, 3);
-FEW(bf16_128, CacheBf16, 128, 3);
-FEW(bf16_128_small, CacheBf16, 128, 2); // for blocks of 99 KB
-FEW(bf16_256, CacheBf16, 256, 2);
-FEW(i8_64, CacheI8, 64, 3);
-FEW(i8_80, CacheI8, 80, 3);
-FEW(i8_96, CacheI8, 96, 3);
-FEW(i8_128, CacheI8, 128, 3);
-FEW(i8_256, CacheI8, 256, 2);
-FEW(e4m3_64, CacheE4m3, 64, 3);
-FEW(e4m3_80, CacheE4m3, 80, 3);
-FEW(e4m3_96, CacheE4m3, 96, 3);
-FEW(e4m3_128, CacheE4m3, 128, 3);
-FEW(e4m3_256, CacheE4m3, 256, 2);
+FEW(bf16_64, CacheBf16, 64, 3, 3);
+FEW(bf16_80, CacheBf16, 80, 3, 2);
+FEW(bf16_96, CacheBf16, 96, 3, 2);
+FEW(bf16_128, CacheBf16, 128, 3, 2);
+FEW(bf16_128_small, CacheBf16, 128, 2, 2); // for blocks of 99 KB
+FEW(bf16_256, CacheBf16, 256, 2, 1);
+FEW(i8_64, CacheI8, 64, 2, 4);
+FEW(i8_80, CacheI8, 80, 2, 4);
+FEW(i8_96, CacheI8, 96, 2, 4);
+FEW(i8_128, CacheI8, 128, 2, 4);
+FEW(i8_256, CacheI8, 256, 2, 2);
+FEW(e4m3_64, CacheE4m3, 64, 2, 4);
+FEW(e4m3_80, CacheE4m3, 80, 2, 4);
+FEW(e4m3_96, CacheE4m3, 96, 2, 4);
+FEW(e4m3_128, CacheE4m3, 128, 2, 4);
+FEW(e4m3_256, CacheE4m3, 256, 2, 2);

@@ -90,10 +90,11 @@ struct Hopper {
     static constexpr int RAW = Cache::CODES ? 3 : 1;               // units of codes
     static constexpr int RAW_UNIT = Cache::CODES ? SEGMENT * D : 0;
     static constexpr int Q = ROWS * D * 2, QS = 2;                 // buffers of queries
-    static constexpr int SCALES = Cache::CODES ? 4 * 2 * SEGMENT * 4 : 0;
+    // Of so many segments: copies run ahead by all units of both rings.
+    static constexpr int SCALED = 8, SCALES = Cache::CODES ? SCALED * 2 * SEGMENT * 4 : 0;
     static constexpr int ENDS = QS * ROWS * 4, INFO = QS * sizeof(Task);
     static constexpr int SHARED = STAGES * UNIT + QS * Q + RAW * RAW_UNIT + SCALES + ENDS + INFO + 256 + 1024;
-    static constexpr int WORK_REGISTERS = 216, COPY_REGISTERS = 40;
+    static constexpr int WORK_REGISTERS = 216, COPY_REGISTERS = 48, STAGE_REGISTERS = 32;
 
     unsigned ring, queries, raw, scales, full, empty, q_full, q_empty; // addresses in shared memory
     char* memory;
@@ -138,7 +139,6 @@ struct Hopper {
             bool values = issued & 1;
             int key = segment * SEGMENT + warp * 32 + lane;
             if (!values) vector = key >= tile.lo && key < tile.hi ? pages.vector(key) : ~0u;
-            const char* from = (const char*)(values ? a.v : a.k);
             unsigned to;
             if constexpr (Cache::CODES) {
                 to = s.raw + issued % RAW * RAW_UNIT;
@@ -146,22 +146,28 @@ struct Hopper {
                 to = s.ring + issued % STAGES * UNIT;
                 barrier_wait(s.empty + issued % STAGES * 8, (issued / STAGES & 1) ^ 1);
             }
+            // A lane has one chunk of every few rows. The rows' numbers first, all on their way at once.
+            constexpr int STRIDE = 32 / CHUNKS, BATCH = CHUNKS < 8 ? CHUNKS : 8;
+            int chunk = lane % CHUNKS, first = lane / CHUNKS;
+            const char* from = (const char*)(values ? a.v : a.k) + chunk * 16;
 #pragma unroll
-            for (int n = 0; n < CHUNKS; n++) {
-                int at = n * 32 + lane, row = at / CHUNKS, chunk = at % CHUNKS;
-                unsigned its = __shfl_sync(~0u, vector, row);
-                bool there = its != ~0u;
-                const char* source = from + (there ? (size_t)its * (CHUNKS * 16) + chunk * 16 : 0);
-                int line = warp * 32 + row;
-                copy_16(to + (Cache::CODES ? (line * CHUNKS + chunk) * 16 : place_of_chunk(SEGMENT, line, chunk)),
-                    source, there);
+            for (int n = 0; n < CHUNKS; n += BATCH) {
+                unsigned its[BATCH];
+#pragma unroll
+                for (int i = 0; i < BATCH; i++) its[i] = __shfl_sync(~0u, vector, (n + i) * STRIDE + first);
+#pragma unroll
+                for (int i = 0; i < BATCH; i++) {
+                    int line = warp * 32 + (n + i) * STRIDE + first;
+                    // Where there is none nothing is read, and zeros are written.
+                    copy_16(to + (Cache::CODES ? (line * CHUNKS + chunk) * 16 : place_of_chunk(SEGMENT, line, chunk)),
+                        from + (size_t)its[i] * (CHUNKS * 16), its[i] != ~0u);
+                }
             }
             if constexpr (Cache::CODES) {
                 if (!values) {
-                    unsigned at = s.scales + ((issued / 2 & 3) * 2 * SEGMENT + warp * 32 + lane) * 4;
-                    bool there = vector != ~0u;
-                    copy_4(at, a.k_scales + (there ? vector : 0), there);
-                    copy_4(at + SEGMENT * 4, a.v_scales + (there ? vector : 0), there);
+                    unsigned at = s.scales + (issued / 2 % SCALED * 2 * SEGMENT + warp * 32 + lane) * 4;
+                    copy_4(at, a.k_scales + vector, vector != ~0u);
+                    copy_4(at + SEGMENT * 4, a.v_scales + vector, vector != ~0u);
                 }
                 commit_copies();
             } else {
@@ -173,26 +179,21 @@ struct Hopper {
         // Each thread widens the chunks of unit `given` that it copied itself.
         __device__ __forceinline__ void give() {
             int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-            bool values = given & 1;
             const char* from = s.memory + (s.raw - s.ring) + given % RAW * RAW_UNIT;
             char* to = s.memory + given % STAGES * UNIT;
             barrier_wait(s.empty + given % STAGES * 8, (given / STAGES & 1) ^ 1);
-#pragma unroll 2
+            // Channels take the places of `place_of`: in q too, and in the output they are put back.
+#pragma unroll 4
             for (int n = 0; n < CHUNKS; n++) {
                 int at = n * 32 + lane, line = warp * 32 + at / CHUNKS, chunk = at % CHUNKS;
                 uint4 codes = *(const uint4*)(from + (line * CHUNKS + chunk) * 16);
-                unsigned w[4] = {codes.x, codes.y, codes.z, codes.w}, e[4], o[4];
-#pragma unroll
-                for (int i = 0; i < 4; i++) widen<Cache>(w[i], e[i], o[i]);
-                uint4 first = make_uint4(e[0], e[1], e[2], e[3]), second = make_uint4(o[0], o[1], o[2], o[3]);
-                if (values) {
-                    first = make_uint4(__byte_perm(e[0], o[0], 0x5410), __byte_perm(e[0], o[0], 0x7632),
-                        __byte_perm(e[1], o[1], 0x5410), __byte_perm(e[1], o[1], 0x7632));
-                    second = make_uint4(__byte_perm(e[2], o[2], 0x5410), __byte_perm(e[2], o[2], 0x7632),
-                        __byte_perm(e[3], o[3], 0x5410), __byte_perm(e[3], o[3], 0x7632));
-                }
-                *(uint4*)(to + place_of_chunk(SEGMENT, line, 2 * chunk)) = first;
-                *(uint4*)(to + place_of_chunk(SEGMENT, line, 2 * chunk + 1)) = second;
+                uint4 even, odd;
+                widen<Cache>(codes.x, even.x, odd.x);
+                widen<Cache>(codes.y, even.y, odd.y);
+                widen<Cache>(codes.z, even.z, odd.z);
+                widen<Cache>(codes.w, even.w, odd.w);
+                *(uint4*)(to + place_of_chunk(SEGMENT, line, 2 * chunk)) = even;
+                *(uint4*)(to + place_of_chunk(SEGMENT, line, 2 * chunk + 1)) = odd;
             }
             barrier_arrive(s.full + given % STAGES * 8);
             given++;
@@ -352,7 +353,7 @@ struct Hopper {
                     barrier_arrive(empty + stage * 8);
                     if (segment + 1 == span.end) barrier_arrive(q_empty + slot * 8);
                 }
-                const float* its = (const float*)(memory + (scales - ring)) + (unit / 2 & 3) * 2 * SEGMENT;
+                const float* its = (const float*)(memory + (scales - ring)) + unit / 2 % SCALED * 2 * SEGMENT;
                 unit++;
                 unsigned p[8][4];
                 weigh<Cache>(segment, *(float(*)[16][4])s, p, m, l, rule, row, its);
@@ -408,11 +409,19 @@ struct Hopper {
             if (mine + 8 * h >= tile.rows) continue;
             int packed = tile.first + mine + 8 * h;
             size_t token = tile.token + packed / group;
-            float* to = a.out + (token * a.nq + kv_head * group + packed % group) * D + 2 * (threadIdx.x & 3);
+            float* to = a.out + (token * a.nq + kv_head * group + packed % group) * D;
+            int c = threadIdx.x & 3;
 #pragma unroll
-            for (int j = 0; j < N / 4; j++) {
-                *(float2*)(to + 8 * j) =
-                    make_float2(finished(o[4 * j + 2 * h], l[h]), finished(o[4 * j + 2 * h + 1], l[h]));
+            for (int j = 0; j < N / 4; j += 2) {
+                float x[2][2];
+#pragma unroll
+                for (int i = 0; i < 4; i++) x[i / 2][i % 2] = finished(o[4 * (j + i / 2) + 2 * h + i % 2], l[h]);
+                if (Cache::CODES) {
+                    *(float4*)(to + 8 * j + 4 * c) = make_float4(x[0][0], x[1][0], x[0][1], x[1][1]);
+                } else {
+                    *(float2*)(to + 8 * j + 2 * c) = make_float2(x[0][0], x[0][1]);
+                    *(float2*)(to + 8 * j + 8 + 2 * c) = make_float2(x[1][0], x[1][1]);
+                }
             }
         }
     }
@@ -435,10 +444,11 @@ struct Hopper {
         grid_release();
         __syncthreads();
         if (threadIdx.x < 256) {
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPY_REGISTERS));
             if (threadIdx.x < 128) {
+                asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPY_REGISTERS));
                 s.copy(a);
             } else {
+                asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(STAGE_REGISTERS));
                 s.stage(a);
             }
         } else {

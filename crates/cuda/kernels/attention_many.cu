@@ -27,6 +27,12 @@ struct Many {
         }
     }
 
+    // Piece i of a tile, in the order K, K, V, V of each segment.
+    __device__ __forceinline__ static void load(Copies& copies, const Run& span, int i) {
+        copies.load(span.begin + i / 4, i & 1, i & 2, copies.ring + i % STAGES * Copies::BYTES);
+        commit_copies();
+    }
+
     __device__ static void run(const Attention& a) {
         extern __shared__ __align__(128) char memory[];
         char *q_at = memory, *scale_at = memory + Q, *ring = scale_at + Copies::SCALES;
@@ -40,10 +46,7 @@ struct Many {
         Copies copies{a, Pages(a, tile.seq, kv_head), tile.lo, tile.hi, span.begin, span.end,
             shared_address(ring), shared_address(scale_at)};
 #pragma unroll
-        for (int i = 0; i < STAGES - 1; i++) {
-            copies.load(i, STAGES);
-            commit_copies();
-        }
+        for (int i = 0; i < STAGES - 1; i++) load(copies, span, i);
         stage_queries<Cache, D>(a, tile, kv_head, q_at, ROWS, (a.nq + 2 * a.nkv) * D);
         int first_row = warp / SPLIT * 16, first_group = warp % SPLIT * GROUPS;
         RowOf row[2] = {row_of(a, tile, kv_head, first_row + lane / 4), row_of(a, tile, kv_head, first_row + lane / 4 + 8)};
@@ -58,9 +61,8 @@ struct Many {
         auto next = [&]() {
             wait_copies<STAGES - 2>();
             __syncthreads();
-            copies.load(piece + STAGES - 1, STAGES);
-            commit_copies();
-            return copies.slot(piece++, STAGES);
+            load(copies, span, piece + STAGES - 1);
+            return copies.ring + piece++ % STAGES * Copies::BYTES;
         };
         for (int segment = span.begin; segment < span.end; segment++) {
             bool busy = segment * SEGMENT < warp_hi && (segment + 1) * SEGMENT > warp_lo;

@@ -235,33 +235,29 @@ struct Pieces {
         int key = segment * SEGMENT + half * PIECE;
         return segment < end && key < hi && key + PIECE > lo;
     }
-    __device__ __forceinline__ unsigned slot(int i, int stages) const { return ring + i % stages * BYTES; }
 
-    // Piece i into its slot, if there is such a piece.
-    __device__ __forceinline__ void load(int i, int stages) {
-        int segment = begin + i / 4, half = i & 1, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-        bool values = i & 2;
-        if (some(segment, half)) {
-            int first = segment * SEGMENT + half * PIECE + warp * ROWS, key = first + (lane & (ROWS - 1));
-            unsigned vector = values ? vectors[half] : key >= lo && key < hi ? pages.vector(key) : ~0u;
-            vectors[half] = vector;
-            const char* from = (const char*)(values ? a.v : a.k);
-            unsigned to = slot(i, stages) + warp * ROWS * PITCH;
+    // Copies this warp's rows of a piece to `to`, if there is such a piece; keys before the same keys' values.
+    __device__ __forceinline__ void load(int segment, int half, bool values, unsigned to) {
+        if (!some(segment, half)) return;
+        int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+        int key = segment * SEGMENT + half * PIECE + warp * ROWS + (lane & (ROWS - 1));
+        unsigned vector = values ? vectors[half] : key >= lo && key < hi ? pages.vector(key) : ~0u;
+        vectors[half] = vector;
+        const char* from = (const char*)(values ? a.v : a.k);
+        to += warp * ROWS * PITCH;
 #pragma unroll
-            for (int n = 0; n < (ROWS * CHUNKS + 31) / 32; n++) {
-                int at = n * 32 + lane, row = at / CHUNKS, chunk = at % CHUNKS;
-                unsigned its = __shfl_sync(~0u, vector, row & 31);
-                bool there = its != ~0u;
-                if (ROWS * CHUNKS % 32 == 0 || row < ROWS) {
-                    copy_16(to + row * PITCH + chunk * 16, from + (there ? (size_t)its * ROW + chunk * 16 : 0), there);
-                }
+        for (int n = 0; n < (ROWS * CHUNKS + 31) / 32; n++) {
+            int at = n * 32 + lane, row = at / CHUNKS, chunk = at % CHUNKS;
+            unsigned its = __shfl_sync(~0u, vector, row & 31);
+            if (ROWS * CHUNKS % 32 == 0 || row < ROWS) {
+                // Where there is none nothing is read, and zeros are written.
+                copy_16(to + row * PITCH + chunk * 16, from + (size_t)its * ROW + chunk * 16, its != ~0u);
             }
-            if (Cache::CODES && !values && lane < ROWS) {
-                unsigned at = scales + ((segment & 3) * 2 * SEGMENT + half * PIECE + warp * ROWS + lane) * 4;
-                bool there = vector != ~0u;
-                copy_4(at, a.k_scales + (there ? vector : 0), there);
-                copy_4(at + SEGMENT * 4, a.v_scales + (there ? vector : 0), there);
-            }
+        }
+        if (Cache::CODES && !values && lane < ROWS) {
+            unsigned at = scales + ((segment & 3) * 2 * SEGMENT + half * PIECE + warp * ROWS + lane) * 4;
+            copy_4(at, a.k_scales + vector, vector != ~0u);
+            copy_4(at + SEGMENT * 4, a.v_scales + vector, vector != ~0u);
         }
     }
 };
@@ -319,7 +315,6 @@ __device__ __forceinline__ void weigh(
     int segment, float (&s)[16][4], unsigned (&p)[8][4], float (&m)[2], float (&l)[2], const Rule& rule,
     const RowOf (&row)[2], const float* scales) {
     int c = threadIdx.x & 3, from = segment * SEGMENT + 2 * c;
-    float most[2] = {NEVER, NEVER};
     bool whole = row[0].start <= segment * SEGMENT && row[1].start <= segment * SEGMENT &&
         row[0].end >= (segment + 1) * SEGMENT && row[1].end >= (segment + 1) * SEGMENT;
     if (rule.early) {
@@ -340,27 +335,50 @@ __device__ __forceinline__ void weigh(
             if (!(key >= r.start && key < r.end)) s[i / 4][i % 4] = NEVER;
         }
     }
+    // Four chains of each row at a time: alone, each step would wait for the one before.
+    float most[2][4];
 #pragma unroll
-    for (int i = 0; i < 64; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], s[i / 4][i % 4]);
+    for (int i = 0; i < 64; i++) {
+        float& x = most[i / 2 % 2][i / 4 % 4];
+        x = i < 16 && i % 2 == 0 ? s[i / 4][i % 4] : fmaxf(x, s[i / 4][i % 4]);
+    }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 1));
-        most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 2));
-        m[h] = rule.maximum(most[h]);
-        float base = m[h] == NEVER ? 0.0f : m[h], sums[4] = {};
+        float all = fmaxf(fmaxf(most[h][0], most[h][1]), fmaxf(most[h][2], most[h][3]));
+        all = fmaxf(all, __shfl_xor_sync(~0u, all, 1));
+        all = fmaxf(all, __shfl_xor_sync(~0u, all, 2));
+        m[h] = rule.maximum(all);
+    }
+    float sums[2][4] = {};
 #pragma unroll
-        for (int j = 0; j < 16; j++) {
-            float w[2];
+    for (int i = 0; i < 8; i++) {
+#pragma unroll
+        for (int g = 0; g < 4; g++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                // Key i of eight in quarter g: two halves, two tiles, two neighbours.
+                float& x = s[i / 4 * 8 + 2 * g + i / 2 % 2][2 * h + i % 2];
+                x = rule.weight(x, m[h] == NEVER ? 0.0f : m[h]);
+                sums[h][g] = __fadd_rn(sums[h][g], x);
+            }
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 16; j++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float w[2] = {s[j][2 * h], s[j][2 * h + 1]};
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                w[e] = rule.weight(s[j][2 * h + e], base);
-                sums[j / 2 % 4] = __fadd_rn(sums[j / 2 % 4], w[e]);
-                float scale = Cache::CODES ? scales[SEGMENT + 8 * j + 2 * c + e] : 1.0f;
-                if (Cache::CODES && w[e] != 0.0f) w[e] = __fmul_rn(w[e], scale);
+                // A masked key's scale may be anything.
+                if (Cache::CODES && w[e] != 0.0f) w[e] = __fmul_rn(w[e], scales[SEGMENT + 8 * j + 2 * c + e]);
             }
             p[j / 2][(j & 1) * 2 + h] = pack_bf16(w[0], w[1]);
         }
-        float sum = __fadd_rn(__fadd_rn(__fadd_rn(sums[0], sums[1]), sums[2]), sums[3]);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float sum = __fadd_rn(__fadd_rn(__fadd_rn(sums[h][0], sums[h][1]), sums[h][2]), sums[h][3]);
         sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
         l[h] = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
     }

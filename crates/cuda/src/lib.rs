@@ -4,6 +4,7 @@
 mod backend;
 mod batch;
 mod buffer;
+mod choose;
 mod driver;
 mod graph;
 mod launch;

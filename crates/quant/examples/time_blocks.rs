@@ -75,6 +75,7 @@ fn run<B: Backend>(
         algorithm: Algorithm::Gptq(GptqOptions { threads: 16, ..GptqOptions::default() }),
         quantized: &|_, _| true,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },
+        keys: None,
     };
     let dir = std::env::temp_dir().join(format!("time_blocks-{}", std::process::id()));
     let mut writer = CheckpointWriter::create(&dir, WriterOptions::default())?;

@@ -8,6 +8,7 @@ mod flags;
 pub mod generate;
 pub mod inspect;
 pub mod quantize;
+pub mod serve;
 mod structure;
 mod usage;
 

@@ -5,7 +5,7 @@ mod shapes;
 use super::{Grid, Param, address, params};
 use crate::{Cuda, DeviceBatch};
 use planish_tensor::layout::require;
-use planish_tensor::{AttentionShape, DType, Error, KvLayer, Q8, Q8Rows, Result, Tensor};
+use planish_tensor::{AttentionShape, DType, Error, KvLayer, Q8Rows, Result, Tensor};
 use shapes::{Blocks, Launch};
 
 /// Keys that are attended to on their own before they are merged with those before.
@@ -30,7 +30,7 @@ pub(crate) fn paged_attention(
     kv: &KvLayer<Cuda>,
     out: &mut Tensor<Cuda>,
 ) -> Result<()> {
-    let call = Call { cuda, qkv, shape, batch, kv, out: address(out), quantized: None };
+    let call = Call { cuda, qkv, shape, batch, kv, out: address(out) };
     call.check("paged_attention", out)?;
     call.attend()
 }
@@ -44,18 +44,9 @@ pub(crate) fn paged_attention_quantize(
     scratch: &mut Tensor<Cuda>,
     out: &mut Q8Rows<Cuda>,
 ) -> Result<()> {
-    let mut call = Call { cuda, qkv, shape, batch, kv, out: address(scratch), quantized: None };
-    call.check("paged_attention_quantize", scratch)?;
-    let fits = out.codes.rows == batch.t && out.codes.cols == scratch.cols && out.scales.rows == batch.t;
-    require("paged_attention_quantize", fits)?;
-    let kind = Q8::from_dtype(out.codes.dtype)
-        .ok_or_else(|| Error::dtype(format!("attention is not quantized to {}", out.codes.dtype)))?;
-    if !call.only_few() || (call.family() == Family::Tensor && call.few().is_none()) {
-        call.attend()?;
-        return super::quantize_rows::quantize_rows(cuda, scratch, out);
-    }
-    call.quantized = Some((kind, address(&out.codes), address(&out.scales)));
-    call.attend()
+    // The last block of a row could quantize it, but that takes longer than a kernel of its own.
+    paged_attention(cuda, qkv, shape, batch, kv, scratch)?;
+    super::quantize_rows::quantize_rows(cuda, scratch, out)
 }
 
 /// The operands of one call.
@@ -66,8 +57,6 @@ struct Call<'a> {
     batch: &'a DeviceBatch,
     kv: &'a KvLayer<Cuda>,
     out: u64,
-    /// Type, codes and scales.
-    quantized: Option<(Q8, u64, u64)>,
 }
 
 /// Kernels with the same arithmetic.
@@ -185,11 +174,8 @@ impl Call<'_> {
         let (parts, d) = (if l.splits > 1 { self.parts(l.tiles) } else { 0 }, shape.d);
         let part_o = self.cuda.scratch("parts of attention", parts * d * 4)?;
         let part_ml = self.cuda.scratch("sums of parts of attention", parts * 8)?;
-        let counters = self.cuda.scratch("counters of attention", l.tiles * (shape.nkv + 1) * 4)?;
+        let counters = self.cuda.scratch("counters of attention", l.tiles * shape.nkv * 4)?;
         let scales = |t: &Option<Tensor<Cuda>>| t.as_ref().map_or(0, address);
-        let (q8, codes, xs) = self
-            .quantized
-            .map_or((0, 0, 0), |(kind, codes, xs)| (Q8::ALL.iter().position(|&k| k == kind).unwrap_or(0), codes, xs));
         let blocks = match l.blocks {
             Blocks::Box => [l.tiles, shape.nkv, l.splits],
             Blocks::Row => [l.tiles * shape.nkv, 1, 1],
@@ -210,8 +196,6 @@ impl Call<'_> {
             b.kv_lens(),
             b.page_tables(),
             self.out,
-            codes,
-            xs,
             part_o,
             part_ml,
             counters,
@@ -222,7 +206,6 @@ impl Call<'_> {
             d,
             shape.window.map_or(0, |w| w.max(1)) as i32,
             kv_type(kv.k.dtype)?,
-            q8,
             l.tiles,
             l.take as i32,
             l.splits,

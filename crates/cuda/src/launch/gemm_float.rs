@@ -1,8 +1,10 @@
 //! `gemm_float`: f32 activations by float weights, in f32 or by the tensor cores' bf16.
 //! Arguments of the products of `gemm_float.cu`: w, x, bias, out, t, n, k, type of out.
+use super::gemm_hopper::{self, Epilogue, Product};
 use super::gemm_w8a8::out_type;
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
+use crate::choose::Element;
 use crate::{Cuda, Linear};
 use planish_tensor::layout::require;
 use planish_tensor::{DType, Error, FloatMath, Result, Tensor};
@@ -99,7 +101,9 @@ pub(crate) fn gemm_float(
     out: &mut Tensor<Cuda>,
 ) -> Result<()> {
     let (t, n, k, sm_count) = (x.rows, w.n, w.k, cuda.info().sm_count as usize);
-    // The Hopper product goes here: if hopper::takes(cuda, x, w, math, out) { return hopper::product(…) }
+    if math == FloatMath::Bf16 && w.dtype == DType::BF16 && cuda.arch() == 90 && k.is_multiple_of(8) {
+        return hopper(cuda, x, w, out);
+    }
     let tile = match math {
         FloatMath::Bf16 if cuda.arch() >= 80 => choose_bf16(w.dtype, t, n, k, sm_count),
         _ => choose_plain(w.dtype, t, n, sm_count),
@@ -119,16 +123,38 @@ fn launch(cuda: &Cuda, tile: &Tile, x: &Tensor<Cuda>, w: &Linear, out: &mut Tens
     cuda.launch(FILE, tile.name, grid, params![w.weight.address(), address(x), bias, address(out), t, n, k, out_type])
 }
 
+/// By the tensor cores of sm_90a, which read activations in bf16.
+fn hopper(cuda: &Cuda, x: &Tensor<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
+    let (t, n, k) = (x.rows, w.n, w.k);
+    require("gemm_float", x.cols == k && out.cols == n && out.rows == t)?;
+    let rounded = cuda.scratch("activations in bf16", t * k * DType::BF16.size())?;
+    round_to_bf16(cuda, x, rounded)?;
+    let product = Product {
+        element: Element::Bf16,
+        x: rounded,
+        xs: 0,
+        one_scale: false,
+        w: w.weight.address(),
+        ws: 0,
+        bias: w.bias.as_ref().map_or(0, |b| b.address()),
+        out: address(out),
+        out_type: out.dtype,
+        t,
+        n,
+        k,
+        epilogue: Epilogue::Plain,
+        invariant: true,
+    };
+    gemm_hopper::product(cuda, &product)
+}
+
 /// Rounds f32 activations to bf16, for products that read those.
-#[allow(dead_code, reason = "the Hopper product is its caller")]
-pub(crate) fn round_to_bf16(cuda: &Cuda, x: &Tensor<Cuda>, out: &mut Tensor<Cuda>) -> Result<()> {
-    require("round_to_bf16", (x.rows, x.cols) == (out.rows, out.cols))?;
-    if (x.dtype, out.dtype) != (DType::F32, DType::BF16) {
-        return Err(Error::dtype(format!("round_to_bf16: from {} to {}", x.dtype, out.dtype)));
+fn round_to_bf16(cuda: &Cuda, x: &Tensor<Cuda>, out: u64) -> Result<()> {
+    if x.dtype != DType::F32 {
+        return Err(Error::dtype(format!("gemm_float: activations are F32, not {}", x.dtype)));
     }
     let count = x.rows * x.cols;
-    let params = params![address(x), address(out), count as u64];
-    cuda.launch(FILE, "round_to_bf16", Grid::of(count.div_ceil(2048), 256), params)
+    cuda.launch(FILE, "round_to_bf16", Grid::of(count.div_ceil(2048), 256), params![address(x), out, count as u64])
 }
 
 /// For measurements: every kernel that could run a product, and a product by one of them.

@@ -1,7 +1,9 @@
 //! `gemm_w8a8` and its gated form: which kernel multiplies, and with what.
 //! Arguments of every kernel of `gemm_w8a8.cu`: w, x, xs, ws, bias, out, t, n, k, mode, type of out.
+use super::gemm_hopper::{self, Epilogue, Product};
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
+use crate::choose::Element;
 use crate::{Arch, Cuda, Linear, support};
 use planish_tensor::layout::require;
 use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
@@ -141,8 +143,52 @@ pub(crate) fn gemm_w8a8_gated(
 fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &mut Tensor<Cuda>) -> Result<()> {
     let family = family_of(cuda, x, w)?;
     let (t, n, k) = (x.codes.rows, w.n, w.k);
-    // The Hopper product goes here: if hopper::takes(cuda, x, w, mode, out) { return hopper::product(…) }
+    if let Some(product) = hopper_product(x, w, mode, out)? {
+        // INT8 sums are exact, so kernels may take turns; those of other types are summed by one family for every t.
+        let here = w.q8 != Some(Q8::Int8) || t > FEW_TOKENS;
+        if here && gemm_hopper::takes(cuda, &product) {
+            return gemm_hopper::product(cuda, &product);
+        }
+    }
     launch(cuda, choose(family, t, n, k, cuda.info().sm_count as usize), x, w, mode, out)
+}
+
+/// Up to here the portable kernels read INT8 weights faster than the Hopper ones.
+const FEW_TOKENS: usize = 16;
+
+/// The product as the Hopper kernels know it, if they know its types.
+fn hopper_product(x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &Tensor<Cuda>) -> Result<Option<Product>> {
+    let element = match (w.q8, Q8::from_dtype(x.codes.dtype)) {
+        (Some(Q8::Int8), Some(Q8::Int8)) => Element::Int8,
+        (Some(Q8::E4M3), Some(Q8::E4M3)) => Element::E4M3,
+        (Some(Q8::E5M2), Some(Q8::E4M3)) => Element::E5M2E4M3,
+        (Some(Q8::E4M3), Some(Q8::E5M2)) => Element::E4M3E5M2,
+        (Some(Q8::E5M2), Some(Q8::E5M2)) => Element::E5M2,
+        _ => return Ok(None),
+    };
+    let (t, k) = (x.codes.rows, w.k);
+    require("gemm_w8a8", x.codes.cols == k && x.scales.rows == t && x.scales.cols == 1 && out.rows == t)?;
+    Ok(Some(Product {
+        element,
+        x: address(&x.codes),
+        xs: address(&x.scales),
+        one_scale: false,
+        w: w.weight.address(),
+        ws: w.scales.as_ref().map_or(0, |s| s.address()),
+        bias: w.bias.as_ref().map_or(0, |b| b.address()),
+        out: address(out),
+        out_type: out.dtype,
+        t,
+        n: w.n,
+        k,
+        epilogue: match mode {
+            Mode::Plain => Epilogue::Plain,
+            Mode::Woven => Epilogue::Interleaved,
+            Mode::Silu => Epilogue::Gated(Activation::Silu),
+            Mode::Gelu => Epilogue::Gated(Activation::GeluTanh),
+        },
+        invariant: true,
+    }))
 }
 
 fn family_of(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear) -> Result<&'static Family> {

@@ -2,6 +2,7 @@
 pub(crate) mod attention;
 pub(crate) mod gated;
 pub(crate) mod gemm_float;
+pub(crate) mod gemm_hopper;
 pub(crate) mod gemm_w8a8;
 mod gptq;
 pub(crate) mod logits;

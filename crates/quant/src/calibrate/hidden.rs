@@ -37,7 +37,8 @@ pub struct Lane<'a, B: Backend> {
 
 impl<'a, B: Backend> Lane<'a, B> {
     /// Buffers for calibration sequences of these lengths, one of `held_back` tokens, and `rows` rows of logits.
-    /// A device that solves keeps the calibration's keys in bf16, as its attention likes them.
+    /// Unless `keys` says otherwise, a device that solves keeps the calibration's keys in bf16, as its attention likes
+    /// them.
     pub fn new(
         backend: &'a B,
         solver: Option<&'a dyn Solver<B>>,
@@ -45,6 +46,7 @@ impl<'a, B: Backend> Lane<'a, B> {
         lengths: &[usize],
         held_back: usize,
         rows: usize,
+        keys: Option<DType>,
     ) -> Result<Lane<'a, B>> {
         let chunk_tokens = solver.map_or(CHUNK_TOKENS, |s| s.pass_tokens());
         let page_size = backend.preferences().page_size;
@@ -55,12 +57,13 @@ impl<'a, B: Backend> Lane<'a, B> {
         let of_check = held_back.div_ceil(page_size);
         let of_chunk = groups.iter().map(pages).max().unwrap_or(0);
         let pool = |pages: usize, dtype| KvPool::new(backend, plan, 1, pages.max(1), page_size, dtype);
+        let narrow = keys.or(solver.map(|_| DType::BF16)).filter(|&dtype| dtype != DType::F32);
         Ok(Lane {
             backend,
             solver,
             plan,
-            kv: pool(if solver.is_some() { of_check } else { of_check.max(of_chunk) }, DType::F32)?,
-            narrow_kv: solver.map(|_| pool(of_chunk, DType::BF16)).transpose()?,
+            kv: pool(if narrow.is_some() { of_check } else { of_check.max(of_chunk) }, DType::F32)?,
+            narrow_kv: narrow.map(|dtype| pool(of_chunk, dtype)).transpose()?,
             page_size,
             chunk_tokens,
             ws: Workspace::new(backend, plan, tokens, rows)?,

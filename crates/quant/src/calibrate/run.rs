@@ -16,7 +16,7 @@ use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::block::Block;
 use planish_model::weights::HostBlock;
 use planish_model::{Ends, Input, Plan, Role};
-use planish_tensor::{Backend, FloatMath, HostTensor, Q8};
+use planish_tensor::{Backend, DType, FloatMath, HostTensor, Q8};
 
 /// Decided settings of one run.
 pub struct Job<'a> {
@@ -38,6 +38,8 @@ pub struct Job<'a> {
     pub quantized: &'a dyn Fn(usize, Role) -> bool,
     /// How tensors are named and typed.
     pub layout: Layout,
+    /// Type of the calibration's keys and values, F32 or BF16; `None` for what the device attends to fastest.
+    pub keys: Option<DType>,
 }
 
 impl Job<'_> {
@@ -101,7 +103,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         let (plan, mut phases) = (job.plan, Phases::default());
         let solver = backend.solver().filter(|_| job.algorithm.solvable());
         let lengths: Vec<usize> = job.samples.iter().map(Vec::len).collect();
-        let mut lane = Lane::new(backend, solver, plan, &lengths, job.held_back.len(), check::ROWS)?;
+        let mut lane = Lane::new(backend, solver, plan, &lengths, job.held_back.len(), check::ROWS, job.keys)?;
         // The output projection is needed again only at the end; it is the largest weight of small models.
         let ends = Ends::load(backend, plan, job.source, false)?;
         let mut layers = Vec::new();

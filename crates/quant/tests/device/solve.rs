@@ -15,14 +15,15 @@ fn on_device(cuda: &Cuda, kind: Q8, w: &[f32], n: usize, g: &[f32], options: &Gp
     result
 }
 
-/// Codes equal but for a few, losses within 0.1 %, everything else equal.
+/// At most 1 % of the codes differ, losses are within 0.1 %, everything else is equal.
 fn compare(got: &GptqResult, expected: &GptqResult, what: &str) {
     compare_within(got, expected, 1e-3, what);
 }
 
+/// The same with another limit for the losses.
 fn compare_within(got: &GptqResult, expected: &GptqResult, limit: f64, what: &str) {
     let (wrong, codes) = (different(&got.weight.codes, &expected.weight.codes), got.weight.codes.len());
-    assert!(wrong * 200 <= codes, "{what}: {wrong} of {codes} codes differ");
+    assert!(wrong * 100 <= codes, "{what}: {wrong} of {codes} codes differ");
     assert_eq!(got.weight.scales, expected.weight.scales, "{what}");
     assert_eq!(got.weight.zero_rows, expected.weight.zero_rows, "{what}");
     assert_eq!(got.dead_columns, expected.dead_columns, "{what}");

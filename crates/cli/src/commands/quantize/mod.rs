@@ -174,6 +174,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         algorithm: algorithm(&recipe, global.threads.unwrap_or_else(cores)),
         quantized: &quantized,
         layout: Layout { scale_name: scheme.scale_name(), scale_dtype: DType::F32, float_dtype },
+        keys: None,
     };
     let mut progress = |p: Progress| progress_bar.set_position((p.layer as f64 + p.part) as u64);
     let work = Quantize { job: &job, writer: &mut writer, progress: &mut progress };

@@ -44,8 +44,8 @@ fn pitch(bytes: usize) -> usize {
 }
 
 /// Segments of keys or values in the shared memory of a block that attends with few rows; as in `attention_few.cu`.
-fn few_pairs(d: usize) -> usize {
-    if d == 256 { 2 } else { 3 }
+fn few_pairs(dtype: DType, d: usize) -> usize {
+    if d == 256 || dtype != DType::BF16 { 2 } else { 3 }
 }
 
 /// Pieces of 64 keys in the shared memory of a block that attends with many rows; as in `attention_many.cu`.
@@ -94,13 +94,14 @@ impl Call<'_> {
 
     /// `None` where a block has too little shared memory.
     pub(super) fn few(&self) -> Option<Launch> {
-        let (d, tiles, limit) = (self.shape.d, self.batch.s, self.cuda.info().shared_bytes as usize);
+        let (d, dtype, tiles) = (self.shape.d, self.kv.k.dtype, self.batch.s);
+        let limit = self.cuda.info().shared_bytes as usize;
         let one = self.batch.t == self.batch.s && self.batch.longest_query == 1;
-        let small = d == 128 && self.few_bytes(few_pairs(d)) > limit;
-        let shared = self.few_bytes(if small { 2 } else { few_pairs(d) });
+        let small = d == 128 && self.few_bytes(few_pairs(dtype, d)) > limit;
+        let shared = self.few_bytes(if small { 2 } else { few_pairs(dtype, d) });
         (shared <= limit).then(|| Launch {
             file: "attention_few",
-            name: format!("attention_few_{}_{d}{}", type_name(self.kv.k.dtype), if small { "_small" } else { "" }),
+            name: format!("attention_few_{}_{d}{}", type_name(dtype), if small { "_small" } else { "" }),
             tiles,
             take: if one { Take::One } else { Take::Few },
             splits: self.splits(tiles),
@@ -142,7 +143,7 @@ impl Call<'_> {
             take: Take::Many,
             splits: 1,
             threads: 512,
-            shared: stages * unit + 2 * rows * (2 * d + 4) + raw + self.scale_bytes() + 64 + 256 + 1024,
+            shared: stages * unit + 2 * rows * (2 * d + 4) + raw + 2 * self.scale_bytes() + 64 + 256 + 1024,
             blocks: Blocks::Resident,
         }
     }

@@ -1,0 +1,475 @@
+// The matrix product of sm_90a: out[t, n] = (acc * xs[t]) * ws[n] + bias[n], acc = X[t, k] . W[n, k]^T.
+// The weights are wgmma's A (64 channels a warpgroup and instruction), the tokens its B (TN columns), so that one kernel
+// serves a single token and thousands. One warp keeps a ring of stages filled by TMA; the other warpgroups multiply,
+// scale and store. Blocks take tiles in turn; or the blocks of a cluster share the k of one tile and add up their sums,
+// in the order of k, through each other's shared memory. Clusters also load what they share once (multicast).
+#pragma once
+#include "dependency.cuh"
+#include "gemm_hopper_tma.cuh"
+#include "gemm_hopper_wgmma.cuh"
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+enum Layout { PLAIN = 0, GATED = 1, INTERLEAVED = 2 };
+enum OutType { OUT_F32 = 0, OUT_BF16 = 1, OUT_F16 = 2 };
+enum Gate { SILU = 0, GELU_TANH = 1 };
+
+struct GemmArguments {
+    const float* xs;    // [t], or [1] with xs_stride 0; null: 1
+    const float* ws;    // [n]; null: 1
+    const float* bias;  // [n]; null: 0
+    void* out;          // [t, row]
+    int t, n;           // tokens, rows of W
+    int row;            // columns of out: n, or n / 2 when gated
+    int steps;          // k in steps of 128 bytes
+    int xs_stride;
+    int layout, gate, out_type;
+    int boxes; // out is written by TMA
+    int group; // tiles of tokens that are walked before the next tile of channels
+    int chunk; // steps after which the sum moves to its own registers (kernels with PROMOTE)
+};
+
+// Four sums as one access. (Casts of the register array would make the compiler copy it around wgmma.)
+template <class T> struct Four;
+template <> struct Four<int> {
+    using Type = int4;
+};
+template <> struct Four<float> {
+    using Type = float4;
+};
+
+constexpr int STEP = 128;      // bytes of k in a stage: one swizzled row
+constexpr int SHARED = 232448; // bytes of shared memory a block may have
+constexpr int SHARED_OF_TWO = 115712; // bytes when a multiprocessor holds two
+constexpr int STORE_ROWS = 32; // tokens in a stored box
+
+template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK = 1, int OCC = 1, bool PROMOTE = false> struct Gemm {
+    using Mma = Wgmma<W, X, TN>;
+    using Acc = typename Mma::Acc;
+    using Part = typename Four<Acc>::Type;
+    static constexpr int ROWS = 64 * MI * WGS;
+    static constexpr int CLUSTER = CN * CT * CK;
+    static constexpr int W_BYTES = ROWS * STEP, X_BYTES = TN * STEP, STAGE = W_BYTES + X_BYTES;
+    static constexpr int ELEMENTS = W == Element::BF16 ? STEP / 2 : STEP; // of k in a step
+    static constexpr int BOX_ROWS = TN < STORE_ROWS ? TN : STORE_ROWS;
+    static constexpr int BOX = BOX_ROWS * 64; // bytes of a warp's box
+    static constexpr int STORE_BYTES = TN >= 64 && OCC == 1 && CK == 1 ? WGS * 4 * 2 * BOX : 0;
+    static constexpr int XS_BYTES = WGS * TN * 4;
+    static constexpr int REST = STORE_BYTES + XS_BYTES + 1024;
+    static constexpr int FIT = ((OCC == 1 ? SHARED : SHARED_OF_TWO) - REST) / STAGE;
+    static constexpr int STAGES = FIT > 16 ? 16 : FIT;
+    static constexpr int SHARED_BYTES = STAGES * STAGE + REST;
+    static constexpr bool BALANCED = OCC == 1 && WGS == 2; // registers move from the producer to the consumers
+    static constexpr int THREADS = 128 * (WGS + 1);
+    static_assert(STAGES >= 3, "the ring is too short");
+    static_assert(CK == 1 || MI == 1, "a shared tile is added up in pieces of one block of 64 rows");
+
+    // The tiles of a cluster, and this block's share of their k.
+    struct Walk {
+        uint32_t tile, tiles, stride;
+        int from, to;
+        __device__ Walk(const GemmArguments& a, uint32_t all, uint32_t part) {
+            tiles = all, stride = gridDim.x / CLUSTER, tile = blockIdx.x / CLUSTER;
+            from = a.steps * part / CK, to = a.steps * (part + 1) / CK;
+        }
+        __device__ bool done() const { return tile >= tiles; }
+        __device__ void next() { tile += stride; }
+    };
+    // Tiles of a cluster: all of one group of tokens before the next, so that the group's X stays in L2.
+    struct Grid {
+        int channels, tokens;
+        __device__ Grid(const GemmArguments& a) {
+            channels = (a.n + ROWS * CN - 1) / (ROWS * CN), tokens = (a.t + TN * CT - 1) / (TN * CT);
+        }
+        __device__ void place(const GemmArguments& a, uint32_t tile, int& n0, int& t0) const {
+            const int whole = channels * a.group, g = tile / whole, rest = tile - g * whole;
+            const int width = min(a.group, tokens - g * a.group);
+            n0 = rest / width * ROWS * CN, t0 = (g * a.group + rest % width) * TN * CT;
+        }
+    };
+
+    struct Shared {
+        uint32_t stages, stores, full, empty;
+        float* xs;
+    };
+    struct Peers {
+        uint32_t rank, n, t, part;
+        uint16_t w_mask, x_mask; // blocks that read the same weights, the same tokens; 0 if none shares them
+        __device__ Peers() {
+            rank = CLUSTER == 1 ? 0 : cluster_rank();
+            n = rank % CN, t = rank / CN % CT, part = rank / (CN * CT), w_mask = 0, x_mask = 0;
+            const uint32_t first = part * CN * CT;
+#pragma unroll
+            for (int i = 0; i < CT && CT > 1; ++i) w_mask |= 1 << (first + n + CN * i);
+#pragma unroll
+            for (int i = 0; i < CN && CN > 1; ++i) x_mask |= 1 << (first + t * CN + i);
+        }
+    };
+
+    // ---- the producer: one thread ----
+    struct Cursor {
+        Walk walk;
+        Grid grid;
+        int n0, t0, k;
+        bool alive;
+        __device__ Cursor(const GemmArguments& a, const Grid& g, const Peers& p)
+            : walk(a, g.channels * g.tokens, p.part), grid(g) {
+            open(a);
+        }
+        __device__ void open(const GemmArguments& a) {
+            alive = !walk.done();
+            if (!alive) return;
+            k = walk.from;
+            grid.place(a, walk.tile, n0, t0);
+        }
+        __device__ void step(const GemmArguments& a) {
+            if (++k == walk.to) walk.next(), open(a);
+        }
+    };
+    static __device__ void load_w(
+        const Cursor& c, const TensorMap* map, const Shared& s, const Peers& p, int stage, uint64_t policy) {
+        constexpr int SLICE = ROWS / CT;
+        load_box(s.stages + stage * STAGE + p.t * SLICE * STEP, map, c.k * ELEMENTS, c.n0 + p.n * ROWS + p.t * SLICE,
+                 s.full + 8 * stage, p.w_mask, policy);
+    }
+    static __device__ void load_x(
+        const Cursor& c, const TensorMap* map, const Shared& s, const Peers& p, int stage, uint64_t policy) {
+        constexpr int SLICE = TN / CN;
+        load_box(s.stages + stage * STAGE + W_BYTES + p.n * SLICE * STEP, map, c.k * ELEMENTS,
+                 c.t0 + p.t * TN + p.n * SLICE, s.full + 8 * stage, p.x_mask, policy);
+    }
+    static __device__ void produce(
+        const TensorMap* w_map, const TensorMap* x_map, const GemmArguments& a, const Shared& s, const Peers& p) {
+        const Grid grid(a);
+        const uint64_t w_policy = grid.tokens == 1 ? policy_evict_first() : policy_evict_normal();
+        const uint64_t x_policy = policy_evict_normal();
+        // The weights do not depend on earlier kernels: the ring fills with them while those still run.
+        int filled = 0;
+        for (Cursor c(a, grid, p); c.alive && filled < STAGES; c.step(a), ++filled) {
+            barrier_expect(s.full + 8 * filled, STAGE);
+            load_w(c, w_map, s, p, filled, w_policy);
+        }
+        grid_wait();
+        Cursor c(a, grid, p);
+        for (int i = 0; i < filled; ++i, c.step(a)) load_x(c, x_map, s, p, i, x_policy);
+        int stage = 0, parity = 0;
+        for (; c.alive; c.step(a)) {
+            barrier_wait(s.empty + 8 * stage, parity);
+            barrier_expect(s.full + 8 * stage, STAGE);
+            load_w(c, w_map, s, p, stage, w_policy);
+            load_x(c, x_map, s, p, stage, x_policy);
+            if (++stage == STAGES) stage = 0, parity ^= 1;
+        }
+    }
+
+    // ---- the consumers ----
+    struct Lane {
+        int warpgroup, warp, lane; // warp within its warpgroup
+    };
+    static __device__ void release(const Shared& s, const Peers& p, const Lane& l, int stage) {
+        if (CN * CT == 1) {
+            if (l.lane == 0) barrier_arrive(s.empty + 8 * stage);
+        } else if (l.lane < CLUSTER && ((p.w_mask | p.x_mask) >> l.lane & 1)) {
+            barrier_arrive_at(s.empty + 8 * stage, l.lane);
+        }
+    }
+    // Adds the products of the steps [from, to) to acc, which starts at zero.
+    static __device__ void multiply(
+        Acc (&acc)[MI][TN / 2], int count, const Shared& s, const Peers& p, const Lane& l, int& stage, int& parity) {
+        int last = -1;
+        for (int k = 0; k < count; ++k) {
+            barrier_wait(s.full + 8 * stage, parity);
+            const uint32_t base = s.stages + stage * STAGE;
+            const uint64_t w = operand_descriptor(base + l.warpgroup * MI * 64 * STEP);
+            const uint64_t x = operand_descriptor(base + W_BYTES);
+            wgmma_fence();
+#pragma unroll
+            for (int j = 0; j < STEP / 32; ++j)
+#pragma unroll
+                for (int i = 0; i < MI; ++i) Mma::run(acc[i], w + i * (64 * STEP / 16) + 2 * j, x + 2 * j, k + j > 0);
+            wgmma_commit();
+            wgmma_wait<1>();
+            if (last >= 0) release(s, p, l, last);
+            last = stage;
+            if (++stage == STAGES) stage = 0, parity ^= 1;
+        }
+        wgmma_wait<0>();
+        release(s, p, l, last);
+    }
+
+    // The same, the sum of each chunk of steps moved to registers of its own: the tensor cores' sums keep few bits.
+    static __device__ void multiply_in_chunks(
+        Acc (&acc)[MI][TN / 2], int count, int size, const Shared& s, const Peers& p, const Lane& l, int& stage,
+        int& parity) {
+        Acc chunk[MI][TN / 2];
+#pragma unroll
+        for (int i = 0; i < MI; ++i)
+#pragma unroll
+            for (int j = 0; j < TN / 2; ++j) acc[i][j] = 0;
+        for (int done = 0; done < count; done += size) {
+            multiply(chunk, min(size, count - done), s, p, l, stage, parity);
+#pragma unroll
+            for (int i = 0; i < MI; ++i)
+#pragma unroll
+                for (int j = 0; j < TN / 2; ++j) acc[i][j] += chunk[i][j];
+        }
+    }
+
+    struct Scales {
+        float ws[MI][2], bias[MI][2];
+        float xs[(TN + 127) / 128]; // this thread's share of the tile's, on the way to shared memory
+    };
+    static __device__ Scales load_scales(const GemmArguments& a, const Lane& l, int n0, int t0) {
+        Scales v;
+#pragma unroll
+        for (int i = 0; i < MI; ++i)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int n = n0 + (l.warpgroup * MI + i) * 64 + l.warp * 16 + l.lane / 4 + 8 * h;
+                v.ws[i][h] = a.ws != nullptr && n < a.n ? a.ws[n] : 1.0f;
+                v.bias[i][h] = a.bias != nullptr && n < a.n ? a.bias[n] : 0.0f;
+            }
+        const int thread = l.warp * 32 + l.lane;
+#pragma unroll
+        for (int i = 0; i < (TN + 127) / 128; ++i) {
+            const int t = t0 + thread + 128 * i;
+            v.xs[i] = a.xs != nullptr && t < a.t ? a.xs[(size_t)t * a.xs_stride] : 1.0f;
+        }
+        return v;
+    }
+    static __device__ void share_xs(const Scales& v, const Shared& s, const Lane& l) {
+        warpgroup_sync(l.warpgroup);
+        const int thread = l.warp * 32 + l.lane;
+#pragma unroll
+        for (int i = 0; i < (TN + 127) / 128; ++i)
+            if (thread + 128 * i < TN) s.xs[l.warpgroup * TN + thread + 128 * i] = v.xs[i];
+        warpgroup_sync(l.warpgroup);
+    }
+
+    // exp(x) to about two units in the last place.
+    static __device__ float exponential(float x) {
+        const float y = __fmul_rn(x, 1.44269502f);
+        const float rest = fmaf(x, 1.92596303e-8f, fmaf(x, 1.44269502f, -y));
+        float e;
+        asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(y));
+        return isinf(e) ? e : fmaf(e, rest * 0.693147182f, e);
+    }
+    static __device__ float gate(float g, float up, int kind) {
+        // gelu: 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u))
+        const float u = kind == SILU ? g : 1.59576912f * (g + 0.044715f * g * g * g);
+        return __fdividef(1.0f, 1.0f + exponential(-u)) * g * up;
+    }
+    static __device__ float scale(Acc acc, float xs, float ws, float bias) {
+        return __fadd_rn(__fmul_rn(__fmul_rn((float)acc, xs), ws), bias);
+    }
+    static __device__ void put(const GemmArguments& a, size_t at, float y) {
+        if (a.out_type == OUT_F32) ((float*)a.out)[at] = y;
+        else ((unsigned short*)a.out)[at] = half_bits(y, a.out_type);
+    }
+    static __device__ unsigned short half_bits(float y, int type) {
+        const unsigned short bf16 = __bfloat16_as_ushort(__float2bfloat16_rn(y));
+        const unsigned short f16 = __half_as_ushort(__float2half_rn(y));
+        return type == OUT_BF16 ? bf16 : f16;
+    }
+    // Any size and alignment: a thread's two channels of two tokens, a warp's sixteen of eight.
+    static __device__ void store_eight(
+        const GemmArguments& a, const Acc (&sum)[4], const Scales& v, const float* xs, const Lane& l, int i, int n0,
+        int t0, int first) {
+        const int n = n0 + (l.warpgroup * MI + i) * 64 + l.warp * 16 + l.lane / 4;
+        const int channel = n / 16 * 8 + l.lane / 4;
+        const int low = a.layout == PLAIN ? n : channel;
+        const int high = a.layout == PLAIN ? n + 8 : a.n / 2 + channel;
+        const int column = first + 2 * (l.lane & 3), t = t0 + column;
+        float y[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) y[e] = scale(sum[e], xs[column + (e & 1)], v.ws[i][e >> 1], v.bias[i][e >> 1]);
+        if (a.layout == GATED) y[0] = gate(y[0], y[2], a.gate), y[1] = gate(y[1], y[3], a.gate);
+        const bool put_low = a.layout == GATED ? n + 8 < a.n : n < a.n, put_high = a.layout != GATED && n + 8 < a.n;
+        const size_t at = (size_t)t * a.row;
+        if (t < a.t && put_low) put(a, at + low, y[0]);
+        if (t < a.t && put_high) put(a, at + high, y[2]);
+        if (t + 1 < a.t && put_low) put(a, at + a.row + low, y[1]);
+        if (t + 1 < a.t && put_high) put(a, at + a.row + high, y[3]);
+    }
+    static __device__ void store_direct(
+        const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s, const Lane& l, int n0,
+        int t0) {
+#pragma unroll
+        for (int i = 0; i < MI; ++i)
+#pragma unroll
+            for (int j = 0; j < TN / 2; j += 4) {
+                const Acc sum[4] = {acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]};
+                store_eight(a, sum, v, s.xs + l.warpgroup * TN, l, i, n0, t0, 2 * j);
+            }
+    }
+    // These are ordered by the fence that follows, not among other accesses: a clobber would make each wait its turn.
+    template <bool WIDE> static __device__ void box_put(uint32_t at, float y, int type) {
+        if (WIDE) asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(y));
+        else asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(half_bits(y, type)));
+    }
+    // The compiler would merge the forms of `store_boxes` and choose between their instructions one by one.
+    template <bool WIDE, bool GATING> static __device__ void keep_apart() {
+        if (GATING) asm volatile("// gated");
+        else if (WIDE) asm volatile("// f32");
+        else asm volatile("// 16 bits");
+    }
+    // Through shared memory and the copy engine, each warp by itself: boxes of 16 channels (8 where the two halves of
+    // its rows go to different places) of up to 32 tokens, swizzled so that the warp's stores meet no bank twice.
+    template <bool WIDE, bool GATING>
+    static __device__ void store_boxes(
+        const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
+        const Lane& l, int n0, int t0) {
+        const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
+        const bool plain = a.layout == PLAIN;
+        const int type = a.out_type, kind = a.gate;
+        const uint32_t buffers = s.stores + (l.warpgroup * 4 + l.warp) * 2 * BOX;
+        const int size = WIDE ? 4 : 2, row = size * (plain ? 16 : 8), quad = l.lane & 3;
+        const bool swap = WIDE && (plain ? quad & 1 : quad >> 1);
+        // Of this lane's two channels, for its first and its second token.
+        uint32_t low[2], high[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const int token = 2 * quad + (e ^ swap);
+            const int turn = row == 64 ? token >> 1 & 3 : row == 32 ? token >> 2 & 1 : 0;
+            low[e] = token * row + (l.lane / 4 * size ^ turn << 4);
+            high[e] = plain ? low[e] ^ 8 * size : low[e] + BOX / 2;
+        }
+#pragma unroll
+        for (int c = 0; c < TN / BOX_ROWS; ++c)
+#pragma unroll
+            for (int i = 0; i < MI; ++i) {
+                const int n = n0 + (l.warpgroup * MI + i) * 64 + l.warp * 16, t = t0 + c * BOX_ROWS;
+                const uint32_t buffer = buffers + ((c * MI + i) & 1) * BOX;
+                keep_apart<WIDE, GATING>();
+                if (l.lane == 0) store_wait_read<1>();
+                __syncwarp();
+                float2 pairs[BOX_ROWS / 8];
+#pragma unroll
+                for (int j = 0; j < BOX_ROWS / 8; ++j) pairs[j] = *(const float2*)(xs + c * BOX_ROWS + 8 * j);
+#pragma unroll
+                for (int j = 0; j < BOX_ROWS / 8; ++j) {
+                    const int first = (c * (BOX_ROWS / 8) + j) * 4;
+                    const float2 x = pairs[j];
+                    const uint32_t to = buffer + 8 * j * row;
+#pragma unroll
+                    for (int e = 0; e < 2; ++e) {
+                        const bool second = e ^ swap;
+                        const float xe = second ? x.y : x.x;
+                        const Acc low_sum = second ? acc[i][first + 1] : acc[i][first];
+                        const Acc high_sum = second ? acc[i][first + 3] : acc[i][first + 2];
+                        const float y0 = scale(low_sum, xe, v.ws[i][0], v.bias[i][0]);
+                        const float y1 = scale(high_sum, xe, v.ws[i][1], v.bias[i][1]);
+                        if (GATING) {
+                            box_put<WIDE>(to + low[e], gate(y0, y1, kind), type);
+                        } else {
+                            box_put<WIDE>(to + low[e], y0, type);
+                            box_put<WIDE>(to + high[e], y1, type);
+                        }
+                    }
+                }
+                keep_apart<WIDE, GATING>();
+                copy_engine_fence();
+                __syncwarp();
+                if (l.lane == 0) {
+                    if (n < a.n && t < a.t) {
+                        store_box(map, plain ? n : n / 2, t, buffer);
+                        if (!GATING && !plain) store_box(map, a.n / 2 + n / 2, t, buffer + BOX / 2);
+                    }
+                    store_commit();
+                }
+            }
+    }
+
+    // Adds up what the blocks of the cluster have of a tile, each a share of it, and stores that.
+    static __device__ void join(
+        const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s, const Peers& p,
+        const Lane& l, int n0, int t0) {
+        constexpr int GROUPS = TN / 8, PART = WGS * GROUPS * 128 * 16; // a thread has four sums of eight tokens
+        const uint32_t mine = s.stages + ((l.warpgroup * GROUPS) * 128 + l.warp * 32 + l.lane) * 16;
+        static_assert(PART <= STAGES * STAGE, "sums go where the stages were");
+        consumers_sync<WGS * 128>();
+#pragma unroll
+        for (int j = 0; j < GROUPS; ++j)
+            shared_store_four(mine + j * 128 * 16, acc[0][4 * j], acc[0][4 * j + 1], acc[0][4 * j + 2], acc[0][4 * j + 3]);
+        cluster_arrive(), cluster_wait();
+        const float* xs = s.xs + l.warpgroup * TN;
+        const uint32_t first = p.rank % (CN * CT);
+        for (int j = GROUPS * p.part / CK; j < GROUPS * (p.part + 1) / CK; ++j) {
+            Part sums[CK];
+#pragma unroll
+            for (int c = 0; c < CK; ++c) sums[c] = shared_load_four<Part>(mine + j * 128 * 16, first + c * CN * CT);
+#pragma unroll
+            for (int c = 1; c < CK; ++c)
+                sums[0].x += sums[c].x, sums[0].y += sums[c].y, sums[0].z += sums[c].z, sums[0].w += sums[c].w;
+            const Acc sum[4] = {sums[0].x, sums[0].y, sums[0].z, sums[0].w};
+            store_eight(a, sum, v, xs, l, 0, n0, t0, 8 * j);
+        }
+    }
+
+    static __device__ void consume(
+        const TensorMap* out_map, const GemmArguments& a, const Shared& s, const Peers& p, const Lane& l) {
+        const Grid grid(a);
+        int stage = 0, parity = 0;
+        grid_wait();
+        for (Walk walk(a, grid.channels * grid.tokens, p.part); !walk.done(); walk.next()) {
+            int n0, t0;
+            grid.place(a, walk.tile, n0, t0);
+            n0 += p.n * ROWS, t0 += p.t * TN;
+            const Scales v = load_scales(a, l, n0, t0);
+            // Warpgroups that drift apart hold more stages: the ring would be short for the one ahead.
+            if (WGS > 1) consumers_sync<WGS * 128>();
+            Acc acc[MI][TN / 2];
+            if (PROMOTE) multiply_in_chunks(acc, walk.to - walk.from, a.chunk, s, p, l, stage, parity);
+            else multiply(acc, walk.to - walk.from, s, p, l, stage, parity);
+            share_xs(v, s, l);
+            if (CK > 1) join(a, acc, v, s, p, l, n0, t0);
+            else if (STORE_BYTES > 0 && a.boxes && a.layout == GATED) store_boxes<true, true>(out_map, a, acc, v, s, l, n0, t0);
+            else if (STORE_BYTES > 0 && a.boxes && a.out_type == OUT_F32)
+                store_boxes<true, false>(out_map, a, acc, v, s, l, n0, t0);
+            else if (STORE_BYTES > 0 && a.boxes) store_boxes<false, false>(out_map, a, acc, v, s, l, n0, t0);
+            else store_direct(a, acc, v, s, l, n0, t0);
+        }
+        store_wait_read<0>();
+    }
+
+    static __device__ void run(
+        const TensorMap* w_map, const TensorMap* x_map, const TensorMap* out_map, const GemmArguments& a) {
+        extern __shared__ __align__(1024) uint8_t memory[];
+        Shared s;
+        s.stages = shared_address(memory);
+        s.stores = s.stages + STAGES * STAGE;
+        s.xs = (float*)(memory + STAGES * STAGE + STORE_BYTES);
+        s.full = s.stores + STORE_BYTES + XS_BYTES;
+        s.empty = s.full + 8 * STAGES;
+        const Peers p;
+        const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+        const Lane l = {warp / 4, warp % 4, (int)threadIdx.x % 32};
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < STAGES; ++i) {
+                barrier_init(s.full + 8 * i, 1);
+                barrier_init(s.empty + 8 * i, WGS * 4 * (CN + CT - 1));
+            }
+            barrier_init_done();
+        }
+        grid_release();
+        if (CLUSTER > 1) cluster_arrive(), cluster_wait();
+        else __syncthreads();
+        if (l.warpgroup == WGS) {
+            if (BALANCED) registers_give<40>();
+            if (l.warp == 0 && l.lane == 0) {
+                prefetch_map(w_map), prefetch_map(x_map);
+                produce(w_map, x_map, a, s, p);
+            }
+            __syncwarp();
+            if (CK > 1) cluster_arrive(), cluster_wait(); // beside the consumers' in `join`
+        } else {
+            if (BALANCED) registers_take<232>();
+            consume(out_map, a, s, p, l);
+        }
+        // No block may leave while another still writes to its shared memory or signals its barriers.
+        if (CLUSTER > 1) {
+            __syncwarp();
+            cluster_arrive(), cluster_wait();
+        }
+    }
+};

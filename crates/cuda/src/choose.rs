@@ -1,0 +1,274 @@
+//! Which tile of `kernels/gemm_hopper.cu` multiplies a size: the one that a small model of the chip finds fastest.
+//! Pure and printable. The model counts what a multiprocessor multiplies, what it loads through the second-level cache,
+//! what the memory reads and writes, and how evenly tiles fall on the chip; its constants were fitted to measurements.
+use crate::driver::Arch;
+use std::fmt;
+
+/// Bytes of k that a stage holds.
+pub(crate) const STEP_BYTES: usize = 128;
+
+/// Element types of a product: weights, then tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// INT8 by INT8.
+    Int8,
+    /// E4M3 by E4M3.
+    E4M3,
+    /// E5M2 by E4M3.
+    E5M2E4M3,
+    /// E4M3 by E5M2.
+    E4M3E5M2,
+    /// E5M2 by E5M2.
+    E5M2,
+    /// BF16 by BF16.
+    Bf16,
+}
+
+impl Element {
+    /// Bytes of an element.
+    pub const fn size(self) -> usize {
+        if matches!(self, Element::Bf16) { 2 } else { 1 }
+    }
+
+    const fn prefix(self) -> &'static str {
+        match self {
+            Element::Int8 => "s8",
+            Element::E4M3 => "e4m3",
+            Element::E5M2E4M3 => "e5m2_e4m3",
+            Element::E4M3E5M2 => "e4m3_e5m2",
+            Element::E5M2 => "e5m2",
+            Element::Bf16 => "bf16",
+        }
+    }
+}
+
+/// What a block, and the cluster it belongs to, compute at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tile {
+    /// Tokens of a block.
+    pub tokens: usize,
+    /// Rows of the weight of a block, 64 for each warpgroup and its instructions.
+    pub rows: usize,
+    /// Blocks of a cluster along rows (they load tokens once), along tokens (they load weights once), and along k.
+    pub cluster: [usize; 3],
+    /// Blocks that a multiprocessor holds: with two, a kernel loads its first weights while the one before it runs.
+    pub resident: usize,
+}
+
+const fn tile(tokens: usize, rows: usize, cluster: [usize; 3], resident: usize) -> Tile {
+    Tile { tokens, rows, cluster, resident }
+}
+
+/// Every tile, as `gemm_hopper.cu` has them.
+pub const TILES: &[Tile] = &[
+    tile(8, 128, [1, 1, 1], 2),
+    tile(8, 64, [1, 1, 2], 1),
+    tile(16, 128, [1, 1, 1], 2),
+    tile(16, 64, [1, 1, 2], 1),
+    tile(16, 64, [1, 1, 2], 2),
+    tile(32, 128, [1, 1, 1], 2),
+    tile(32, 64, [1, 1, 2], 1),
+    tile(32, 64, [1, 1, 2], 2),
+    tile(64, 128, [2, 1, 1], 1),
+    tile(64, 64, [1, 1, 2], 1),
+    tile(64, 128, [2, 2, 1], 1),
+    tile(128, 128, [2, 1, 1], 1),
+    tile(128, 128, [1, 1, 2], 1),
+    tile(128, 128, [2, 1, 2], 1),
+    tile(128, 128, [2, 2, 1], 1),
+    tile(128, 256, [1, 2, 1], 1),
+    tile(256, 128, [2, 1, 1], 1),
+];
+
+impl Tile {
+    /// Warpgroups that multiply.
+    const fn warpgroups(&self) -> usize {
+        if self.rows == 64 { 1 } else { 2 }
+    }
+
+    /// Threads of a block: those, and the producer's.
+    pub(crate) const fn threads(&self) -> usize {
+        128 * (self.warpgroups() + 1)
+    }
+
+    /// Bytes of dynamic shared memory: all there is, or half of it.
+    pub(crate) const fn shared(&self) -> usize {
+        if self.resident == 1 { 232_448 } else { 115_712 }
+    }
+
+    /// Whether the output may be written by the copy engine.
+    pub(crate) const fn stores_boxes(&self) -> bool {
+        self.tokens >= 64 && self.resident == 1 && self.cluster[2] == 1
+    }
+
+    /// Tokens of a stored box.
+    pub(crate) const fn box_rows(&self) -> usize {
+        if self.tokens < 32 { self.tokens } else { 32 }
+    }
+
+    /// Whether types other than INT8 and E4M3 have it too.
+    const fn of_every_type(&self) -> bool {
+        matches!((self.tokens, self.rows, self.cluster), (16, 128, [1, 1, 1]) | (64 | 128 | 256, 128, [2, 1, 1]))
+    }
+
+    /// Blocks of a cluster.
+    const fn size(&self) -> usize {
+        self.cluster[0] * self.cluster[1] * self.cluster[2]
+    }
+}
+
+/// A tile and how it is spread over the chip.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The tile.
+    pub tile: Tile,
+    /// Blocks launched.
+    pub blocks: usize,
+    /// Tiles of tokens that are walked before the next tile of rows, so that the tokens stay in the cache.
+    pub group: usize,
+    /// What the model expects, in microseconds.
+    pub expected: f64,
+}
+
+impl Choice {
+    /// The kernel's name.
+    pub(crate) fn kernel(&self, element: Element) -> String {
+        let Tile { tokens, rows, cluster: [cn, ct, ck], resident } = self.tile;
+        format!("{}_{tokens}x{rows}_{cn}{ct}{ck}_{resident}", element.prefix())
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Tile { tokens, rows, cluster: [cn, ct, ck], resident } = self.tile;
+        write!(f, "{tokens} tokens x {rows} rows, cluster {cn}x{ct}x{ck}, {resident} a multiprocessor, ")?;
+        write!(f, "{} blocks, about {:.1} us", self.blocks, self.expected)
+    }
+}
+
+/// What a product is chosen for, beside its size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Architecture.
+    pub arch: Arch,
+    /// Multiprocessors.
+    pub sm_count: usize,
+}
+
+/// The tile for `out[m, n] = x[m, k] · w[n, k]ᵀ`, or nothing if the device has no such kernels. `invariant`: k is never
+/// shared among blocks, so that a token's sums do not depend on m (those of INT8 never do).
+pub fn choose(m: usize, n: usize, k: usize, element: Element, device: Device, invariant: bool) -> Option<Choice> {
+    if device.arch != 90 || m == 0 || n == 0 || k == 0 {
+        return None;
+    }
+    let exact = element == Element::Int8;
+    let compiled = |t: &&Tile| matches!(element, Element::Int8 | Element::E4M3) || t.of_every_type();
+    let fits = |t: &&Tile| t.cluster[2] == 1 || (steps(k, element) >= t.cluster[2] && (exact || !invariant));
+    let choices = TILES.iter().filter(compiled).filter(fits).map(|t| place(t, m, n, k, element, device.sm_count));
+    choices.min_by(|a, b| a.expected.total_cmp(&b.expected))
+}
+
+/// Steps of k.
+fn steps(k: usize, element: Element) -> usize {
+    (k * element.size()).div_ceil(STEP_BYTES)
+}
+
+/// Clusters that run at once. Clusters of four leave some multiprocessors of each group of the chip idle.
+fn clusters_at_once(tile: &Tile, sm_count: usize) -> usize {
+    let once = if tile.size() < 4 { sm_count / tile.size() } else { sm_count * 10 / 11 / tile.size() };
+    once.max(1)
+}
+
+/// Microseconds that a block needs for a step, when `busy` of `sm_count` multiprocessors work.
+fn step_time(tile: &Tile, busy: f64, sm_count: usize) -> f64 {
+    // 4096 products a cycle; operands come from shared memory at 128 bytes a cycle. 1.5 GHz under load.
+    let multiply = (tile.rows / 64) as f64 * (2 * tile.tokens).max(64 + tile.tokens) as f64 / 1500.0;
+    // What the cache delivers, shared by those that ask, and at most what one takes.
+    let [cn, ct, _] = tile.cluster;
+    let bytes = ((tile.rows / ct + tile.tokens / cn) * STEP_BYTES) as f64;
+    let rate = (60e3 * sm_count as f64 / busy).min(90e3) * if tile.resident == 2 { 0.93 } else { 1.0 };
+    multiply.max(bytes / rate)
+}
+
+fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: usize) -> Choice {
+    let [cn, ct, ck] = tile.cluster;
+    let (columns, size) = (m.div_ceil(tile.tokens * ct), tile.size());
+    let clusters = n.div_ceil(tile.rows * cn) * columns;
+    let once = clusters_at_once(tile, sm_count);
+    // Where the memory is the limit, blocks that have nothing to do cost nothing.
+    let rounds = clusters as f64 / once as f64;
+    let rounds = if m <= 64 { rounds.max(1.0) } else { rounds.ceil() };
+    let busy = (clusters.min(once) * size) as f64;
+    let step = step_time(tile, busy, sm_count);
+    let store = (tile.rows * tile.tokens) as f64 / 6500.0 + if ck > 1 { 2.0 } else { 0.5 };
+    let multiplied = rounds * (steps(k, element) as f64 / ck as f64 * step + store);
+    // Half a ring keeps fewer bytes on their way.
+    let bandwidth = if tile.resident == 2 && ck > 1 { 3.64e6 } else { 3.9e6 };
+    let moved = ((n + m) * k * element.size() + 4 * m * n) as f64 / bandwidth;
+    let start = if tile.resident == 2 { 1.5 } else { 2.0 };
+    let slots = if ck == 1 { once * tile.resident } else { clusters };
+    Choice {
+        tile: *tile,
+        blocks: clusters.min(slots) * size,
+        group: 8,
+        expected: multiplied.max(moved) + start + 0.3 * rounds,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const H200: Device = Device { arch: 90, sm_count: 132 };
+
+    fn tile_of(m: usize, n: usize, k: usize) -> ([usize; 3], usize) {
+        let tile = choose(m, n, k, Element::Int8, H200, false).expect("a Hopper kernel").tile;
+        ([tile.tokens, tile.rows, tile.resident], tile.cluster[2])
+    }
+
+    #[test]
+    fn what_was_measured_fastest_is_chosen() {
+        assert_eq!(tile_of(1, 28672, 4096), ([8, 128, 2], 1));
+        assert_eq!(tile_of(1, 4096, 14336), ([8, 64, 1], 2));
+        assert_eq!(tile_of(16, 28672, 4096), ([16, 128, 2], 1));
+        assert_eq!(tile_of(32, 28672, 4096), ([32, 128, 2], 1));
+        assert_eq!(tile_of(64, 28672, 4096), ([64, 128, 1], 1));
+        assert_eq!(tile_of(256, 4096, 14336), ([128, 128, 1], 2));
+        assert_eq!(tile_of(512, 4096, 4096), ([128, 128, 1], 1));
+        assert_eq!(tile_of(1024, 4096, 4096), ([256, 128, 1], 1));
+    }
+
+    #[test]
+    fn every_size_has_a_tile() {
+        for m in (1..130).chain([256, 300, 8192]) {
+            for (n, k) in [(1, 16), (8, 128), (333, 144), (4096, 4096), (28672, 4096), (128_256, 4096)] {
+                let choice = choose(m, n, k, Element::Int8, H200, false).expect("a tile");
+                let [cn, ct, ck] = choice.tile.cluster;
+                assert!(choice.blocks > 0 && choice.blocks.is_multiple_of(cn * ct * ck), "{m} {n} {k}: {choice}");
+                assert!(ck == 1 || k.div_ceil(STEP_BYTES) >= ck, "{m} {n} {k}: {choice}");
+            }
+        }
+    }
+
+    #[test]
+    fn invariant_sums_are_never_split() {
+        for m in 1..300 {
+            let choice = choose(m, 4096, 14336, Element::E4M3, H200, true).expect("a tile");
+            assert_eq!(choice.tile.cluster[2], 1);
+        }
+    }
+
+    #[test]
+    fn other_chips_have_none() {
+        for arch in [75, 80, 89, 100, 120] {
+            assert_eq!(choose(16, 4096, 4096, Element::E4M3, Device { arch, sm_count: 100 }, false), None);
+        }
+    }
+
+    #[test]
+    fn choices_can_be_read() {
+        let choice = choose(1, 28672, 4096, Element::Int8, H200, false).expect("a tile");
+        assert_eq!(choice.kernel(Element::Int8), "s8_8x128_111_2");
+        assert!(choice.to_string().starts_with("8 tokens x 128 rows, cluster 1x1x1, 2 a multiprocessor, 224 blocks"));
+    }
+}

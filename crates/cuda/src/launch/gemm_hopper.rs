@@ -1,0 +1,203 @@
+//! Products by the tensor cores of sm_90a (`kernels/gemm_hopper.cu`): tensor maps, the chosen tile, the launch.
+//! Arguments of every kernel: maps of w, x and out, then xs, ws, bias, out, t, n, row, steps, xs_stride, layout, gate,
+//! out_type, boxes, group, chunk, as `GemmArguments` in `gemm_hopper.cuh` explains.
+use super::{Grid, params};
+use crate::Cuda;
+use crate::choose::{Choice, Device, Element, STEP_BYTES, choose};
+use crate::driver::check;
+use cudarc::driver::sys;
+use planish_tensor::{Activation, DType, Error, Result};
+use std::ffi::c_void;
+
+const FILE: &str = "gemm_hopper";
+
+/// What becomes of the sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Epilogue {
+    /// Rows of the weight are columns of the output.
+    Plain,
+    /// Rows of gate and up alternate by eight; the output is `act(gate) * up`, half as wide.
+    Gated(Activation),
+    /// Rows alternate by eight; the output is gate, then up.
+    Interleaved,
+}
+
+/// `out[t, n] = (acc * xs[t]) * ws[n] + bias[n]`, `acc = x[t, k] · w[n, k]ᵀ`. Addresses are on the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Product {
+    /// Types of the weights and the tokens.
+    pub element: Element,
+    /// `[t, k]`.
+    pub x: u64,
+    /// `[t]` f32, or 0 for scales of 1.
+    pub xs: u64,
+    /// One scale for all tokens.
+    pub one_scale: bool,
+    /// `[n, k]`.
+    pub w: u64,
+    /// `[n]` f32, or 0 for scales of 1.
+    pub ws: u64,
+    /// `[n]` f32, or 0 for none.
+    pub bias: u64,
+    /// `[t, n]`, or `[t, n / 2]` when gated.
+    pub out: u64,
+    /// F32, BF16 or F16.
+    pub out_type: DType,
+    /// Tokens.
+    pub t: usize,
+    /// Rows of the weight.
+    pub n: usize,
+    /// Input channels.
+    pub k: usize,
+    /// What becomes of the sums.
+    pub epilogue: Epilogue,
+    /// A token's result may not depend on how many others there are, in floating types either.
+    pub invariant: bool,
+}
+
+/// Whether these kernels can run a product on this device: others read rows that do not begin at multiples of 16 bytes.
+pub(crate) fn takes(cuda: &Cuda, p: &Product) -> bool {
+    let row = p.k * p.element.size();
+    let aligned = row.is_multiple_of(16) && p.x.is_multiple_of(16) && p.w.is_multiple_of(16);
+    cuda.arch() == 90 && p.k > 0 && aligned && (p.epilogue == Epilogue::Plain || p.n.is_multiple_of(16))
+}
+
+/// Queues a product that [`takes`] accepts.
+pub(crate) fn product(cuda: &Cuda, p: &Product) -> Result<()> {
+    if p.t == 0 || p.n == 0 {
+        return Ok(());
+    }
+    let device = Device { arch: cuda.arch(), sm_count: cuda.info().sm_count as usize };
+    let choice = choose(p.t, p.n, p.k, p.element, device, p.invariant)
+        .ok_or_else(|| Error::unsupported(format!("no sm_90a kernel multiplies {:?}", p.element)))?;
+    queue(cuda, p, &choice)
+}
+
+/// Queues a product with a given tile.
+pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
+    let tile = choice.tile;
+    let out_type = out_code(p.out_type)?;
+    let [cn, ct, _] = tile.cluster;
+    let element = p.element.size();
+    let operand = |address, rows, box_rows| Map {
+        address,
+        dtype: if element == 2 { BF16 } else { U8 },
+        size: element,
+        cols: p.k,
+        rows,
+        box_cols: STEP_BYTES / element,
+        box_rows,
+        swizzle: sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
+    let w = operand(p.w, p.n, tile.rows / ct).encode()?;
+    let x = operand(p.x, p.t, tile.tokens / cn).encode()?;
+    let gated = matches!(p.epilogue, Epilogue::Gated(_));
+    let row = if gated { p.n / 2 } else { p.n };
+    let boxes = tile.stores_boxes()
+        && (!gated || p.out_type == DType::F32)
+        && (row * p.out_type.size()).is_multiple_of(16)
+        && p.out.is_multiple_of(16);
+    // A kernel that stores directly is given any map.
+    let out = if boxes { out_map(p, row, tile.box_rows()).encode()? } else { x };
+    let (layout, gate) = match p.epilogue {
+        Epilogue::Plain => (0, 0),
+        Epilogue::Gated(Activation::Silu) => (1, 0),
+        Epilogue::Gated(Activation::GeluTanh) => (1, 1),
+        Epilogue::Interleaved => (2, 0),
+    };
+    let steps = (p.k * element).div_ceil(STEP_BYTES);
+    let grid = Grid::of(choice.blocks, tile.threads()).with_shared(tile.shared(), tile.shared());
+    let name = choice.kernel(p.element);
+    let values = params![
+        &w,
+        &x,
+        &out,
+        p.xs,
+        p.ws,
+        p.bias,
+        p.out,
+        p.t,
+        p.n,
+        row,
+        steps,
+        i32::from(!p.one_scale),
+        layout,
+        gate,
+        out_type,
+        i32::from(boxes),
+        choice.group,
+        UNUSED_CHUNK,
+    ];
+    cuda.launch(FILE, &name, grid, values)
+}
+
+fn out_code(dtype: DType) -> Result<i32> {
+    match dtype {
+        DType::F32 => Ok(0),
+        DType::BF16 => Ok(1),
+        DType::F16 => Ok(2),
+        other => Err(Error::dtype(format!("a product's output is F32, BF16 or F16, not {other}"))),
+    }
+}
+
+/// Only kernels that promote their sums read it.
+const UNUSED_CHUNK: i32 = 0;
+
+const U8: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8;
+const BF16: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+const F32: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+
+/// A dense row-major matrix as the copy engine sees it: a box of it, placed in shared memory with a swizzle.
+struct Map {
+    address: u64,
+    dtype: sys::CUtensorMapDataType,
+    size: usize,
+    cols: usize,
+    rows: usize,
+    box_cols: usize,
+    box_rows: usize,
+    swizzle: sys::CUtensorMapSwizzle,
+}
+
+/// The output: a warp stores 16 channels of its tokens at once, or 8 where gate and up part.
+fn out_map(p: &Product, row: usize, box_rows: usize) -> Map {
+    use sys::CUtensorMapSwizzle as Swizzle;
+    let size = p.out_type.size();
+    let box_cols = if p.epilogue == Epilogue::Plain { 16 } else { 8 };
+    let swizzle = match box_cols * size {
+        64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        _ => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+    };
+    let dtype = if size == 4 { F32 } else { BF16 };
+    Map { address: p.out, dtype, size, cols: row, rows: p.t, box_cols, box_rows, swizzle }
+}
+
+impl Map {
+    fn encode(&self) -> Result<sys::CUtensorMap> {
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        let sizes = [self.cols as u64, self.rows as u64];
+        let stride = [(self.cols * self.size) as u64];
+        let boxed = [self.box_cols as u32, self.box_rows as u32];
+        let steps = [1u32, 1];
+        // SAFETY: the arrays have the two (and one) entries that two dimensions need; the address is not read now.
+        let result = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                self.dtype,
+                2,
+                self.address as *mut c_void,
+                sizes.as_ptr(),
+                stride.as_ptr(),
+                boxed.as_ptr(),
+                steps.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                self.swizzle,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        check(result, "describe a matrix to the copy engine")?;
+        Ok(map)
+    }
+}

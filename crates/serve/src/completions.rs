@@ -1,0 +1,261 @@
+//! `/v1/completions`: texts or token ids in, their continuations out. With `echo` and `logprobs` it scores a text, which
+//! is what evaluation harnesses ask of it.
+use crate::conversation::check_length;
+use crate::convert::{self, Prompts};
+use crate::desk::SHORT;
+use crate::error::{ApiError, ErrorBody, Result};
+use crate::intake::Job;
+use crate::logprobs::Ledger;
+use crate::model::Model;
+use crate::piece::Piece;
+use crate::running::{Output, Running};
+use crate::sse::{self, Events, Voice};
+use crate::state::State;
+use crate::wire::completions::{CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, Prompt};
+use crate::wire::{StreamOptions, Usage, check_rest};
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::response::{IntoResponse, Response};
+use planish_engine::{FinishReason, TokenLogprobs};
+use std::sync::Arc;
+
+/// Tokens of an answer if nothing is said, as OpenAI has it.
+const DEFAULT_LEN: usize = 16;
+/// Most prompts of one request.
+const MOST_PROMPTS: usize = 2048;
+
+/// Continues texts.
+#[utoipa::path(
+    post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionRequest,
+    responses(
+        (status = 200, description = "The answers; with `stream` server-sent events of the same shape", content(
+            (CompletionResponse = "application/json"), (CompletionResponse = "text/event-stream"))),
+        (status = "4XX", description = "The request cannot be answered", body = ErrorBody),
+        (status = "5XX", description = "The server cannot answer", body = ErrorBody)
+    )
+)]
+pub async fn complete(Shared(state): Shared<Arc<State>>, job: Job<CompletionRequest>) -> Result<Response> {
+    let Job { place, tenant, body: mut request } = job;
+    check(&request, state.options.strict_fields)?;
+    let model = state.model(request.model.as_deref())?;
+    let mut fields = request.sampling();
+    fields.max_tokens = request.max_tokens.map(|n| ("max_tokens", n));
+    fields.logprobs = request.logprobs.map(|n| ("logprobs", n));
+    let echo = request.echo.unwrap_or(false);
+    fields.prompt_logprobs = request.logprobs.filter(|_| echo);
+    let special = request.add_special_tokens.unwrap_or(true);
+    let prompt =
+        request.prompt.take().ok_or_else(|| ApiError::invalid("prompt", "prompt: expected one, found none"))?;
+    let (ids, texts) = encode(&state, &model, prompt, special).await?;
+    let sources: Vec<Source> = match echo {
+        true => ids.iter().zip(texts).map(|(ids, text)| Source::new(&model, ids, text)).collect::<Result<_>>()?,
+        false => Vec::new(),
+    };
+    let prompts = Prompts { ids, param: "prompt", default_len: Some(DEFAULT_LEN) };
+    let ask = convert::ask(&state, model.clone(), prompts, fields, tenant, None).await?;
+    let (n, answers) = (ask.request.n, ask.request.n * ask.prompts.len());
+    let teller = Teller {
+        id: state.ids.label("cmpl-").into(),
+        created: crate::clock::unix_seconds(),
+        name: model.name().into(),
+        model,
+        sources,
+        ledgers: vec![None; answers],
+        read: Vec::new(),
+        n,
+        with_logprobs: request.logprobs.is_some(),
+        options: request.stream_options.unwrap_or_default(),
+    };
+    let running = Running::start(ask)?;
+    match request.stream.unwrap_or(false) {
+        true => Ok(sse::respond(running, teller, state.options.keep_alive, place)),
+        false => Ok(Json(collect(running, teller, answers).await?).into_response()),
+    }
+}
+
+fn check(request: &CompletionRequest, strict: bool) -> Result<()> {
+    check_rest(&request.rest, strict)?;
+    if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
+        return Err(ApiError::unsupported("suffix"));
+    }
+    if request.best_of.is_some_and(|best| best != request.n.unwrap_or(1)) {
+        return Err(ApiError::invalid("best_of", "best_of: expected the same number as n, or nothing"));
+    }
+    if request.stream_options.is_some() && request.stream != Some(true) {
+        return Err(ApiError::invalid("stream_options", "stream_options: expected only with stream: true"));
+    }
+    Ok(())
+}
+
+/// Token ids of each prompt, and the texts that were given.
+async fn encode(
+    state: &State,
+    model: &Arc<Model>,
+    prompt: Prompt,
+    special: bool,
+) -> Result<(Vec<Vec<u32>>, Vec<Option<String>>)> {
+    let texts = match prompt {
+        Prompt::Ids(ids) => return Ok((vec![ids], vec![None])),
+        Prompt::IdLists(lists) => {
+            check_count(lists.len())?;
+            let texts = vec![None; lists.len()];
+            return Ok((lists, texts));
+        }
+        Prompt::Text(text) => vec![text],
+        Prompt::Texts(texts) => texts,
+    };
+    check_count(texts.len())?;
+    for text in &texts {
+        check_length("prompt", text.len(), model.context())?;
+    }
+    let short = texts.iter().map(String::len).sum::<usize>() <= SHORT;
+    let model = model.clone();
+    let encode = move || {
+        let ids = texts.iter().map(|text| encode_one(&model, text, special)).collect::<Result<_>>()?;
+        Ok((ids, texts.into_iter().map(Some).collect()))
+    };
+    if short { encode() } else { state.desk.run(encode).await }
+}
+
+/// Token ids of a text.
+pub fn encode_one(model: &Model, text: &str, special: bool) -> Result<Vec<u32>> {
+    Ok(match special {
+        true => model.tokenizer().encode_with_special(text)?,
+        false => model.tokenizer().encode(text, planish_text::SpecialText::Recognised)?,
+    })
+}
+
+fn check_count(found: usize) -> Result<()> {
+    match (1..=MOST_PROMPTS).contains(&found) {
+        true => Ok(()),
+        false => {
+            let message = format!("prompt: expected 1 to {MOST_PROMPTS} prompts, found {found}");
+            Err(ApiError::invalid("prompt", message))
+        }
+    }
+}
+
+/// A prompt that is to be given back.
+struct Source {
+    ids: Vec<u32>,
+    text: String,
+    /// Of each token but the first, as they come.
+    logprobs: Vec<TokenLogprobs>,
+}
+
+impl Source {
+    fn new(model: &Model, ids: &[u32], text: Option<String>) -> Result<Source> {
+        let text = match text {
+            Some(text) => text,
+            None => model.tokenizer().decode(ids, false)?,
+        };
+        Ok(Source { ids: ids.to_vec(), text, logprobs: Vec::new() })
+    }
+}
+
+/// Tells completions, whole or in pieces.
+struct Teller {
+    id: Arc<str>,
+    created: u64,
+    name: Arc<str>,
+    model: Arc<Model>,
+    /// One for each prompt, if they are to be given back.
+    sources: Vec<Source>,
+    /// How far each answer has come; none before it began.
+    ledgers: Vec<Option<Ledger>>,
+    /// Log-probabilities in hand.
+    read: Vec<(u32, Option<TokenLogprobs>)>,
+    n: usize,
+    with_logprobs: bool,
+    options: StreamOptions,
+}
+
+impl Teller {
+    fn response(&self, choices: Vec<CompletionChoice>, usage: Option<Option<Usage>>) -> CompletionResponse {
+        CompletionResponse {
+            id: self.id.clone(),
+            object: "text_completion",
+            created: self.created,
+            model: self.name.clone(),
+            choices,
+            usage,
+        }
+    }
+
+    /// One piece of an answer; the first brings the prompt, if that is to be given back.
+    fn choice(&mut self, index: usize, piece: Piece) -> CompletionChoice {
+        let first = self.ledgers[index].is_none();
+        let mut ledger = self.ledgers[index].take().unwrap_or_default();
+        let mut text = String::new();
+        self.read.clear();
+        if let Some(source) = self.sources.get(index / self.n).filter(|_| first) {
+            text.push_str(&source.text);
+            // Nothing comes before the first token, so nothing is known of it.
+            let known = std::iter::once(None).chain(source.logprobs.iter().cloned().map(Some));
+            self.read.extend(source.ids.iter().copied().zip(known));
+        }
+        text.push_str(&piece.text);
+        self.read.extend(piece.tokens.into_iter().map(|token| (token.id, token.logprobs)));
+        let logprobs = self.with_logprobs.then(|| {
+            let tokens = self.read.iter().map(|(id, known)| (*id, known.as_ref()));
+            ledger.write(self.model.tokenizer(), tokens)
+        });
+        self.ledgers[index] = Some(ledger);
+        CompletionChoice { index, text, logprobs, finish_reason: piece.end.map(FinishReason::name) }
+    }
+
+    fn take(&mut self, output: Output) -> Option<CompletionChoice> {
+        match output {
+            Output::Prompt { prompt, logprobs } => {
+                if let Some(source) = self.sources.get_mut(prompt) {
+                    source.logprobs.extend(logprobs);
+                }
+                None
+            }
+            Output::Delta(delta) => Some(self.choice(delta.index, delta.piece)),
+        }
+    }
+}
+
+async fn collect(mut running: Running, mut teller: Teller, answers: usize) -> Result<CompletionResponse> {
+    let with_logprobs = teller.with_logprobs;
+    let mut choices: Vec<CompletionChoice> = (0..answers)
+        .map(|index| CompletionChoice {
+            index,
+            text: String::new(),
+            logprobs: with_logprobs.then(CompletionLogprobs::default),
+            finish_reason: None,
+        })
+        .collect();
+    while let Some(output) = running.next().await {
+        let Some(piece) = teller.take(output?) else { continue };
+        let choice = &mut choices[piece.index];
+        choice.text.push_str(&piece.text);
+        choice.finish_reason = choice.finish_reason.or(piece.finish_reason);
+        if let (Some(all), Some(new)) = (&mut choice.logprobs, piece.logprobs) {
+            all.tokens.extend(new.tokens);
+            all.token_logprobs.extend(new.token_logprobs);
+            all.top_logprobs.extend(new.top_logprobs);
+            all.text_offset.extend(new.text_offset);
+        }
+    }
+    Ok(teller.response(choices, Some(Some(running.usage()))))
+}
+
+impl Voice for Teller {
+    fn tell(&mut self, output: Output, running: &mut Running, out: &mut Events) -> Result<()> {
+        if let Some(choice) = self.take(output) {
+            let each = self.options.continuous_usage_stats == Some(true);
+            let told = self.options.include_usage == Some(true);
+            out.data(&self.response(vec![choice], told.then(|| each.then(|| running.usage()))));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, running: &Running, out: &mut Events) {
+        if self.options.include_usage == Some(true) {
+            out.data(&self.response(Vec::new(), Some(Some(running.usage()))));
+        }
+        out.done();
+    }
+}

@@ -1,0 +1,83 @@
+//! `/tokenize`, `/detokenize`, `/tokenizer_info`: the model's words without the model.
+use crate::completions::encode_one;
+use crate::conversation::{Conversation, check_length};
+use crate::error::{ApiError, ErrorBody, Result};
+use crate::intake::Question;
+use crate::state::State;
+use crate::wire::check_rest;
+use crate::wire::tokens::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
+use axum::Json;
+use axum::extract::State as Shared;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Most ids to decode.
+const MOST_IDS: usize = 1 << 20;
+
+/// Token ids of a text or a conversation.
+#[utoipa::path(post, path = "/tokenize", tag = "Tokens", request_body = TokenizeRequest, responses(
+    (status = 200, description = "The ids", body = TokenizeResponse),
+    (status = "4XX", description = "The text cannot be encoded", body = ErrorBody),
+    (status = "5XX", description = "The server cannot answer", body = ErrorBody)
+))]
+pub async fn tokenize(
+    Shared(state): Shared<Arc<State>>,
+    Question(request): Question<TokenizeRequest>,
+) -> Result<Json<TokenizeResponse>> {
+    check_rest(&request.rest, state.options.strict_fields)?;
+    let model = state.model(request.model.as_deref())?;
+    let tokens = match (request.prompt, request.messages) {
+        (Some(text), None) => {
+            check_length("prompt", text.len(), model.context().max(1 << 16))?;
+            let (model, special) = (model.clone(), request.add_special_tokens.unwrap_or(true));
+            state.desk.run(move || encode_one(&model, &text, special)).await?
+        }
+        (None, Some(messages)) => {
+            let conversation = Conversation {
+                messages,
+                tools: request.tools.unwrap_or_default().into_iter().map(Into::into).collect(),
+                begin_answer: request.add_generation_prompt.unwrap_or(true),
+                variables: request.chat_template_kwargs.unwrap_or_default(),
+            };
+            conversation.encode(&state, &model).await?.ids
+        }
+        _ => return Err(ApiError::invalid("prompt", "expected either prompt or messages")),
+    };
+    let spell = |&id: &u32| model.tokenizer().id_to_token(id).unwrap_or_default();
+    let token_strs = request.return_token_strs.unwrap_or(false).then(|| tokens.iter().map(spell).collect());
+    Ok(Json(TokenizeResponse { count: tokens.len(), max_model_len: model.context(), tokens, token_strs }))
+}
+
+/// The text of token ids.
+#[utoipa::path(post, path = "/detokenize", tag = "Tokens", request_body = DetokenizeRequest, responses(
+    (status = 200, description = "The text", body = DetokenizeResponse),
+    (status = "4XX", description = "The ids cannot be decoded", body = ErrorBody),
+    (status = "5XX", description = "The server cannot answer", body = ErrorBody)
+))]
+pub async fn detokenize(
+    Shared(state): Shared<Arc<State>>,
+    Question(request): Question<DetokenizeRequest>,
+) -> Result<Json<DetokenizeResponse>> {
+    check_rest(&request.rest, state.options.strict_fields)?;
+    let model = state.model(request.model.as_deref())?;
+    let vocab = model.vocab();
+    if request.tokens.len() > MOST_IDS {
+        let found = request.tokens.len();
+        return Err(ApiError::invalid("tokens", format!("tokens: expected at most {MOST_IDS}, found {found}")));
+    }
+    if let Some(bad) = request.tokens.iter().find(|&&id| id as usize >= vocab) {
+        return Err(ApiError::invalid("tokens", format!("tokens: expected ids below {vocab}, found {bad}")));
+    }
+    let decode = move || Ok(model.tokenizer().decode(&request.tokens, false)?);
+    Ok(Json(DetokenizeResponse { prompt: state.desk.run(decode).await? }))
+}
+
+/// The tokenizer's configuration, as the model's authors wrote it.
+#[utoipa::path(get, path = "/tokenizer_info", tag = "Tokens", responses(
+    (status = 200, description = "tokenizer_config.json", body = Object),
+    (status = "4XX", description = "No key", body = ErrorBody),
+    (status = 503, description = "Loading", body = ErrorBody)
+))]
+pub async fn info(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>> {
+    Ok(Json(state.model(None)?.served.tokenizer_config.clone()))
+}

@@ -1,0 +1,118 @@
+//! Callers that go away in every phase, and callers that read slowly: pages come back, others go on.
+use crate::client::{begin, read};
+use crate::setting::*;
+use planish_serve::Options;
+use serde_json::{Value, json};
+use std::io::Read;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+fn ask(server: &Server, more: Value) -> TcpStream {
+    let body = with(json!({"messages": hello(), "max_tokens": 200, "ignore_eos": true}), more);
+    begin(&server.address, "POST", "/v1/chat/completions", &[], body.to_string().as_bytes())
+}
+
+/// Streaming or not, one answer or four.
+fn kinds() -> [Value; 4] {
+    [json!({}), json!({"stream": true}), json!({"n": 4}), json!({"n": 4, "stream": true})]
+}
+
+#[test]
+fn pages_come_back_when_a_caller_leaves_while_its_answer_is_made() {
+    let (server, gate) = gated(Options::default());
+    for kind in kinds() {
+        let socket = ask(&server, kind.clone());
+        // Some steps, so that it is in the middle.
+        for _ in 0..4 {
+            gate.send(()).unwrap();
+        }
+        until("it runs", || server.metric("planish_generated_tokens_total") > 0.0);
+        let left = Instant::now();
+        drop(socket);
+        until("its place is free", || server.metric("planish_http_requests_inside") == 0.0);
+        let noticed = left.elapsed();
+        // The engine waits for a word: it hears of the end before its next step but one.
+        for _ in 0..2 {
+            gate.send(()).unwrap();
+        }
+        server.at_rest();
+        assert!(noticed < Duration::from_secs(5), "{kind}: {noticed:?}");
+    }
+    assert_eq!(server.metric("planish_requests_running"), 0.0);
+}
+
+#[test]
+fn a_caller_may_leave_while_it_waits_in_line() {
+    let (server, gate) = gated(Options::default());
+    let first = ask(&server, json!({"stream": true}));
+    let others: Vec<TcpStream> = kinds().into_iter().map(|kind| ask(&server, kind)).collect();
+    until("all are inside", || server.metric("planish_http_requests_inside") == 5.0);
+    drop(others);
+    until("they have left", || server.metric("planish_http_requests_inside") == 1.0);
+    drop(gate);
+    let mut first = first;
+    assert!(read(&mut first).events().len() > 2);
+    server.at_rest();
+}
+
+#[test]
+fn many_leave_at_any_moment() {
+    let server = server();
+    let sockets: Vec<TcpStream> = (0..48).map(|i| ask(&server, kinds()[i % 4].clone())).collect();
+    for (i, mut socket) in sockets.into_iter().enumerate() {
+        // Some at once, some after a piece of the answer.
+        if i % 3 == 0 && i % 2 == 1 {
+            let _ = socket.read(&mut [0; 200]);
+        }
+    }
+    server.at_rest();
+    server.chat(json!({})).ok();
+}
+
+#[test]
+fn more_than_fit_are_turned_away_at_once() {
+    let (server, gate) = gated(Options { max_requests: 2, ..Options::default() });
+    let mut inside = [ask(&server, json!({})), ask(&server, json!({"stream": true}))];
+    until("both are inside", || server.metric("planish_http_requests_inside") == 2.0);
+    for _ in 0..5 {
+        let answer = read(&mut ask(&server, json!({"messages": [{"role": "user", "content": "x".repeat(100_000)}]})));
+        assert_eq!(answer.error(429)["type"], "rate_limit_error");
+        assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() >= 1);
+    }
+    // What needs no place is answered.
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.metric("planish_http_turned_away_total"), 5.0);
+    drop(gate);
+    inside.iter_mut().for_each(|socket| assert_eq!(read(socket).status, 200));
+    server.at_rest();
+    read(&mut ask(&server, json!({}))).ok();
+}
+
+#[test]
+fn an_answer_that_takes_too_long_is_an_error() {
+    let (server, gate) = gated(Options { request_time: Duration::from_millis(200), ..Options::default() });
+    assert_eq!(read(&mut ask(&server, json!({}))).error(504)["code"], "timeout");
+    let streamed = read(&mut ask(&server, json!({"stream": true})));
+    assert_eq!(streamed.status, 200);
+    let error: Value = serde_json::from_str(streamed.text().trim().strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(error["error"]["code"], "timeout");
+    assert!(!streamed.text().contains("[DONE]"));
+    drop(gate);
+    server.at_rest();
+}
+
+#[test]
+fn silence_is_filled_with_comments() {
+    let (server, gate) = gated(Options { keep_alive: Duration::from_millis(50), ..Options::default() });
+    let mut socket = ask(&server, json!({"stream": true, "max_tokens": 2}));
+    let mut seen = String::new();
+    while seen.matches(": keep-alive\n\n").count() < 2 {
+        let mut bytes = [0; 512];
+        let count = socket.read(&mut bytes).unwrap();
+        seen += std::str::from_utf8(&bytes[..count]).unwrap();
+    }
+    drop(gate);
+    let mut rest = String::new();
+    socket.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("[DONE]"), "{rest}");
+}

@@ -1,0 +1,6 @@
+//! Tool calls: every format, cut anywhere, well and badly written.
+mod answers;
+mod cuts;
+mod enforced;
+mod formats;
+mod templates;

@@ -34,30 +34,60 @@ __device__ __forceinline__ unsigned fp8_pair(float low, float high) {
 #endif
 }
 
+// By adding 1.5 * 2^23, which leaves the integer in the low bits: no unit may be outside [-128.5, 127.5).
 __device__ __forceinline__ unsigned int8_quad(float4 u) {
-    int a = __float2int_rn(u.x), b = __float2int_rn(u.y), c = __float2int_rn(u.z), d = __float2int_rn(u.w);
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 720
-    unsigned high, quad;
-    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, 0;" : "=r"(high) : "r"(d), "r"(c));
-    asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(quad) : "r"(b), "r"(a), "r"(high));
-    return quad;
-#else
-    auto byte = [](int v) { return static_cast<unsigned>(min(max(v, -128), 127)) & 0xffu; };
-    return byte(a) | byte(b) << 8 | byte(c) << 16 | byte(d) << 24;
-#endif
+    auto bits = [](float v) { return __float_as_uint(__fadd_rn(v, 12582912.f)); };
+    return __byte_perm(__byte_perm(bits(u.x), bits(u.y), 0x0040), __byte_perm(bits(u.z), bits(u.w), 0x0040), 0x5410);
 }
 
-// Four codes of values in units of their scale, the first in the lowest byte. None may be NaN.
+// FP8 codes by integer arithmetic. Not inlined: for chips that do not multiply FP8 either.
+__device__ __noinline__ unsigned fp8_quad_by_bits(float4 u, int kind) {
+    if (kind == E4M3 || kind == E4M3_BITS) {
+        return fp8_by_bits<3>(u.x) | fp8_by_bits<3>(u.y) << 8 | fp8_by_bits<3>(u.z) << 16 | fp8_by_bits<3>(u.w) << 24;
+    }
+    return fp8_by_bits<2>(u.x) | fp8_by_bits<2>(u.y) << 8 | fp8_by_bits<2>(u.z) << 16 | fp8_by_bits<2>(u.w) << 24;
+}
+
+// Four codes of values in units of their scale, the first in the lowest byte. None may be NaN, nor may a unit exceed the
+// range by more than a rounding.
 template <int KIND>
 __device__ __forceinline__ unsigned encode4(float4 u) {
     if (KIND == INT8) return int8_quad(u);
     if (KIND == E4M3) return fp8_pair<3>(u.x, u.y) | fp8_pair<3>(u.z, u.w) << 16;
     if (KIND == E5M2) return fp8_pair<2>(u.x, u.y) | fp8_pair<2>(u.z, u.w) << 16;
-    constexpr int M = KIND == E4M3_BITS ? 3 : 2;
-    return fp8_by_bits<M>(u.x) | fp8_by_bits<M>(u.y) << 8 | fp8_by_bits<M>(u.z) << 16 | fp8_by_bits<M>(u.w) << 24;
+    return fp8_quad_by_bits(u, KIND);
 }
 
 // Value of a token's largest magnitude in units of its scale.
 __device__ __forceinline__ float activation_range(int kind) {
     return kind == INT8 ? 127.f : (kind == E4M3 || kind == E4M3_BITS) ? 448.f : 57344.f;
+}
+
+// Quotients by one scale, as division rounds them. Correcting x * (1 / scale) once gives the same bits as division
+// does, if nothing underflows on the way (units below 2^-20 have the code 0 or -0 whatever their last bits); other scales
+// are divided by. The correction loses the sign of -0.
+struct Scale {
+    float scale, inverse;
+
+    __device__ __forceinline__ explicit Scale(float s) : scale(s), inverse(__fdiv_rn(1.f, s)) {}
+
+    __device__ __forceinline__ bool is_ordinary() const { return scale > 0x1p-60f && scale < 0x1p60f; }
+
+    __device__ __forceinline__ float quotient(float x) const {
+        float q = __fmul_rn(x, inverse);
+        return copysignf(fmaf(fmaf(-q, scale, x), inverse, q), x);
+    }
+
+    __device__ __forceinline__ float4 quotients(float4 v) const {
+        return make_float4(quotient(v.x), quotient(v.y), quotient(v.z), quotient(v.w));
+    }
+};
+
+// Four codes on a scale that is not ordinary: 0 if it is 0 or NaN. Not inlined: rarely needed, and long.
+__device__ __noinline__ unsigned divided_codes(float4 v, float by, int kind) {
+    if (!(by > 0.f)) return 0;
+    float most = activation_range(kind), least = kind == INT8 ? -128.f : -most;
+    auto unit = [&](float x) { return fminf(fmaxf(__fdiv_rn(x, by), least), most); };
+    float4 u = {unit(v.x), unit(v.y), unit(v.z), unit(v.w)};
+    return kind == INT8 ? int8_quad(u) : fp8_quad_by_bits(u, kind);
 }

@@ -1,15 +1,26 @@
-// Gates: act(gate) * up, and its codes. The arithmetic is that of the definition: true exponentials and divisions.
-#include "row.cuh"
+// Gates: act(gate) * up, and its codes, nearly to the last bit of the definition: codes must not flip.
+#include "wide_row.cuh"
 
 enum Act { SILU = 0, GELU_TANH = 1 };
 
+// x / (1 + exp(-u)). The quotient is corrected once after a reciprocal that is exact but for its last bit.
+__device__ __forceinline__ float sigmoid_product(float x, float u) {
+    float d = __fadd_rn(1.f, expf(-u)), r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+    r = fmaf(fmaf(-d, r, 1.f), r, r);
+    float q = __fmul_rn(x, r);
+    q = fmaf(fmaf(-q, d, x), r, q);
+    // Beyond, the reciprocal is 0 and its correction no number; -infinity and NaN must stay NaN.
+    return d < 0x1p126f ? q : __fmul_rn(x, 0.f);
+}
+
 template <int ACT>
 __device__ __forceinline__ float activate(float x) {
-    if (ACT == SILU) return __fdiv_rn(x, __fadd_rn(1.f, expf(-x)));
+    if (ACT == SILU) return sigmoid_product(x, x);
     // sqrt(2 / pi) (x + 0.044715 x x x), rounded after every step as the definition is, the root too.
     float cube = __fmul_rn(__fmul_rn(__fmul_rn(0.044715f, x), x), x);
     float u = __fmul_rn(0.79788452f, __fadd_rn(x, cube));
-    return __fdiv_rn(x, __fadd_rn(1.f, expf(__fmul_rn(-2.f, u))));
+    return sigmoid_product(x, __fmul_rn(2.f, u));
 }
 
 template <int ACT>
@@ -45,14 +56,13 @@ __device__ __forceinline__ void quantized(const float* gate_up, int f, int kind,
     grid_release();
     size_t row = blockIdx.x;
     const float* gate = gate_up + row * 2 * f;
-    auto product = [&](int chunk) { return gate4<ACT>(load4(gate, 4 * chunk, f), load4(gate + f, 4 * chunk, f)); };
+    auto load = [&](int chunk) { return load4(gate, 4 * chunk, width_of<VECS>(f)); };
+    auto load_up = [&](int chunk) { return load4(gate + f, 4 * chunk, width_of<VECS>(f)); };
+    auto product = [&](int chunk) { return gate4<ACT>(load(chunk), load_up(chunk)); };
     float4 kept[VECS ? VECS : 1];
     if (VECS) {
         float4 ups[VECS ? VECS : 1];
-        each_chunk<VECS>((f + 3) / 4, [&](int i, int chunk) {
-            kept[i] = load4(gate, 4 * chunk, f);
-            ups[i] = load4(gate + f, 4 * chunk, f);
-        });
+        each_chunk<VECS>((f + 3) / 4, [&](int i, int chunk) { kept[i] = load(chunk), ups[i] = load_up(chunk); });
         each_chunk<VECS>((f + 3) / 4, [&](int i, int chunk) { kept[i] = gate4<ACT>(kept[i], ups[i]); });
     }
     auto value = [&](int i, int chunk) { return VECS ? kept[i] : product(chunk); };
@@ -60,17 +70,27 @@ __device__ __forceinline__ void quantized(const float* gate_up, int f, int kind,
 }
 
 #define KERNEL(VECS, ACT, NAME)                                                                              \
-    extern "C" __global__ void __launch_bounds__(VECS % 8 ? 512 : 1024) gated_quantize_##NAME##_##VECS(      \
+    extern "C" __global__ void __launch_bounds__(1024, BLOCKS_OF(VECS)) gated_quantize_##NAME##_##VECS(      \
         const float* gate_up, int f, int kind, unsigned char* codes, float* scales) {                        \
         quantized<VECS, ACT>(gate_up, f, kind, codes, scales);                                               \
     }
 KERNEL(0, SILU, silu)
 KERNEL(1, SILU, silu)
 KERNEL(2, SILU, silu)
-KERNEL(4, SILU, silu)
 KERNEL(8, SILU, silu)
 KERNEL(0, GELU_TANH, gelu)
 KERNEL(1, GELU_TANH, gelu)
 KERNEL(2, GELU_TANH, gelu)
-KERNEL(4, GELU_TANH, gelu)
 KERNEL(8, GELU_TANH, gelu)
+
+template <int ACT>
+struct Gate {
+    static constexpr int OPERANDS = 2;
+
+    __device__ __forceinline__ float4 operator()(const float4 (&x)[2]) const { return gate4<ACT>(x[0], x[1]); }
+};
+
+SPREAD(gated_quantize_silu_spread, Gate<SILU>)
+SPREAD(gated_quantize_gelu_spread, Gate<GELU_TANH>)
+STREAM(gated_quantize_silu_stream, Gate<SILU>)
+STREAM(gated_quantize_gelu_stream, Gate<GELU_TANH>)

@@ -22,50 +22,47 @@ __device__ __forceinline__ void norm(float* x, const float* delta, const float* 
                                      void* out, float* scales) {
     __shared__ double sums[32];
     // Where a thread keeps few values, the weight comes while the kernel before this one ends.
-    constexpr bool EARLY = VECS >= 1 && VECS <= 4;
+    constexpr bool EARLY = VECS == 1 || VECS == 2;
     constexpr int KEPT = VECS ? VECS : 1;
     int chunks = (h + 3) / 4;
+    auto load = [&](const float* from, int chunk) { return load4(from, 4 * chunk, width_of<VECS>(h)); };
+    auto store = [&](float* to, int chunk, float4 v) { store4(to, 4 * chunk, width_of<VECS>(h), v); };
     float4 kept[KEPT], early[KEPT];
-    if (EARLY) each_chunk<VECS>(chunks, [&](int i, int chunk) { early[i] = load4(weight, 4 * chunk, h); });
+    if (EARLY) each_chunk<VECS>(chunks, [&](int i, int chunk) { early[i] = load(weight, chunk); });
+    double per_column = 1.0 / h;
     grid_wait();
     grid_release();
     size_t row = blockIdx.x;
     x += row * h;
-    if (VECS) each_chunk<VECS>(chunks, [&](int i, int chunk) { kept[i] = load4(x, 4 * chunk, h); });
+    if (VECS) each_chunk<VECS>(chunks, [&](int i, int chunk) { kept[i] = load(x, chunk); });
     if (delta) {
         delta += row * h;
         float4 more[KEPT];
-        if (VECS) each_chunk<VECS>(chunks, [&](int i, int chunk) { more[i] = load4(delta, 4 * chunk, h); });
+        if (VECS) each_chunk<VECS>(chunks, [&](int i, int chunk) { more[i] = load(delta, chunk); });
         each_chunk<VECS>(chunks, [&](int i, int chunk) {
-            if (!VECS) kept[i] = load4(x, 4 * chunk, h), more[i] = load4(delta, 4 * chunk, h);
+            if (!VECS) kept[i] = load(x, chunk), more[i] = load(delta, chunk);
             kept[i] = sum4(kept[i], more[i]);
-            store4(x, 4 * chunk, h, kept[i]);
+            store(x, chunk, kept[i]);
         });
     }
     double sum = 0.0;
-    each_chunk<VECS>(chunks, [&](int i, int chunk) { sum += squares(VECS ? kept[i] : load4(x, 4 * chunk, h)); });
-    float mean = __double2float_rn(block_sum(sum, sums) / h);
+    each_chunk<VECS>(chunks, [&](int i, int chunk) { sum += squares(VECS ? kept[i] : load(x, chunk)); });
+    float mean = __double2float_rn(block_sum(sum, sums) * per_column);
     float factor = __fdiv_rn(1.f, __fsqrt_rn(__fadd_rn(mean, eps)));
-    if (VECS) {
-        each_chunk<VECS>(chunks, [&](int i, int chunk) {
-            kept[i] = scaled4(kept[i], factor, EARLY ? early[i] : load4(weight, 4 * chunk, h));
-        });
-    }
-    auto value = [&](int i, int chunk) {
-        return VECS ? kept[i] : scaled4(load4(x, 4 * chunk, h), factor, load4(weight, 4 * chunk, h));
-    };
+    auto normed = [&](float4 v, int i, int chunk) { return scaled4(v, factor, EARLY ? early[i] : load(weight, chunk)); };
+    if (VECS) each_chunk<VECS>(chunks, [&](int i, int chunk) { kept[i] = normed(kept[i], i, chunk); });
+    auto value = [&](int i, int chunk) { return VECS ? kept[i] : normed(load(x, chunk), i, chunk); };
     if (kind != PLAIN) return quantize_row<VECS>(value, h, kind, static_cast<unsigned char*>(out) + row * h, scales + row);
     float* to = static_cast<float*>(out) + row * h;
-    each_chunk<VECS>(chunks, [&](int i, int chunk) { store4(to, 4 * chunk, h, value(i, chunk)); });
+    each_chunk<VECS>(chunks, [&](int i, int chunk) { store(to, chunk, value(i, chunk)); });
 }
 
 #define KERNEL(VECS)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(VECS % 8 ? 512 : 1024) norm_##VECS(                          \
+    extern "C" __global__ void __launch_bounds__(1024, BLOCKS_OF(VECS)) norm_##VECS(                          \
         float* x, const float* delta, const float* weight, float eps, int h, int kind, void* out, float* scales) { \
         norm<VECS>(x, delta, weight, eps, h, kind, out, scales);                                              \
     }
 KERNEL(0)
 KERNEL(1)
 KERNEL(2)
-KERNEL(4)
 KERNEL(8)

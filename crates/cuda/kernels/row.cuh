@@ -1,5 +1,5 @@
 // A block works on a row: four neighbours a thread and turn, kept in registers between the passes over a row where
-// they fit (VECS turns; 0: read again in each pass). Rows of widths that are no multiple of 4 are read one by one.
+// they fit and widths are multiples of 4 (VECS turns). 0 turns: read again in each pass, one by one if need be.
 #pragma once
 #include "codes.cuh"
 #include "dependency.cuh"
@@ -77,33 +77,63 @@ __device__ __forceinline__ float token_scale(unsigned largest, int kind) {
     return largest < 0x7f800000u ? scale : __uint_as_float(0x7fc00000u);
 }
 
-template <int KIND>
-__device__ __forceinline__ unsigned encode_scaled(float4 v, float scale) {
-    return encode4<KIND>(make_float4(__fdiv_rn(v.x, scale), __fdiv_rn(v.y, scale), __fdiv_rn(v.z, scale),
-                                     __fdiv_rn(v.w, scale)));
-}
+// Blocks of 1024 threads that share a multiprocessor at least: few turns need few registers. Some chips' have room for
+// one alone.
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900)
+#define BLOCKS_OF(VECS) (VECS == 1 || VECS == 2 ? 2 : 1)
+#else
+#define BLOCKS_OF(VECS) 1
+#endif
 
-// Passes over the turns of this thread: `body(turn, chunk)`, a chunk being four columns.
+// Passes over the turns of this thread, one of `threads`: `body(turn, chunk)`, a chunk being four columns.
 template <int VECS, class Body>
-__device__ __forceinline__ void each_chunk(int chunks, Body body) {
+__device__ __forceinline__ void each_chunk(int chunks, int threads, Body body) {
     if (VECS == 0) {
-        for (int chunk = threadIdx.x; chunk < chunks; chunk += blockDim.x) body(0, chunk);
+        for (int chunk = threadIdx.x; chunk < chunks; chunk += threads) body(0, chunk);
     } else {
 #pragma unroll
         for (int i = 0; i < VECS; i++) {
-            int chunk = threadIdx.x + i * blockDim.x;
+            int chunk = threadIdx.x + i * threads;
             if (chunk < chunks) body(i, chunk);
         }
     }
 }
 
+// The width that load4 and its like are told: where rows are kept, that it is a multiple of 4.
+template <int VECS>
+__device__ __forceinline__ int width_of(int cols) {
+    return VECS ? 4 : cols;
+}
+
+template <int VECS, class Body>
+__device__ __forceinline__ void each_chunk(int chunks, Body body) {
+    each_chunk<VECS>(chunks, blockDim.x, body);
+}
+
 template <int VECS, int KIND, class Value>
-__device__ __forceinline__ void encode_row(Value value, int cols, float scale, unsigned char* codes) {
-    // Also false for a scale that is NaN: such rows have codes 0, as have rows of zeros.
-    bool coded = scale > 0.f;
-    each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) {
-        store_codes(codes, 4 * chunk, cols, coded ? encode_scaled<KIND>(value(i, chunk), scale) : 0u);
+__device__ __forceinline__ void encode_row(Value value, int cols, Scale scale, unsigned char* codes, int threads) {
+    each_chunk<VECS>((cols + 3) / 4, threads, [&](int i, int chunk) {
+        store_codes(codes, 4 * chunk, width_of<VECS>(cols), encode4<KIND>(scale.quotients(value(i, chunk))));
     });
+}
+
+// Codes of a row whose chunks are `value(turn, chunk)`. A scale of 0 or NaN gives codes 0.
+template <int VECS, class Value>
+__device__ __forceinline__ void encode_row(Value value, int cols, float by, int kind, unsigned char* codes, int threads) {
+    Scale scale(by);
+    if (!scale.is_ordinary()) {
+        each_chunk<VECS>((cols + 3) / 4, threads, [&](int i, int chunk) {
+            store_codes(codes, 4 * chunk, width_of<VECS>(cols), divided_codes(value(i, chunk), by, kind));
+        });
+        return;
+    }
+    switch (kind) {
+        case INT8: return encode_row<VECS, INT8>(value, cols, scale, codes, threads);
+        case E4M3: return encode_row<VECS, E4M3>(value, cols, scale, codes, threads);
+        case E5M2: return encode_row<VECS, E5M2>(value, cols, scale, codes, threads);
+        case E4M3_BITS: return encode_row<VECS, E4M3_BITS>(value, cols, scale, codes, threads);
+        default: return encode_row<VECS, E5M2_BITS>(value, cols, scale, codes, threads);
+    }
 }
 
 // Codes and scale of a row whose chunks are `value(turn, chunk)`, all past the end 0.
@@ -114,11 +144,5 @@ __device__ __forceinline__ void quantize_row(Value value, int cols, int kind, un
     each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) { most = max(most, magnitude4(value(i, chunk))); });
     float scale = token_scale(block_max(most, largest), kind);
     if (threadIdx.x == 0) *xs = scale;
-    switch (kind) {
-        case INT8: return encode_row<VECS, INT8>(value, cols, scale, codes);
-        case E4M3: return encode_row<VECS, E4M3>(value, cols, scale, codes);
-        case E5M2: return encode_row<VECS, E5M2>(value, cols, scale, codes);
-        case E4M3_BITS: return encode_row<VECS, E4M3_BITS>(value, cols, scale, codes);
-        default: return encode_row<VECS, E5M2_BITS>(value, cols, scale, codes);
-    }
+    encode_row<VECS>(value, cols, scale, kind, codes, blockDim.x);
 }

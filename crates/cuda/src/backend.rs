@@ -8,7 +8,7 @@ use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, Solver, Tensor,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver, Tensor,
 };
 
 impl Backend for Cuda {
@@ -38,7 +38,7 @@ impl Backend for Cuda {
     fn preferences(&self) -> Preferences {
         let large = self.info.total >= 40 << 30;
         let step_tokens = if large { 8192 } else { 2048 };
-        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true }
+        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true, sample: true }
     }
 
     fn runs(&self, kind: Q8) -> Result<()> {
@@ -152,6 +152,10 @@ impl Backend for Cuda {
 
     fn argmax(&self, logits: &Tensor<Self>) -> Result<Vec<u32>> {
         launch::logits::argmax(self, logits)
+    }
+
+    fn sample(&self, logits: &mut Tensor<Self>, rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
+        launch::sample::sample(self, logits, rows)
     }
 
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {

@@ -202,7 +202,7 @@ fn gates_of_any_width() {
                 }
                 let (expected, found) = (run(&Scalar, f, act, &x), run(&cuda, f, act, &x));
                 for (a, b) in expected.0.iter().zip(&found.0) {
-                    worst = worst.max((*a as f64 - *b as f64).abs() / (a.abs() as f64).max(1e-30));
+                    worst = worst.max((*a as f64 - *b as f64).abs() / (a.abs() as f64).max(1e-25));
                 }
                 assert_eq!(found.1, quantized(&cuda, Q8::Int8, &found.0, f), "fused, f = {f}");
                 all += 3 * f;
@@ -273,7 +273,9 @@ fn log_softmax_of_large_vocabularies() {
 fn gram_matrices_of_odd_sizes() {
     let mut random = Random(6);
     for cuda in devices(&[None, Some(80), Some(75)]) {
-        for (t, k) in [(1, 1), (3, 50), (257, 47), (64, 96), (1000, 129), (33, 640), (130, 513), (2048, 256)] {
+        for (t, k) in
+            [(1, 1), (3, 50), (257, 47), (64, 96), (1000, 129), (33, 640), (130, 513), (2048, 256), (4500, 2500)]
+        {
             let (x, before) = (random.floats(t * k), random.floats(k * k));
             for math in [FloatMath::F32, FloatMath::Bf16] {
                 let mut gram = put(&cuda, k, &before);
@@ -281,8 +283,9 @@ fn gram_matrices_of_odd_sizes() {
                 let found = floats(&cuda, &gram);
                 let brain = |v: f32| f32::from_bits((v.to_bits() + 0x7fff + (v.to_bits() >> 16 & 1)) & 0xffff_0000);
                 let of = |v: f32| f64::from(if math == FloatMath::Bf16 { brain(v) } else { v });
-                for (at, (&g, &b)) in found.iter().zip(&before).enumerate() {
-                    let (i, j) = (at / k, at % k);
+                // Some elements of large matrices.
+                for at in (0..k * k).step_by(1 + t * k * k / 100_000_000 * 13) {
+                    let (i, j, g, b) = (at / k, at % k, found[at], before[at]);
                     if j > i {
                         assert_eq!(
                             g.to_bits(),
@@ -294,7 +297,10 @@ fn gram_matrices_of_odd_sizes() {
                     let terms = x.chunks_exact(k).map(|row| of(row[i]) * of(row[j]));
                     let (sum, size) = terms.fold((b as f64, b.abs() as f64), |(s, m), v| (s + v, m + v.abs()));
                     let error = (g as f64 - sum).abs() / size;
-                    assert!(error <= 4e-6, "{math:?} t={t} k={k} [{i}, {j}]: {g} for {sum}, {error:.1e}");
+                    assert!(
+                        error <= if math == FloatMath::Bf16 { 3e-5 } else { 4e-6 },
+                        "{math:?} t={t} k={k} [{i}, {j}]: {g} for {sum}, {error:.1e}"
+                    );
                 }
             }
         }

@@ -4,7 +4,8 @@ use crate::grammar::Guide;
 use crate::mailbox::{Flow, Writer};
 use crate::outlet::Outlet;
 use crate::request::{FinishReason, Request, Sampling, ScoreChunk};
-use crate::sampler::History;
+use crate::sampler::{self, History};
+use planish_tensor::SampleRow;
 use std::time::Instant;
 
 /// Continuations have the ids `request * 128 + choice`, so that neither needs a table.
@@ -99,6 +100,19 @@ impl Generation {
             && choice.guide.is_none();
         let free = choice.generated >= self.request.min_new_tokens || self.request.stop_ids.is_empty();
         s.temperature == 0.0 && unchanged && free && self.request.logprobs.is_none()
+    }
+
+    /// What a device must know to choose a token; none if the host must see the logits, or has a grammar to wait for.
+    pub fn row(&self, choice: usize) -> Option<SampleRow> {
+        let request = &self.request;
+        let choice = &self.choices[choice];
+        let hidden = request.logprobs.is_none() && choice.guide.is_none() && request.max_new_tokens > 0;
+        hidden.then(|| sampler::row(&choice.sampling, &choice.history, self.banned(choice), None))
+    }
+
+    /// Tokens that a choice must not have yet.
+    pub fn banned(&self, choice: &Choice) -> &[u32] {
+        if choice.generated < self.request.min_new_tokens { &self.request.stop_ids } else { &[] }
     }
 
     /// The end of a choice, told to the caller.

@@ -8,6 +8,7 @@ use crate::request::{FinishReason, ScoreChunk, TokenLogprobs};
 use crate::runner::Step;
 use crate::sampler::{self, NoChoice};
 use crate::scheduler::Slice;
+use planish_tensor::SampleRow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -189,9 +190,16 @@ impl Rows<'_> {
                 id => Ok(Chosen { id, logprobs: None }),
             };
         }
+        if let Some(&id) = self.produced.chosen.get(row) {
+            return match id {
+                SampleRow::NOT_A_NUMBER => Err(Error::NotANumber { position }),
+                SampleRow::NOTHING_ALLOWED => Err(Error::NothingAllowed { position }),
+                id => Ok(Chosen { id, logprobs: None }),
+            };
+        }
         let request = &generation.request;
         let choice = &generation.choices[choice];
-        let banned: &[u32] = if choice.generated < request.min_new_tokens { &request.stop_ids } else { &[] };
+        let banned = generation.banned(choice);
         let logits = &mut self.produced.logits[row * self.vocab..][..self.vocab];
         // Choosing changes the logits; the log-probabilities are those of the model's own.
         let own = request.logprobs.map(|_| logits.to_vec());

@@ -57,6 +57,8 @@ pub struct EngineConfig {
     pub prefix_cache: bool,
     /// Whether a step is prepared while the one before runs.
     pub overlap: bool,
+    /// Whether the device chooses tokens where it can.
+    pub sample: bool,
     /// Most tokens to guess in a step of one sequence; 0 for none.
     pub speculate: usize,
     /// Whether the output projection is quantized to INT8 while loading.
@@ -102,6 +104,7 @@ impl EngineOptions {
             math,
             prefix_cache: self.prefix_cache.unwrap_or(true),
             overlap: self.overlap.unwrap_or(device.overlap),
+            sample: device.sample,
             speculate: self.speculate.unwrap_or(0),
             int8_head: self.int8_head,
         };

@@ -3,10 +3,10 @@ use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::recordings::Recordings;
 use planish_model::{Decoder, KvPool, Workspace};
-use planish_tensor::{Backend, Batch};
+use planish_tensor::{Backend, Batch, SampleRow};
 
 /// What of a step's logits must come to the host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Want {
     /// The likeliest token of each row.
     pub argmax: bool,
@@ -14,6 +14,8 @@ pub struct Want {
     pub logits: bool,
     /// The log-probabilities.
     pub log_probs: bool,
+    /// How the device is to choose at each row. If it does not, the logits must come. Empty: the host chooses.
+    pub sampled: Vec<SampleRow>,
 }
 
 /// What came: each list is empty unless it was wanted. Kept between steps, so that nothing is allocated.
@@ -21,6 +23,8 @@ pub struct Want {
 pub struct Produced {
     /// `[rows]`; `u32::MAX` for a row with NaN.
     pub likeliest: Vec<u32>,
+    /// `[rows]`; what the device chose, or a number of [`SampleRow`].
+    pub chosen: Vec<u32>,
     /// `[rows, v]`.
     pub logits: Vec<f32>,
     /// `[rows, v]` natural-log probabilities.
@@ -30,7 +34,7 @@ pub struct Produced {
 /// A loaded model that runs batches. What the engine knows of a device; tests put a failing one in its place.
 pub trait Machine: Send {
     /// Runs one batch and fills `out` with what was wanted of its logit rows.
-    fn run(&mut self, batch: &Batch, want: Want, out: &mut Produced) -> Result<()>;
+    fn run(&mut self, batch: &Batch, want: &Want, out: &mut Produced) -> Result<()>;
     /// Overwrites pages of the KV cache with zeros.
     fn clear(&mut self, pages: &[u32]) -> Result<()>;
 }
@@ -81,13 +85,20 @@ impl<B: Backend> Device<B> {
 }
 
 impl<B: Backend> Machine for Device<B> {
-    fn run(&mut self, batch: &Batch, want: Want, out: &mut Produced) -> Result<()> {
+    fn run(&mut self, batch: &Batch, want: &Want, out: &mut Produced) -> Result<()> {
         self.forward(batch)?;
         out.likeliest.clear();
+        out.chosen.clear();
         out.logits.clear();
         out.log_probs.clear();
         if want.argmax {
             out.likeliest = self.backend.argmax(&self.ws.logits)?;
+        }
+        if !want.sampled.is_empty() {
+            match self.backend.sample(&mut self.ws.logits, &want.sampled)? {
+                Some(chosen) => out.chosen = chosen,
+                None => self.download(&mut out.logits)?,
+            }
         }
         if want.logits {
             self.download(&mut out.logits)?;
@@ -96,7 +107,7 @@ impl<B: Backend> Machine for Device<B> {
             self.backend.log_softmax(&mut self.ws.logits)?;
             self.download(&mut out.log_probs)?;
         }
-        if want == Want::default() {
+        if *want == Want::default() {
             self.backend.sync()?;
         }
         Ok(())

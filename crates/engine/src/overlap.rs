@@ -48,7 +48,7 @@ fn work(machine: &mut dyn Machine, jobs: &Receiver<Job>, reports: &SyncSender<Re
     while let Ok(mut job) = jobs.recv() {
         let started = Instant::now();
         let done = catch_unwind(AssertUnwindSafe(|| match &mut job {
-            Job::Run(step, produced) => machine.run(&step.batch, step.want, produced),
+            Job::Run(step, produced) => machine.run(&step.batch, &step.want, produced),
             Job::Clear(pages) => machine.clear(pages),
         }));
         let result = done.unwrap_or_else(|panic| Err(Error::of_panic(&*panic)));

@@ -32,10 +32,10 @@ pub(crate) fn attend(runner: &mut Runner, commands: &Receiver<Command>, busy: bo
 /// One step of all running sequences. False if there was nothing to run.
 fn step(runner: &mut Runner, machine: &mut dyn Machine, produced: &mut Produced) -> bool {
     let started = Instant::now();
-    let Some(step) = runner.prepare() else { return false };
-    runner.begin(&step);
+    let Some(mut step) = runner.prepare() else { return false };
+    runner.begin(&mut step);
     let submitted = Instant::now();
-    let ran = machine.run(&step.batch, step.want, produced);
+    let ran = machine.run(&step.batch, &step.want, produced);
     let forward = submitted.elapsed();
     let verdicts = runner.choose(&step, ran, produced);
     runner.settle(&step, &verdicts);

@@ -139,8 +139,30 @@ impl Runner {
     }
 
     /// The step goes to the device now: whatever is scheduled from here on comes after it.
-    pub fn begin(&mut self, step: &Step) {
+    pub fn begin(&mut self, step: &mut Step) {
+        self.leave_choice(step);
         self.scheduler.complete(&step.slices);
+    }
+
+    /// Leaves choosing to the device, if it can at all of the step's rows; then their logits need not come. What is wished
+    /// depends on the tokens so far, so it is said when the step goes to the device.
+    fn leave_choice(&self, step: &mut Step) {
+        if !self.config.sample || !step.want.logits || step.want.log_probs {
+            return;
+        }
+        let chosen = step.slices.iter().zip(&step.ids).filter(|(slice, _)| slice.rows > 0);
+        let rows = chosen.map(|(slice, &id)| {
+            let (request, choice) = owner(id);
+            match &self.callers.get(&request)?.work {
+                Work::Generate(g) if slice.rows == 1 && slice.start + slice.count >= g.request.prompt.len() => {
+                    g.row(choice)
+                }
+                _ => None,
+            }
+        });
+        if let Some(rows) = rows.collect::<Option<Vec<_>>>() {
+            step.want = Want { sampled: rows, ..Want::default() };
+        }
     }
 
     /// As [`Runner::begin`], with a guess in the place of each token that the step will lead to, so that the step after

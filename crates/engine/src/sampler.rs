@@ -26,6 +26,7 @@ pub use history::History;
 
 use crate::grammar::Mask;
 use crate::request::{Sampling, TokenLogprobs};
+use planish_tensor::SampleRow;
 use weights::Weights;
 
 /// Below this temperature the likeliest token is taken.
@@ -72,6 +73,26 @@ pub fn choose(
     let weights = Weights::of(logits, max, sampling.temperature);
     let cutoff = cut::cutoff(&weights, sampling);
     Ok(weights.draw(cutoff, uniform(sampling.seed, history.position() as u64)))
+}
+
+/// What [`choose`] is to do, in words that a device understands: [`planish_tensor::Backend::sample`] gives the same token.
+pub fn row(sampling: &Sampling, history: &History, banned: &[u32], mask: Option<&Mask>) -> SampleRow {
+    let penalized =
+        [sampling.frequency_penalty, sampling.presence_penalty] != [0.0; 2] || sampling.repetition_penalty != 1.0;
+    SampleRow {
+        temperature: if sampling.temperature < COLDEST { 0.0 } else { sampling.temperature },
+        top_k: sampling.top_k,
+        top_p: sampling.top_p,
+        min_p: sampling.min_p,
+        point: uniform(sampling.seed, history.position() as u64),
+        repetition_penalty: sampling.repetition_penalty,
+        frequency_penalty: sampling.frequency_penalty,
+        presence_penalty: sampling.presence_penalty,
+        seen: if penalized { history.seen().collect() } else { Vec::new() },
+        bias: sampling.logit_bias.clone(),
+        banned: banned.to_vec(),
+        mask: mask.map(|mask| mask.words().to_vec()),
+    }
 }
 
 /// Log-probabilities of a chosen token and of the `top` likeliest, of the model's own distribution: temperature 1,

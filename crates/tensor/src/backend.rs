@@ -2,7 +2,7 @@
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
 use crate::host::decode_f32_into;
 use crate::q8::quantize_weight_row;
-use crate::{Batch, DType, Error, HostTensor, Q8, Result, Solver};
+use crate::{Batch, DType, Error, HostTensor, Q8, Result, SampleRow, Solver};
 
 /// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.
 pub struct Tensor<B: Backend> {
@@ -193,13 +193,15 @@ pub struct Preferences {
     pub kv_share: f64,
     /// Prepare a step while the one before runs.
     pub overlap: bool,
+    /// Choose tokens on the device, see [`Backend::sample`].
+    pub sample: bool,
 }
 
 impl Preferences {
     /// Of a CPU, which shares its memory with everything else. Its thread pool wants every core, and preparing a step
     /// takes less time than waking a second thread saves.
     pub const CPU: Preferences =
-        Preferences { page_size: 16, step_tokens: 512, max_batch: 64, kv_share: 0.4, overlap: false };
+        Preferences { page_size: 16, step_tokens: 512, max_batch: 64, kv_share: 0.4, overlap: false, sample: false };
 }
 
 /// Bytes on a device.
@@ -317,6 +319,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn gather_rows(&self, x: &Tensor<Self>, batch: &Self::Batch, out: &mut Tensor<Self>) -> Result<()>;
     /// Index of the largest of each row (the first of equals); `u32::MAX` for a row with NaN. `logits[r, v]` F32.
     fn argmax(&self, logits: &Tensor<Self>) -> Result<Vec<u32>>;
+    /// The next token of each row of `logits[r, v]` F32, which mean nothing afterwards; or a number of [`SampleRow`] in
+    /// its place. `None` if this back end does not choose, or not by such rules: the logits are as they were then.
+    fn sample(&self, _logits: &mut Tensor<Self>, _rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
+        Ok(None)
+    }
     /// `logits[r, v]` F32 become natural-log probabilities, by row.
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()>;
     /// `absmax[0, j] = max(absmax[0, j], |x[t, j]|)` over the rows; `absmax[1, k]` F32.

@@ -14,6 +14,7 @@ pub mod float8;
 pub mod host;
 pub mod layout;
 pub mod q8;
+pub mod sample;
 pub mod solver;
 
 pub use backend::{
@@ -25,4 +26,5 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use host::{HostTensor, SharedBytes};
 pub use q8::Q8;
+pub use sample::SampleRow;
 pub use solver::{GramFactor, RowNumbers, SolvedRows, Solver};

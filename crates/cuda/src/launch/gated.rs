@@ -1,5 +1,5 @@
 //! Gates and their codes: `kernels/gated.cu`.
-use super::quantize_rows::{check, spread};
+use super::quantize_rows::{Rows, check};
 use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
@@ -35,8 +35,6 @@ pub(crate) fn gated_quantize(
     require("gated_quantize", gate_up.cols == 2 * f)?;
     floats("gated_quantize", &[gate_up])?;
     let kind = check(cuda, "gated_quantize", gate_up.rows, f, out)?;
-    let (suffix, grid) = spread(gate_up.rows, f);
-    let name = format!("gated_quantize_{}_{suffix}", name_of(act));
-    let (codes, scales) = (address(&out.codes), address(&out.scales));
-    cuda.launch("gated", &name, grid, params![address(gate_up), f, kind, codes, scales])
+    let rows = Rows { x: address(gate_up), rows: gate_up.rows, f, operands: 2, kind };
+    rows.quantize(cuda, "gated", &format!("gated_quantize_{}", name_of(act)), out)
 }

@@ -26,11 +26,16 @@ pub(crate) fn argmax(cuda: &Cuda, logits: &Tensor<Cuda>) -> Result<Vec<u32>> {
     cuda.launch("logits", "argmax_parts", grid, params![address(logits), v, parts, best])?;
     let grid = Grid::of(rows.div_ceil(THREADS / 32), THREADS);
     cuda.launch("logits", "argmax_rows", grid, params![best, rows, parts, out])?;
-    let (to, bytes) = (found.as_mut_ptr().cast::<c_void>(), 4 * rows);
-    // SAFETY: both have room for `rows` words, and the wait follows before `found` is given back.
-    check(unsafe { sys::cuMemcpyDtoHAsync_v2(to, out, bytes, cuda.context.stream) }, "copy from the device")?;
-    cuda.context.sync()?;
+    read_words(cuda, out, &mut found)?;
     Ok(found)
+}
+
+/// Reads words from work space, after all queued work.
+pub(crate) fn read_words(cuda: &Cuda, from: u64, to: &mut [u32]) -> Result<()> {
+    let (address, bytes) = (to.as_mut_ptr().cast::<c_void>(), 4 * to.len());
+    // SAFETY: the caller has asked for work space of this size, and the wait follows before `to` is given back.
+    check(unsafe { sys::cuMemcpyDtoHAsync_v2(address, from, bytes, cuda.context.stream) }, "copy from the device")?;
+    cuda.context.sync()
 }
 
 pub(crate) fn log_softmax(cuda: &Cuda, logits: &mut Tensor<Cuda>) -> Result<()> {

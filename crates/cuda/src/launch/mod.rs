@@ -11,6 +11,7 @@ pub(crate) mod quantize_rows;
 pub(crate) mod rms_norm;
 pub(crate) mod rope_store_kv;
 pub(crate) mod rows;
+pub(crate) mod sample;
 mod tile;
 
 use crate::Cuda;

@@ -3,16 +3,84 @@
 use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
+use crate::driver::Arch;
 use planish_tensor::layout::require;
 use planish_tensor::{Error, Q8, Q8Rows, Result, Tensor};
 
 pub(crate) fn quantize_rows(cuda: &Cuda, x: &Tensor<Cuda>, out: &mut Q8Rows<Cuda>) -> Result<()> {
     let kind = check(cuda, "quantize_rows", x.rows, x.cols, out)?;
     floats("quantize_rows", &[x])?;
-    let (suffix, grid) = spread(x.rows, x.cols);
-    let (codes, scales) = (address(&out.codes), address(&out.scales));
-    let name = format!("quantize_rows_{suffix}");
-    cuda.launch("quantize_rows", &name, grid, params![address(x), x.cols, kind, codes, scales])
+    let rows = Rows { x: address(x), rows: x.rows, f: x.cols, operands: 1, kind };
+    rows.quantize(cuda, "quantize_rows", "quantize_rows", out)
+}
+
+/// Blocks of a cluster that shares a row: `BLOCKS` of the kernels.
+const CLUSTER: usize = 8;
+/// Threads of a block that streams rows, beside those that fetch; pieces on their way, and of a row.
+const STREAMING: usize = 992;
+const STAGES: usize = 6;
+const MOST_TURNS: usize = 8;
+
+/// How rows are taken; the codes are the same.
+#[derive(Debug, PartialEq)]
+enum Way {
+    /// A row for a cluster of blocks with this many chunks of four columns each: few rows, which would leave most of
+    /// the device idle.
+    Spread(usize),
+    /// A block for each multiprocessor, which fetches pieces of this many columns ahead: wide rows, of which few fill a
+    /// multiprocessor.
+    Stream(usize),
+    /// A row for a block.
+    Alone,
+}
+
+/// Rows to be quantized: `operands` vectors of `f` columns each, one after the other.
+pub(crate) struct Rows {
+    pub x: u64,
+    pub rows: usize,
+    pub f: usize,
+    pub operands: usize,
+    pub kind: i32,
+}
+
+impl Rows {
+    fn way(&self, arch: Arch, multiprocessors: usize) -> Way {
+        let chunks = self.f / 4;
+        let (part, turns) = (chunks.div_ceil(CLUSTER), chunks.div_ceil(STREAMING));
+        if arch < 90 || !self.f.is_multiple_of(4) {
+            return Way::Alone;
+        }
+        if self.f >= 8192 && part <= 1024 && CLUSTER * self.rows <= multiprocessors {
+            return Way::Spread(part);
+        }
+        match self.f >= 8192 && turns <= MOST_TURNS {
+            true => Way::Stream(4 * chunks.div_ceil(turns).next_multiple_of(32)),
+            false => Way::Alone,
+        }
+    }
+
+    /// Runs the kernel whose name begins with `name`.
+    pub(crate) fn quantize(&self, cuda: &Cuda, file: &'static str, name: &str, out: &mut Q8Rows<Cuda>) -> Result<()> {
+        let Rows { x, rows, f, operands, kind } = *self;
+        let (codes, scales) = (address(&out.codes), address(&out.scales));
+        let multiprocessors = cuda.info().sm_count as usize;
+        match self.way(cuda.arch(), multiprocessors) {
+            Way::Spread(part) => {
+                let grid = Grid::of(CLUSTER * rows, part.next_multiple_of(32));
+                cuda.launch(file, &format!("{name}_spread"), grid, params![x, f, part, kind, codes, scales])
+            }
+            Way::Stream(width) => {
+                let grid = Grid::of(rows.min(multiprocessors), width / 4 + 32);
+                let bytes = |width: usize| STAGES * operands * 4 * width;
+                let grid = grid.with_shared(bytes(width), bytes(4 * STREAMING));
+                cuda.launch(file, &format!("{name}_stream"), grid, params![x, rows, f, width, kind, codes, scales])
+            }
+            Way::Alone => {
+                let (suffix, grid) = spread(rows, f);
+                cuda.launch(file, &format!("{name}_{suffix}"), grid, params![x, f, kind, codes, scales])
+            }
+        }
+    }
 }
 
 /// The number that the kernels know an 8-bit type by (`enum Kind` of `codes.cuh`).
@@ -36,12 +104,18 @@ pub(crate) fn check(cuda: &Cuda, operation: &str, rows: usize, cols: usize, out:
 }
 
 /// A block for each row: how many times each thread takes four columns, which is the kernel's suffix (0: as often as it
-/// takes, with nothing kept), and the grid. It depends on the width alone, so that a row's result does too.
+/// takes, with nothing kept, as for widths that are no multiple of 4), and the grid. It depends on the width alone, so that
+/// a row's result does too.
 pub(crate) fn spread(rows: usize, cols: usize) -> (usize, Grid) {
     let chunks = cols.div_ceil(4);
-    let fits = |&turns: &usize| chunks.div_ceil(turns) <= if turns == 8 { 1024 } else { 512 };
-    let turns = [1, 2, 4, 8].into_iter().find(fits).unwrap_or(0);
-    let threads = if turns == 0 { 1024 } else { chunks.div_ceil(turns).next_multiple_of(32).max(32) };
+    let turns = match chunks {
+        _ if cols % 4 != 0 => 0,
+        ..=512 => 1,
+        ..=2048 => 2,
+        ..=8192 => 8,
+        _ => 0,
+    };
+    let threads = chunks.div_ceil(turns.max(1)).next_multiple_of(32).clamp(32, 1024);
     (turns, Grid::of(rows, threads))
 }
 
@@ -54,10 +128,26 @@ mod tests {
         for cols in 1..=70_000 {
             let (turns, grid) = spread(3, cols);
             assert!(grid.blocks == [3, 1, 1] && grid.threads % 32 == 0 && grid.threads <= 1024);
-            assert!(turns == 0 || 4 * turns * grid.threads >= cols);
+            assert!(turns == 0 || (cols % 4 == 0 && 4 * turns * grid.threads >= cols));
         }
         assert_eq!(spread(1, 4096), (2, Grid::of(1, 512)));
         assert_eq!(spread(1, 14336), (8, Grid::of(1, 448)));
         assert_eq!(spread(1, 65536), (0, Grid::of(1, 1024)));
+    }
+
+    #[test]
+    fn wide_rows_go_by_their_number() {
+        let way = |rows, f, arch| Rows { x: 0, rows, f, operands: 2, kind: 1 }.way(arch, 132);
+        assert_eq!(way(1, 14336, 90), Way::Spread(448));
+        assert_eq!(way(17, 14336, 90), Way::Stream(3584));
+        assert_eq!(way(8192, 14336, 90), Way::Stream(3584));
+        assert_eq!(way(8192, 28672, 90), Way::Stream(3584));
+        assert_eq!(way(8192, 4096, 90), Way::Alone);
+        assert_eq!(way(8192, 14336, 89), Way::Alone);
+        assert_eq!(way(1, 14335, 90), Way::Alone);
+        for f in (8192..=65536).step_by(4) {
+            let Way::Stream(width) = way(8192, f, 90) else { continue };
+            assert!(width.is_multiple_of(128) && width / 4 <= STREAMING && width * MOST_TURNS >= f, "{f}");
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Look-ups of rows, and sums: `kernels/rows.cu`.
 use super::{Grid, address, params};
+use crate::driver::check;
 use crate::{Cuda, DeviceBatch};
+use cudarc::driver::sys;
 use planish_tensor::layout::require;
 use planish_tensor::{DType, Error, Result, Tensor};
 
@@ -42,6 +44,18 @@ pub(crate) fn add(cuda: &Cuda, x: &mut Tensor<Cuda>, y: &Tensor<Cuda>) -> Result
     floats("add", &[x, y])?;
     let grid = Grid::of((x.rows * x.cols).div_ceil(16 * THREADS), THREADS);
     cuda.launch("rows", "add_rows", grid, params![address(x), address(y), x.rows, x.cols])
+}
+
+impl Cuda {
+    /// Copies a tensor to one of the same size: what bandwidths are compared with.
+    pub fn copy(&self, from: &Tensor<Cuda>, to: &mut Tensor<Cuda>) -> Result<()> {
+        let bytes = from.rows * from.cols * from.dtype.size();
+        require("copy", bytes == to.rows * to.cols * to.dtype.size())?;
+        self.context.enter()?;
+        // SAFETY: both are of this size, and live as long as the caller keeps them, as for every operation.
+        let result = unsafe { sys::cuMemcpyDtoDAsync_v2(address(to), address(from), bytes, self.context.stream) };
+        check(result, "copy inside the device")
+    }
 }
 
 /// Fails unless all are F32.

@@ -1,5 +1,5 @@
 //! Top-k, top-p and min-p as one threshold: the key from which tokens are kept.
-use super::weights::{Weights, key, weight};
+use super::weights::{Weights, key, units, weight};
 use crate::request::Sampling;
 use std::cmp::Reverse;
 
@@ -41,7 +41,7 @@ fn kth(weights: &Weights<'_>, k: usize) -> u64 {
 
 /// The key of the last of the likeliest tokens that together reach `top_p` of the mass from `cutoff` up.
 fn nucleus(weights: &Weights<'_>, top_p: f32, cutoff: u64) -> u64 {
-    let limit = top_p as f64 * weights.mass(cutoff);
+    let limit = (top_p as f64 * weights.mass(cutoff) as f64).ceil() as u64;
     if cutoff > 0 {
         let mut keys = weights.keys_between(weight(cutoff), f32::MAX);
         keys.retain(|&key| key >= cutoff);
@@ -54,9 +54,9 @@ fn nucleus(weights: &Weights<'_>, top_p: f32, cutoff: u64) -> u64 {
 /// Weights between which the sum from above reaches `limit`: the lower one still reaches it, the upper one (excluded)
 /// does not; and the sum from the upper one. Halves the range of bits until few tokens are inside, one vectorized pass
 /// each, which is faster than gathering and partitioning.
-fn bracket(weights: &Weights<'_>, limit: f64) -> (f32, f32, f64) {
+fn bracket(weights: &Weights<'_>, limit: u64) -> (f32, f32, u64) {
     let (mut low, mut high) = (f32::MIN_POSITIVE.to_bits(), 1f32.to_bits() + 1);
-    let (mut before, mut above_low, mut above_high) = (0.0, weights.each.len(), 0);
+    let (mut before, mut above_low, mut above_high) = (0, weights.each.len(), 0);
     let mut middle = FIRST_GUESS.to_bits();
     while above_low - above_high > ENOUGH && high - low > 1 {
         let (mass, count) = weights.above(f32::from_bits(middle));
@@ -72,8 +72,8 @@ fn bracket(weights: &Weights<'_>, limit: f64) -> (f32, f32, f64) {
 
 /// The key at which the sum of the largest reaches `limit` (the last one if it never does). Linear: each round halves
 /// what is left.
-fn reach(keys: &mut [u64], limit: f64) -> u64 {
-    let (mut left, mut before) = (keys, 0.0);
+fn reach(keys: &mut [u64], limit: u64) -> u64 {
+    let (mut left, mut before) = (keys, 0);
     while left.len() > FEW {
         let middle = left.len() / 2;
         left.select_nth_unstable_by_key(middle, |&key| Reverse(key));
@@ -87,7 +87,7 @@ fn reach(keys: &mut [u64], limit: f64) -> u64 {
     }
     left.sort_unstable_by_key(|&key| Reverse(key));
     for &key in left.iter() {
-        before += weight(key) as f64;
+        before += units(weight(key) as f64);
         if before >= limit {
             return key;
         }
@@ -95,8 +95,8 @@ fn reach(keys: &mut [u64], limit: f64) -> u64 {
     left.last().copied().unwrap_or(0)
 }
 
-fn mass(keys: &[u64]) -> f64 {
-    keys.iter().map(|&key| weight(key) as f64).sum()
+fn mass(keys: &[u64]) -> u64 {
+    keys.iter().map(|&key| units(weight(key) as f64)).sum()
 }
 
 #[cfg(test)]
@@ -113,11 +113,11 @@ mod tests {
             let mut sorted = keys(count);
             sorted.sort_unstable_by_key(|&key| Reverse(key));
             for share in [1e-9, 0.1, 0.5, 0.93, 0.999999, 2.0] {
-                let limit = share * mass(&sorted);
-                let mut sum = 0.0;
+                let limit = (share * mass(&sorted) as f64).ceil() as u64;
+                let mut sum = 0;
                 let mut walk = sorted.iter().copied();
                 let expected = walk.find(|&key| {
-                    sum += weight(key) as f64;
+                    sum += units(weight(key) as f64);
                     sum >= limit
                 });
                 assert_eq!(reach(&mut keys(count), limit), expected.unwrap_or(sorted[count as usize - 1]));

@@ -1,5 +1,8 @@
 //! Unnormalized probabilities of a row of logits, in blocks whose largest and sum are kept, so that most blocks need
 //! not be looked at again.
+//!
+//! The sums of blocks, and single weights where they are compared with them, are integers: multiples of 2^-40. They can
+//! be added in any order, so that a GPU, which samples by the same rules, comes to the same token.
 
 /// Tokens in a block.
 pub const BLOCK: usize = 64;
@@ -11,8 +14,8 @@ pub struct Weights<'a> {
     pub each: &'a [f32],
     /// `[v / BLOCK]` largest of each block.
     pub tops: Vec<f32>,
-    /// `[v / BLOCK]` sum of each block.
-    sums: Vec<f64>,
+    /// `[v / BLOCK]` sum of each block, in units.
+    sums: Vec<u64>,
 }
 
 impl<'a> Weights<'a> {
@@ -22,29 +25,27 @@ impl<'a> Weights<'a> {
         let mut sums = Vec::with_capacity(logits.len().div_ceil(BLOCK));
         for block in logits.chunks_mut(BLOCK) {
             block.iter_mut().for_each(|x| *x = exp((*x - max) * inverse));
-            sums.push(sum(block));
+            sums.push(units(sum(block)));
         }
         Weights { tops: block_tops(logits), each: logits, sums }
     }
 
-    /// The sum of all weights from `cutoff` up.
-    pub fn mass(&self, cutoff: u64) -> f64 {
+    /// The sum of all weights from `cutoff` up, in units.
+    pub fn mass(&self, cutoff: u64) -> u64 {
         (0..self.sums.len()).map(|b| self.block_mass(b, cutoff)).sum()
     }
 
     /// The token at share `point` (in [0, 1)) of the mass from `cutoff` up, by id.
     pub fn draw(&self, cutoff: u64, point: f64) -> u32 {
-        let masses: Vec<f64> = (0..self.sums.len()).map(|b| self.block_mass(b, cutoff)).collect();
-        let mut left = point * masses.iter().sum::<f64>();
-        let mut last = 0;
-        for (block, mass) in masses.iter().enumerate().filter(|(_, mass)| **mass > 0.0) {
-            last = block;
-            if left < *mass {
-                break;
-            }
-            left -= mass;
+        let masses: Vec<u64> = (0..self.sums.len()).map(|b| self.block_mass(b, cutoff)).collect();
+        let total = masses.iter().sum::<u64>();
+        let mut left = ((point * total as f64) as u64).min(total.saturating_sub(1));
+        let mut block = 0;
+        while block + 1 < masses.len() && left >= masses[block] {
+            left -= masses[block];
+            block += 1;
         }
-        self.draw_in(last, cutoff, left)
+        self.draw_in(block, cutoff, left)
     }
 
     /// All tokens of weights from `low` (above 0) to `high` (excluded), as keys, by id.
@@ -62,40 +63,52 @@ impl<'a> Weights<'a> {
         keys
     }
 
-    /// The sum and the number of the weights from `low` (above 0) up.
-    pub fn above(&self, low: f32) -> (f64, usize) {
+    /// The sum in units and the number of the weights from `low` (above 0) up.
+    pub fn above(&self, low: f32) -> (u64, usize) {
         let blocks = self.each.chunks(BLOCK).zip(&self.tops).filter(|(_, top)| **top >= low);
-        blocks.map(|(block, _)| sum_from(block, low)).fold((0.0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+        let sums = blocks.map(|(block, _)| sum_from(block, low));
+        sums.fold((0, 0), |all, one| (all.0 + units(one.0), all.1 + one.1))
     }
 
-    fn draw_in(&self, block: usize, cutoff: u64, mut left: f64) -> u32 {
+    /// The token that `left` units of the block's mass lie before; the last one kept if there is none, as single
+    /// weights are rounded otherwise than their sum.
+    fn draw_in(&self, block: usize, cutoff: u64, mut left: u64) -> u32 {
         let first = (block * BLOCK) as u32;
         let block = &self.each[block * BLOCK..self.each.len().min((block + 1) * BLOCK)];
         let mut last = first;
         for (id, &w) in (first..).zip(block).filter(|(id, w)| **w > 0.0 && key(**w, *id) >= cutoff) {
             last = id;
-            left -= w as f64;
-            if left < 0.0 {
+            let mass = units(w as f64);
+            if left < mass {
                 break;
             }
+            left -= mass;
         }
         last
     }
 
     /// Tokens of exactly the cutoff's weight count up to its id.
-    fn block_mass(&self, b: usize, cutoff: u64) -> f64 {
+    fn block_mass(&self, b: usize, cutoff: u64) -> u64 {
         let (low, last) = (weight(cutoff), !(cutoff as u32) as usize);
         if cutoff == 0 || self.tops[b] < low {
-            return if cutoff == 0 { self.sums[b] } else { 0.0 };
+            return if cutoff == 0 { self.sums[b] } else { 0 };
         }
         let first = b * BLOCK;
         let block = &self.each[first..self.each.len().min(first + BLOCK)];
         if last >= first + BLOCK - 1 {
-            return sum_from(block, low).0;
+            return units(sum_from(block, low).0);
         }
-        let with_ties = last.saturating_add(1).saturating_sub(first);
-        sum_from(&block[..with_ties], low).0 + sum_from(&block[with_ties..], low.next_up()).0
+        let mut kept = [0.0; BLOCK];
+        for ((to, &w), id) in kept.iter_mut().zip(block).zip(first as u32..) {
+            *to = if w > 0.0 && key(w, id) >= cutoff { w } else { 0.0 };
+        }
+        units(sum(&kept[..block.len()]))
     }
+}
+
+/// A sum of weights in units of 2^-40, rounded down.
+pub fn units(sum: f64) -> u64 {
+    (sum * (1u64 << 40) as f64) as u64
 }
 
 /// A number that orders tokens by weight, the smaller id first among equals. Weights are not negative, so their bits

@@ -120,7 +120,7 @@ pub struct Staged {
 }
 
 impl Machine for Staged {
-    fn run(&mut self, batch: &Batch, want: Want, out: &mut Produced) -> Result<()> {
+    fn run(&mut self, batch: &Batch, want: &Want, out: &mut Produced) -> Result<()> {
         (self.before)(batch)?;
         self.inner.run(batch, want, out)
     }

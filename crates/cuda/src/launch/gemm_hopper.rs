@@ -85,7 +85,7 @@ pub(crate) fn w8a8(
         n: w.n,
         k: w.k,
         epilogue,
-        invariant: false,
+        invariant: true,
     };
     takes(cuda, &product).then_some(product)
 }
@@ -106,7 +106,7 @@ pub(crate) fn bf16(x: u64, t: usize, w: &Linear, out: &Tensor<Cuda>) -> Product 
         n: w.n,
         k: w.k,
         epilogue: Epilogue::Plain,
-        invariant: false,
+        invariant: true,
     }
 }
 

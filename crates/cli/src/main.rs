@@ -54,6 +54,8 @@ enum Command {
     Generate(commands::generate::Flags),
     /// Talk to a model in the terminal
     Chat(commands::chat::Flags),
+    /// Talk to any OpenAI-compatible server in the terminal
+    Client(commands::client::Flags),
     /// Measure speed
     #[command(subcommand)]
     Bench(commands::bench::Bench),
@@ -90,6 +92,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Compare(flags) => commands::compare::run(global, flags),
         Command::Generate(flags) => commands::generate::run(global, flags),
         Command::Chat(flags) => commands::chat::run(global, flags),
+        Command::Client(flags) => commands::client::run(global, flags),
         Command::Bench(bench) => commands::bench::run(global, bench),
         Command::Inspect(flags) => commands::inspect::run(global, flags),
         Command::CheckEnv => commands::check_env::run(global),

@@ -2,6 +2,7 @@
 pub mod bench;
 pub mod chat;
 pub mod check_env;
+pub mod client;
 pub mod compare;
 mod finite;
 mod flags;
@@ -9,6 +10,7 @@ pub mod generate;
 pub mod inspect;
 pub mod quantize;
 mod structure;
+mod talk;
 mod usage;
 
 use crate::Global;

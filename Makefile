@@ -11,7 +11,8 @@ export MODEL
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build:  ## the release binary
+build:  ## the release binary; with GPU kernels if a GPU is here, or by CUDA=1
+	@if [ -n "$(CUDA)" ] || [ -e /proc/driver/nvidia ]; then scripts/fetch_nvcc.sh >/dev/null; fi
 	$(CARGO) build --release --package planish-cli
 
 demo: build  ## quantize a real model to INT8, compare it with the original, talk to it

@@ -12,6 +12,8 @@ step() {
   "$@" || failed_steps+=("$name")
 }
 
+# Kernels are compiled for every architecture although no GPU is needed for it.
+step nvcc scripts/fetch_nvcc.sh
 step format cargo fmt --all --check
 step lint cargo clippy --workspace --all-targets -- -D warnings
 step tidy cargo xtask tidy

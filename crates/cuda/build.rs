@@ -1,6 +1,6 @@
 //! Compiles `kernels/*.cu` into compressed fatbins, which `src/modules.rs` embeds.
-//! nvcc is found by `NVCC`, `CUDA_HOME`, `PATH`, or in a Python's `nvidia/cu13` wheels. Without it the crate builds
-//! with no kernels, and says so when a GPU is asked for.
+//! nvcc is found by `NVCC`, `CUDA_HOME`, under `target/nvcc` (where scripts/fetch_nvcc.sh puts it), on `PATH`, or in a
+//! Python's `nvidia/cu13` wheels. Without it the crate builds with no kernels, and says so when a GPU is asked for.
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,16 +9,17 @@ use std::{env, fs, thread};
 /// What a kernel file is compiled for unless its first line says `// archs: …`.
 const ARCHS: &str = "75 80 86 89 90a ptx";
 
+/// Where scripts/fetch_nvcc.sh puts the compiler.
+const FETCHED: &str = "../../target/nvcc/nvidia/cu13/bin/nvcc";
+
 fn main() {
-    for name in ["NVCC", "CUDA_HOME", "PATH", "PLANISH_CUDA_ARCHS"] {
+    for name in ["NVCC", "CUDA_HOME", "PLANISH_CUDA_ARCHS"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     println!("cargo::rerun-if-changed=kernels");
-    println!("cargo::rustc-check-cfg=cfg(no_kernels)");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let Some(nvcc) = find_nvcc() else {
-        println!("cargo::warning=no nvcc 13.0 (NVCC, CUDA_HOME, PATH, pip wheels): built without GPU kernels");
-        println!("cargo::rustc-cfg=no_kernels");
+        println!("cargo::warning=no nvcc 13.0 (see docs/gpu.md): built without GPU kernels");
         return write_list(&out, &[]);
     };
     let sources = sources();
@@ -98,6 +99,7 @@ fn find_nvcc() -> Option<PathBuf> {
     let mut places: Vec<PathBuf> = Vec::new();
     places.extend(env::var_os("NVCC").map(PathBuf::from));
     places.extend(env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin/nvcc")));
+    places.push(PathBuf::from(FETCHED));
     let path = env::var_os("PATH").unwrap_or_default();
     places.extend(env::split_paths(&path).map(|p| p.join("nvcc")));
     places.extend(wheel());

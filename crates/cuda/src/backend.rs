@@ -3,11 +3,12 @@ use crate::batch::DeviceBatch;
 use crate::buffer::Buffer;
 use crate::graph::Graph;
 use crate::linear::Linear;
+use crate::support::family;
 use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
 };
 
 impl Backend for Cuda {
@@ -30,6 +31,18 @@ impl Backend for Cuda {
 
     fn memory(&self) -> Memory {
         self.context.memory().unwrap_or(Memory { free: 0, total: self.info.total })
+    }
+
+    /// Steps are large where the memory is: a card's matrix units are full from a few thousand tokens on. What the
+    /// allocator, the kernels' work space and recorded steps take is left free.
+    fn preferences(&self) -> Preferences {
+        let large = self.info.total >= 40 << 30;
+        let step_tokens = if large { 8192 } else { 2048 };
+        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true }
+    }
+
+    fn runs(&self, kind: Q8) -> Result<()> {
+        family(kind, self.arch).map(|_| ())
     }
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
@@ -66,10 +79,12 @@ impl Backend for Cuda {
     }
 
     fn load_linear(&self, parts: &[LinearPart]) -> Result<Linear> {
+        self.runs_parts(parts)?;
         Linear::new(&self.context, parts)
     }
 
     fn load_gated(&self, parts: &[LinearPart; 2]) -> Result<Linear> {
+        self.runs_parts(parts)?;
         Linear::gated(&self.context, parts)
     }
 
@@ -205,5 +220,12 @@ impl Backend for Cuda {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         Ok(Box::new(Graph::record(&self.context, work)?))
+    }
+}
+
+impl Cuda {
+    /// Fails if a weight is of an 8-bit type that does not run here.
+    fn runs_parts(&self, parts: &[LinearPart]) -> Result<()> {
+        parts.iter().filter_map(|p| Q8::from_dtype(p.weight.dtype())).try_for_each(|kind| self.runs(kind))
     }
 }

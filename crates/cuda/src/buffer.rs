@@ -61,16 +61,10 @@ impl Buffer {
     /// Overwrites bytes from `at`, after all queued work. The source may be changed when this returns.
     pub(crate) fn write(&self, at: usize, bytes: &[u8]) -> Result<()> {
         self.within(at, bytes.len())?;
-        self.context.enter()?;
-        if bytes.is_empty() {
-            return Ok(());
+        match bytes.is_empty() {
+            true => Ok(()),
+            false => self.context.copy(self.address + at as u64, bytes),
         }
-        let (to, from) = (self.address + at as u64, bytes.as_ptr().cast::<c_void>());
-        // SAFETY: both ranges are checked; pageable memory is staged before the call returns, or the wait below covers it.
-        unsafe {
-            check(sys::cuMemcpyHtoDAsync_v2(to, from, bytes.len(), self.context.stream), "copy to the device")?;
-        }
-        self.context.sync()
     }
 
     /// Reads bytes from `at`, after all queued work.

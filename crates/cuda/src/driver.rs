@@ -1,9 +1,10 @@
 //! The driver: what it says of its devices, and a context on one of them. Every call to the driver's library is in
 //! this crate, and only after [`present`]: the library is looked for when first used, and missing it would panic.
+use crate::staging::{LARGE, Staging};
 use cudarc::driver::sys;
 use planish_tensor::{Error, Memory, Result};
-use std::ffi::{CStr, c_char, c_int};
-use std::sync::OnceLock;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The oldest driver whose loader takes our fatbins: CUDA 13.0, driver 580.
 const NEEDED_VERSION: i32 = 13000;
@@ -134,6 +135,7 @@ pub(crate) struct Context {
     device: sys::CUdevice,
     context: sys::CUcontext,
     pub(crate) stream: sys::CUstream,
+    staging: Mutex<Option<Staging>>,
 }
 
 // SAFETY: the driver's handles may be used from any thread; every use makes the context current there first.
@@ -147,7 +149,7 @@ impl Context {
         let mut context = std::ptr::null_mut();
         // SAFETY: the handle is given back in `drop`.
         check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, "make a context")?;
-        let mut made = Context { device, context, stream: std::ptr::null_mut() };
+        let mut made = Context { device, context, stream: std::ptr::null_mut(), staging: Mutex::new(None) };
         made.enter()?;
         let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
         // SAFETY: writes one handle, destroyed in `drop`.
@@ -172,6 +174,24 @@ impl Context {
         check(unsafe { sys::cuStreamSynchronize(self.stream) }, "wait for the device")
     }
 
+    /// Queues a copy to `to`, which has room for it. The source may be changed when this returns.
+    pub(crate) fn copy(&self, to: sys::CUdeviceptr, bytes: &[u8]) -> Result<()> {
+        self.enter()?;
+        if bytes.len() >= LARGE {
+            let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+            if staging.is_none() {
+                *staging = Some(Staging::new()?);
+            }
+            if let Some(staging) = staging.as_mut() {
+                return staging.copy(to, bytes, self.stream);
+            }
+        }
+        let from = bytes.as_ptr().cast::<c_void>();
+        // SAFETY: the caller has checked the destination, and the wait ends the reading.
+        unsafe { check(sys::cuMemcpyHtoDAsync_v2(to, from, bytes.len(), self.stream), "copy to the device")? };
+        self.sync()
+    }
+
     pub(crate) fn memory(&self) -> Result<Memory> {
         self.enter()?;
         let (mut free, mut total) = (0, 0);
@@ -186,6 +206,7 @@ impl Drop for Context {
         // SAFETY: nothing uses the stream any more: buffers and modules hold the context by reference count.
         unsafe {
             let _ = sys::cuCtxSetCurrent(self.context);
+            drop(self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take());
             if !self.stream.is_null() {
                 let _ = sys::cuStreamSynchronize(self.stream);
                 let _ = sys::cuStreamDestroy_v2(self.stream);

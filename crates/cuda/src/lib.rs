@@ -10,11 +10,15 @@ mod launch;
 mod linear;
 mod modules;
 mod scratch;
+mod staging;
+mod support;
+mod timing;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;
 pub use driver::{Arch, DeviceInfo, count, info, present};
 pub use linear::Linear;
+pub use support::{Family, describe, family};
 
 use batch::Blocks;
 use driver::Context;
@@ -70,7 +74,6 @@ impl Cuda {
     }
 
     /// Work space of at least `bytes`, zeroed when it was made; see [`scratch`].
-    #[allow(dead_code)]
     fn scratch(&self, purpose: &'static str, bytes: usize) -> Result<u64> {
         self.scratch.lease(&self.context, purpose, bytes)
     }

@@ -4,7 +4,6 @@ use crate::driver::{Context, check};
 use cudarc::driver::sys;
 use planish_tensor::layout::linear_layout;
 use planish_tensor::{DType, Error, HostTensor, LinearPart, LinearShape, Q8, Result};
-use std::ffi::c_void;
 use std::sync::Arc;
 
 /// Rows of gate, then of up, that alternate in a gated weight: a thread of the tensor cores' 16-row tiles holds rows
@@ -105,19 +104,19 @@ fn woven(values: &[f32]) -> Vec<f32> {
     groups.flat_map(|(gate, up)| gate.iter().chain(up).copied()).collect()
 }
 
-/// Copies the groups of part `i` to every other place for a group.
-fn weave(context: &Context, weight: &Buffer, bytes: &[u8], row: usize, i: usize) -> Result<()> {
+/// Copies the groups of part `i` to every other place for a group: there in one piece, then apart on the device.
+fn weave(context: &Arc<Context>, weight: &Buffer, bytes: &[u8], row: usize, i: usize) -> Result<()> {
     let group = INTERLEAVE * row;
     if bytes.len() * 2 != weight.len() || !bytes.len().is_multiple_of(group) {
         return Err(Error::shape("gate and up differ in size"));
     }
-    context.enter()?;
+    let whole = Buffer::of(context, bytes, "a weight on its way")?;
     let copy = sys::CUDA_MEMCPY2D {
         srcXInBytes: 0,
         srcY: 0,
-        srcMemoryType: sys::CUmemorytype_enum::CU_MEMORYTYPE_HOST,
-        srcHost: bytes.as_ptr().cast::<c_void>(),
-        srcDevice: 0,
+        srcMemoryType: sys::CUmemorytype_enum::CU_MEMORYTYPE_DEVICE,
+        srcHost: std::ptr::null(),
+        srcDevice: whole.address(),
         srcArray: std::ptr::null_mut(),
         srcPitch: group,
         dstXInBytes: i * group,
@@ -131,7 +130,7 @@ fn weave(context: &Context, weight: &Buffer, bytes: &[u8], row: usize, i: usize)
         Height: bytes.len() / group,
     };
     // SAFETY: the source has `Height` groups and the destination twice as many, as checked; the wait ends the reading.
-    check(unsafe { sys::cuMemcpy2DAsync_v2(&copy, context.stream) }, "copy a weight to the device")?;
+    check(unsafe { sys::cuMemcpy2DAsync_v2(&copy, context.stream) }, "place a weight")?;
     context.sync()
 }
 

@@ -3,7 +3,7 @@
 
 use planish_cpu::{Cpu, Isa, Null};
 use planish_cuda::{Cuda, Options};
-use planish_tensor::Backend;
+use planish_tensor::{Backend, Q8};
 
 /// Work that runs on whichever back end was asked for.
 pub trait Work {
@@ -79,17 +79,37 @@ pub struct Device {
     pub fp8: String,
 }
 
-/// Every device of this machine.
-pub fn devices() -> Vec<Device> {
+/// Every device of this machine, and why there is no GPU among them, if so.
+pub fn devices() -> (Vec<Device>, Option<String>) {
     let memory = planish_cpu::host_memory();
     let isa = Isa::best();
-    vec![Device {
+    let mut found = vec![Device {
         name: "cpu".into(),
         description: format!("{} cores, {}", cores(), isa.name()),
         memory: (memory.free, memory.total),
         int8: isa.name().into(),
         fp8: format!("{}, decoded exactly to f32", float_kernels(isa).name()),
-    }]
+    }];
+    let gpus = planish_cuda::count().and_then(|n| (0..n).map(gpu).collect::<Result<Vec<_>, _>>());
+    match gpus {
+        Ok(gpus) => {
+            found.extend(gpus);
+            (found, None)
+        }
+        Err(error) => (found, Some(error.to_string())),
+    }
+}
+
+fn gpu(ordinal: usize) -> planish_tensor::Result<Device> {
+    let info = planish_cuda::info(ordinal)?;
+    let memory = Cuda::open(Options { ordinal, kernels_of: None })?.memory();
+    Ok(Device {
+        name: format!("cuda:{ordinal}"),
+        description: format!("{}, sm_{}, {} multiprocessors", info.name, info.arch, info.sm_count),
+        memory: (memory.free, memory.total),
+        int8: planish_cuda::describe(Q8::Int8, info.arch),
+        fp8: planish_cuda::describe(Q8::E4M3, info.arch),
+    })
 }
 
 /// The family whose kernels multiply floats: AMX has tiles for INT8 alone.

@@ -1,7 +1,7 @@
 //! What an engine may use: decided once, from what was asked and what the device has.
 use crate::error::{Error, Result};
-use planish_model::{KvPool, Plan};
-use planish_tensor::{Backend, DType, FloatMath, Memory};
+use planish_model::{KvPool, Plan, Workspace};
+use planish_tensor::{Backend, DType, FloatMath, Memory, Preferences};
 
 /// Settings, all optional; see the fields of [`EngineConfig`].
 #[derive(Clone, Debug, Default)]
@@ -18,8 +18,7 @@ pub struct EngineOptions {
     pub math: Option<FloatMath>,
     /// Keep the pages of computed prefixes for later requests. On unless told otherwise.
     pub prefix_cache: Option<bool>,
-    /// Prepare a step while the one before runs. Off unless told otherwise: on a CPU the thread pool wants every core,
-    /// and preparing takes less time than waking a second thread saves.
+    /// Prepare a step while the one before runs.
     pub overlap: Option<bool>,
     /// Most tokens to guess from repetitions in the text (n-gram prompt lookup); none unless told otherwise.
     pub speculate: Option<usize>,
@@ -64,32 +63,30 @@ pub struct EngineConfig {
     pub int8_head: bool,
 }
 
-/// Tokens in a page.
-const PAGE_SIZE: usize = 16;
-/// Part of the free memory that keys and values may take unless told otherwise.
-const KV_SHARE: f64 = 0.4;
-/// Sequences running at once unless told otherwise.
-const MAX_BATCH: usize = 64;
 /// Most guesses for one sequence in a step: beyond that a wrong guess costs more than right ones save.
 const MOST_DRAFTS: usize = 32;
 
 impl EngineOptions {
-    /// Decides for a model whose linears are 8-bit or not, and says in plain words what came out smaller than asked.
+    /// Decides for a loaded model whose linears are 8-bit or not, and says in plain words what came out smaller than asked.
     /// Memory is never exceeded: the longest sequence shrinks to what fits, unless both were asked for.
     pub fn decide<B: Backend>(
         &self,
         plan: &Plan,
         eight_bit: bool,
+        device: &Preferences,
         memory: Memory,
     ) -> Result<(EngineConfig, Vec<String>)> {
         self.validate()?;
         let (kv_dtype, math) = self.numbers(eight_bit);
-        let page_size = self.page_size.unwrap_or(PAGE_SIZE);
+        let page_size = self.page_size.unwrap_or(device.page_size);
         let page_bytes = (page_size * KvPool::<B>::bytes_per_token(plan, kv_dtype)).max(1) as u64;
-        let budget = self.kv_cache_memory.unwrap_or((memory.free as f64 * KV_SHARE) as u64);
+        let max_batch = self.max_batch.unwrap_or(device.max_batch);
+        let step_tokens = self.step_tokens.unwrap_or(device.step_tokens.max(max_batch));
+        let step_rows = self.step_rows.unwrap_or(128.max(max_batch));
+        let free = memory.free.saturating_sub(Workspace::<B>::bytes(plan, step_tokens, step_rows) as u64);
+        let budget = self.kv_cache_memory.unwrap_or((free as f64 * device.kv_share) as u64);
         let fitting = (budget / page_bytes).min(u32::MAX as u64 / page_size as u64) as usize;
         let asked_len = self.max_model_len.unwrap_or(plan.max_positions);
-        let max_batch = self.max_batch.unwrap_or(MAX_BATCH);
         let (pages, max_model_len, notes) = match self.kv_pages {
             Some(pages) => (pages, asked_len, Vec::new()),
             None => self.fit(fitting, page_size, page_bytes, asked_len, max_batch)?,
@@ -97,14 +94,14 @@ impl EngineOptions {
         let config = EngineConfig {
             max_model_len,
             max_batch,
-            step_tokens: self.step_tokens.unwrap_or(512.max(max_batch)),
-            step_rows: self.step_rows.unwrap_or(128.max(max_batch)),
+            step_tokens,
+            step_rows,
             pages,
             page_size,
             kv_dtype,
             math,
             prefix_cache: self.prefix_cache.unwrap_or(true),
-            overlap: self.overlap.unwrap_or(false),
+            overlap: self.overlap.unwrap_or(device.overlap),
             speculate: self.speculate.unwrap_or(0),
             int8_head: self.int8_head,
         };
@@ -114,7 +111,7 @@ impl EngineOptions {
     /// Element type of the KV cache and float arithmetic. A float model is the yardstick that others are compared with,
     /// so nothing of it is rounded; an 8-bit model has rounded its activations far more than bf16 does, so it takes the
     /// faster form.
-    fn numbers(&self, eight_bit: bool) -> (DType, FloatMath) {
+    pub(crate) fn numbers(&self, eight_bit: bool) -> (DType, FloatMath) {
         let (kv_dtype, math) = match eight_bit {
             true => (DType::BF16, FloatMath::Bf16),
             false => (DType::F32, FloatMath::F32),
@@ -122,7 +119,7 @@ impl EngineOptions {
         (self.kv_dtype.unwrap_or(kv_dtype), self.math.unwrap_or(math))
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         let counts = [
             ("max_model_len", self.max_model_len),
             ("max_batch", self.max_batch),

@@ -1,6 +1,6 @@
 //! The device's side of a step: runs one batch and brings back what the callers need of its logits, nothing more.
 use crate::config::EngineConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recordings::Recordings;
 use planish_model::{Decoder, KvPool, Workspace};
 use planish_tensor::{Backend, Batch};
@@ -48,8 +48,10 @@ impl<B: Backend> Device<B> {
     /// Allocates cache and buffers for a loaded model.
     pub fn new(backend: B, decoder: Decoder<B>, config: &EngineConfig) -> Result<Device<B>> {
         let plan = &decoder.plan;
-        let kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)?;
-        let ws = Workspace::new(&backend, plan, config.step_tokens, config.step_rows)?;
+        let kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)
+            .map_err(|e| Error::of_buffers(&e))?;
+        let ws =
+            Workspace::new(&backend, plan, config.step_tokens, config.step_rows).map_err(|e| Error::of_buffers(&e))?;
         Ok(Device { backend, decoder, kv, ws, recordings: Recordings::default() })
     }
 

@@ -46,6 +46,28 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// The model does not load; if it does not fit, what could help.
+    pub(crate) fn of_loading(error: &planish_model::Error) -> Error {
+        match error {
+            planish_model::Error::Tensor(planish_tensor::Error::OutOfMemory { .. }) => Error::Load(format!(
+                "the model's weights do not fit: {error}; a quantized checkpoint takes half of a 16-bit one, and \
+                 --device cpu uses the host's memory"
+            )),
+            _ => Error::Load(error.to_string()),
+        }
+    }
+
+    /// As [`Error::of_loading`], of the KV cache and the buffers beside the weights.
+    pub(crate) fn of_buffers(error: &planish_model::Error) -> Error {
+        match error {
+            planish_model::Error::Tensor(planish_tensor::Error::OutOfMemory { .. }) => Error::Load(format!(
+                "the KV cache and the buffers of a step do not fit beside the weights: {error}; lower --kv-cache-memory, \
+                 --max-batch or --max-model-len"
+            )),
+            _ => Error::Load(error.to_string()),
+        }
+    }
+
     /// What a panic said.
     pub(crate) fn of_panic(payload: &(dyn std::any::Any + Send)) -> Error {
         let text = payload.downcast_ref::<&str>().copied();
@@ -63,5 +85,19 @@ impl From<planish_model::Error> for Error {
 impl From<planish_tensor::Error> for Error {
     fn from(e: planish_tensor::Error) -> Error {
         Error::Device(e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_named_with_what_helps() {
+        let full = || planish_tensor::Error::OutOfMemory { what: "a weight".into(), needed: 9, available: 3 };
+        let weights = Error::of_loading(&full().into()).to_string();
+        assert!(weights.contains("a weight needs 9 bytes, 3 are free") && weights.contains("weights do not fit"));
+        let buffers = Error::of_buffers(&full().into()).to_string();
+        assert!(buffers.contains("9 bytes") && buffers.contains("--kv-cache-memory"), "{buffers}");
     }
 }

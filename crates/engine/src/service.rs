@@ -172,9 +172,13 @@ pub fn load<B: Backend>(
     options: &EngineOptions,
 ) -> Result<(Box<dyn Machine>, Info)> {
     let eight_bit = is_eight_bit(&plan, source)?;
-    let (config, notes) = options.decide::<B>(&plan, eight_bit, backend.memory())?;
-    let how = LoadOptions { math: config.math, positions: config.max_model_len, int8_head: config.int8_head };
-    let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::Load(e.to_string()))?;
+    options.validate()?;
+    let (_, math) = options.numbers(eight_bit);
+    let positions = options.max_model_len.unwrap_or(plan.max_positions);
+    let how = LoadOptions { math, positions, int8_head: options.int8_head };
+    let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::of_loading(&e))?;
+    // What is free now, beside the weights, is what keys and values may have a share of.
+    let (config, notes) = options.decide::<B>(&plan, eight_bit, &backend.preferences(), backend.memory())?;
     let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes(), notes };
     Ok((Box::new(Device::new(backend, decoder, &config)?), info))
 }

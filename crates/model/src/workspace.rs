@@ -63,6 +63,15 @@ impl<B: Backend> Workspace<B> {
         })
     }
 
+    /// Bytes that [`Workspace::new`] takes at most.
+    pub fn bytes(plan: &Plan, tokens: usize, rows: usize) -> usize {
+        let (h, f, attended, qkv) = (plan.hidden, plan.ffn, plan.nq * plan.d, plan.attention(0).qkv_width());
+        let floats = 3 * h + qkv + attended + 3 * f;
+        let codes = h + attended + f + 3 * size_of::<f32>();
+        let row = size_of::<f32>() * (2 * h + plan.vocab + 1) + h;
+        tokens * (size_of::<f32>() * floats + codes) + rows * row
+    }
+
     /// Prepares for a step of `tokens` tokens and `rows` rows of logits.
     pub fn prepare(&mut self, tokens: usize, rows: usize) {
         self.set_tokens(tokens);

@@ -180,6 +180,28 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// How an engine does well on a device, unless it is told otherwise.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Preferences {
+    /// Tokens in a page of the KV cache.
+    pub page_size: usize,
+    /// Tokens in one step.
+    pub step_tokens: usize,
+    /// Sequences running at once.
+    pub max_batch: usize,
+    /// Part of the memory that is free beside weights and buffers for keys and values.
+    pub kv_share: f64,
+    /// Prepare a step while the one before runs.
+    pub overlap: bool,
+}
+
+impl Preferences {
+    /// Of a CPU, which shares its memory with everything else. Its thread pool wants every core, and preparing a step
+    /// takes less time than waking a second thread saves.
+    pub const CPU: Preferences =
+        Preferences { page_size: 16, step_tokens: 512, max_batch: 64, kv_share: 0.4, overlap: false };
+}
+
 /// Bytes on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -218,6 +240,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn activation_dtype(&self) -> DType;
     /// Memory of the device.
     fn memory(&self) -> Memory;
+    /// How an engine does well here.
+    fn preferences(&self) -> Preferences {
+        Preferences::CPU
+    }
+
+    /// Fails if products of this type do not run here; the error names the type that does.
+    fn runs(&self, _kind: Q8) -> Result<()> {
+        Ok(())
+    }
 
     /// A zeroed matrix.
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>>;

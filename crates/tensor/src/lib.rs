@@ -16,8 +16,8 @@ pub mod layout;
 pub mod q8;
 
 pub use backend::{
-    Activation, AttentionShape, Backend, FloatMath, KvLayer, LinearPart, LinearShape, Memory, Q8Rows, Recording,
-    RecordingKey, RopeTable, Tensor, kv_scale_bytes,
+    Activation, AttentionShape, Backend, FloatMath, KvLayer, LinearPart, LinearShape, Memory, Preferences, Q8Rows,
+    Recording, RecordingKey, RopeTable, Tensor, kv_scale_bytes,
 };
 pub use batch::Batch;
 pub use dtype::DType;

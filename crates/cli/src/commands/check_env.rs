@@ -6,7 +6,7 @@ use serde_json::json;
 
 /// Runs the command.
 pub fn run(global: &Global) -> Result<()> {
-    let devices = planish_devices::devices();
+    let (devices, no_gpu) = planish_devices::devices();
     if global.json {
         let list: Vec<_> = devices
             .iter()
@@ -15,7 +15,7 @@ pub fn run(global: &Global) -> Result<()> {
                        "memory_total": d.memory.1, "int8": d.int8, "fp8": d.fp8})
             })
             .collect();
-        return print_json(&json!({"version": env!("CARGO_PKG_VERSION"), "devices": list}));
+        return print_json(&json!({"version": env!("CARGO_PKG_VERSION"), "devices": list, "no_gpu": no_gpu}));
     }
     let mut text = format!("planish {}\n", env!("CARGO_PKG_VERSION"));
     for d in devices {
@@ -28,6 +28,9 @@ pub fn run(global: &Global) -> Result<()> {
             d.int8,
             d.fp8
         );
+    }
+    if let Some(why) = no_gpu {
+        text += &format!("no GPU: {why}\n");
     }
     print(&text)
 }

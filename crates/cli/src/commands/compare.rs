@@ -5,7 +5,7 @@ use super::{bar, check_device, print, print_json};
 use crate::Global;
 use anyhow::{Context, Result};
 use clap::Args;
-use planish::{Generation, Model, Pipeline};
+use planish::{Generation, Model, Pipeline, PipelineOptions};
 use planish_eval::compare::{self, Sample};
 use planish_eval::html::Page;
 use planish_text::Message;
@@ -23,6 +23,9 @@ pub struct Flags {
     original: String,
     /// The quantized one
     quantized: String,
+    /// Device of the original, if not --device's
+    #[arg(long, value_name = "DEVICE")]
+    original_device: Option<String>,
     /// Text file to measure on [default: a sample inside the program]
     #[arg(long)]
     data: Option<PathBuf>,
@@ -43,6 +46,8 @@ pub struct Flags {
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     check_device(&global.device)?;
+    let original_device = flags.original_device.as_ref().unwrap_or(&global.device);
+    check_device(original_device)?;
     let text = match &flags.data {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("--data {}", path.display()))?,
         None => BUILT_IN.to_owned(),
@@ -53,7 +58,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(512);
     let engine = EngineFlags { max_model_len: Some(longest), max_batch: Some(2), ..EngineFlags::default() };
     let options = engine.options(global);
-    let (first, second) = (Pipeline::open(&original, &options)?, Pipeline::open(&quantized, &options)?);
+    let of_original = PipelineOptions { device: Some(original_device.clone()), ..options.clone() };
+    let (first, second) = (Pipeline::open(&original, &of_original)?, Pipeline::open(&quantized, &options)?);
     let shown = bar(global.talks(), windows.iter().map(|w| w.len() as u64).sum(), "comparing");
     let mut progress = |done: usize, _| shown.set_position(done as u64);
     let mut result = compare::run(first.handle(), second.handle(), &windows, &mut progress)?;

@@ -76,7 +76,7 @@ impl Work for Nothing {
 /// operation without computing: good for measuring overhead, never for a result.
 pub fn check_device(device: &str) -> Result<()> {
     if device == "null" {
-        bail!("--device: expected a device that computes (auto or cpu), found null");
+        bail!("--device: expected a device that computes (auto, cpu or cuda), found null");
     }
     Ok(with_device(device, Some(1), Nothing)?)
 }

@@ -1,11 +1,42 @@
-//! Placeholder.
+//! Gates and their codes: `kernels/gated.cu`.
+use super::quantize_rows::{check, spread};
+use super::rows::floats;
+use super::{Grid, address, params};
 use crate::Cuda;
-use planish_tensor::{Activation, Error, Q8Rows, Result, Tensor};
+use planish_tensor::layout::require;
+use planish_tensor::{Activation, Q8Rows, Result, Tensor};
 
-pub(crate) fn gated(_: &Cuda, _: &Tensor<Cuda>, _: Activation, _: &mut Tensor<Cuda>) -> Result<()> {
-    Err(Error::unsupported("gated: not written yet"))
+/// Threads of a block where no row is kept.
+const THREADS: usize = 256;
+
+fn name_of(act: Activation) -> &'static str {
+    match act {
+        Activation::Silu => "silu",
+        Activation::GeluTanh => "gelu",
+    }
 }
 
-pub(crate) fn gated_quantize(_: &Cuda, _: &Tensor<Cuda>, _: Activation, _: &mut Q8Rows<Cuda>) -> Result<()> {
-    Err(Error::unsupported("gated_quantize: not written yet"))
+pub(crate) fn gated(cuda: &Cuda, gate_up: &Tensor<Cuda>, act: Activation, out: &mut Tensor<Cuda>) -> Result<()> {
+    require("gated", gate_up.cols == 2 * out.cols && gate_up.rows == out.rows)?;
+    floats("gated", &[gate_up, out])?;
+    let parts = out.cols.div_ceil(4 * THREADS);
+    let grid = Grid::of(out.rows * parts, THREADS);
+    let name = format!("gated_{}", name_of(act));
+    cuda.launch("gated", &name, grid, params![address(gate_up), out.cols, parts, address(out)])
+}
+
+pub(crate) fn gated_quantize(
+    cuda: &Cuda,
+    gate_up: &Tensor<Cuda>,
+    act: Activation,
+    out: &mut Q8Rows<Cuda>,
+) -> Result<()> {
+    let f = out.codes.cols;
+    require("gated_quantize", gate_up.cols == 2 * f)?;
+    floats("gated_quantize", &[gate_up])?;
+    let kind = check(cuda, "gated_quantize", gate_up.rows, f, out)?;
+    let (suffix, grid) = spread(gate_up.rows, f);
+    let name = format!("gated_quantize_{}_{suffix}", name_of(act));
+    let (codes, scales) = (address(&out.codes), address(&out.scales));
+    cuda.launch("gated", &name, grid, params![address(gate_up), f, kind, codes, scales])
 }

@@ -9,6 +9,7 @@ pub(crate) mod quantize_rows;
 pub(crate) mod rms_norm;
 pub(crate) mod rope_store_kv;
 pub(crate) mod rows;
+mod tile;
 
 use crate::Cuda;
 use crate::driver::check;

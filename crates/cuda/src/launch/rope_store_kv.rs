@@ -1,18 +1,75 @@
-//! Placeholder.
+//! `rope_store_kv`: q and k rotated in place, k and v stored; a warp for each head of each token. `clear_pages`.
+use super::attention::kv_type;
+use super::{Grid, address, params};
 use crate::{Cuda, DeviceBatch};
-use planish_tensor::{AttentionShape, Error, KvLayer, Result, RopeTable, Tensor};
+use planish_tensor::layout::require;
+use planish_tensor::{AttentionShape, DType, Error, KvLayer, Result, RopeTable, Tensor};
+
+/// Warps of a block.
+const WARPS: usize = 4;
+/// The widest head.
+const WIDEST: usize = 256;
 
 pub(crate) fn rope_store_kv(
-    _: &Cuda,
-    _: &mut Tensor<Cuda>,
-    _: Option<&RopeTable<Cuda>>,
-    _: &AttentionShape,
-    _: &DeviceBatch,
-    _: &mut KvLayer<Cuda>,
+    cuda: &Cuda,
+    qkv: &mut Tensor<Cuda>,
+    rope: Option<&RopeTable<Cuda>>,
+    shape: &AttentionShape,
+    batch: &DeviceBatch,
+    kv: &mut KvLayer<Cuda>,
 ) -> Result<()> {
-    Err(Error::unsupported("rope_store_kv: not written yet"))
+    let d = shape.d;
+    let turns = rope.is_none_or(|r| 2 * r.half <= d && r.cos_sin.cols == 2 * r.half && r.cos_sin.dtype == DType::F32);
+    require("rope_store_kv", qkv.cols == shape.qkv_width() && qkv.rows == batch.t && turns)?;
+    if qkv.dtype != DType::F32 || kv.k.dtype != kv.v.dtype {
+        return Err(Error::dtype("rope_store_kv: q, k and v are F32, keys and values are stored alike"));
+    }
+    if d > WIDEST {
+        return Err(Error::unsupported(format!("rope_store_kv: heads of {d} channels, at most {WIDEST}")));
+    }
+    let (angles, half, interleaved) = rope.map_or((0, 0, false), |r| (address(&r.cos_sin), r.half, r.interleaved));
+    let scales = |t: &Option<Tensor<Cuda>>| t.as_ref().map_or(0, address);
+    let grid = Grid::of(batch.t, 32 * WARPS);
+    let grid = Grid { blocks: [batch.t, (shape.nq + 2 * shape.nkv).div_ceil(WARPS), 1], ..grid };
+    cuda.launch(
+        "rope_store_kv",
+        kernel(d, half, interleaved),
+        grid,
+        params![
+            address(qkv),
+            angles,
+            batch.header(),
+            batch.positions(),
+            batch.slots(),
+            address(&kv.k),
+            address(&kv.v),
+            scales(&kv.k_scales),
+            scales(&kv.v_scales),
+            shape.nq,
+            shape.nkv,
+            d,
+            half,
+            i32::from(interleaved),
+            kv_type(kv.k.dtype)?,
+        ],
+    )
 }
 
-pub(crate) fn clear_pages(_: &Cuda, _: &mut KvLayer<Cuda>, _: &[u32]) -> Result<()> {
-    Err(Error::unsupported("clear_pages: not written yet"))
+/// Lanes with four channels each, where all that they read is in fours.
+fn kernel(d: usize, half: usize, interleaved: bool) -> &'static str {
+    match d.is_multiple_of(4) && (interleaved || half.is_multiple_of(4)) {
+        true if d <= 128 => "rope_store_kv_128",
+        true => "rope_store_kv_256",
+        false => "rope_store_kv_any",
+    }
+}
+
+pub(crate) fn clear_pages(_: &Cuda, kv: &mut KvLayer<Cuda>, pages: &[u32]) -> Result<()> {
+    for tensor in kv.tensors_mut() {
+        let bytes = tensor.cols * tensor.dtype.size();
+        for run in pages.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+            tensor.buf.zero(run[0] as usize * bytes, run.len() * bytes)?;
+        }
+    }
+    Ok(())
 }

@@ -1,15 +1,53 @@
-//! Placeholder.
+//! Look-ups of rows, and sums: `kernels/rows.cu`.
+use super::{Grid, address, params};
 use crate::{Cuda, DeviceBatch};
-use planish_tensor::{Error, Result, Tensor};
+use planish_tensor::layout::require;
+use planish_tensor::{DType, Error, Result, Tensor};
 
-pub(crate) fn embed(_: &Cuda, _: &Tensor<Cuda>, _: &DeviceBatch, _: f32, _: &mut Tensor<Cuda>) -> Result<()> {
-    Err(Error::unsupported("embed: not written yet"))
+/// Threads of a block here.
+const THREADS: usize = 256;
+
+pub(crate) fn embed(
+    cuda: &Cuda,
+    table: &Tensor<Cuda>,
+    batch: &DeviceBatch,
+    scale: f32,
+    out: &mut Tensor<Cuda>,
+) -> Result<()> {
+    require("embed", out.cols == table.cols && out.rows == batch.t)?;
+    look_up(cuda, table, batch.tokens(), scale, out)
 }
 
-pub(crate) fn add(_: &Cuda, _: &mut Tensor<Cuda>, _: &Tensor<Cuda>) -> Result<()> {
-    Err(Error::unsupported("add: not written yet"))
+pub(crate) fn gather_rows(cuda: &Cuda, x: &Tensor<Cuda>, batch: &DeviceBatch, out: &mut Tensor<Cuda>) -> Result<()> {
+    require("gather_rows", out.cols == x.cols && out.rows == batch.rows && x.rows >= batch.t)?;
+    look_up(cuda, x, batch.logit_rows(), 1.0, out)
 }
 
-pub(crate) fn gather_rows(_: &Cuda, _: &Tensor<Cuda>, _: &DeviceBatch, _: &mut Tensor<Cuda>) -> Result<()> {
-    Err(Error::unsupported("gather_rows: not written yet"))
+/// `out[i] = table[ids[i]] * scale`; NaN where the table has no such row, as the host cannot know the ids.
+fn look_up(cuda: &Cuda, table: &Tensor<Cuda>, ids: u64, scale: f32, out: &mut Tensor<Cuda>) -> Result<()> {
+    let name = match table.dtype {
+        DType::F32 => "look_up_f32",
+        DType::F16 => "look_up_f16",
+        DType::BF16 => "look_up_bf16",
+        other => return Err(Error::dtype(format!("a table to look up in: expected floats, found {other}"))),
+    };
+    floats("a look-up's output", &[out])?;
+    let parts = table.cols.div_ceil(4 * THREADS);
+    let grid = Grid::of(out.rows * parts, THREADS);
+    cuda.launch("rows", name, grid, params![address(table), table.rows, table.cols, ids, scale, parts, address(out)])
+}
+
+pub(crate) fn add(cuda: &Cuda, x: &mut Tensor<Cuda>, y: &Tensor<Cuda>) -> Result<()> {
+    require("add", x.cols == y.cols && x.rows == y.rows)?;
+    floats("add", &[x, y])?;
+    let grid = Grid::of((x.rows * x.cols).div_ceil(16 * THREADS), THREADS);
+    cuda.launch("rows", "add_rows", grid, params![address(x), address(y), x.rows, x.cols])
+}
+
+/// Fails unless all are F32.
+pub(crate) fn floats(operation: &str, tensors: &[&Tensor<Cuda>]) -> Result<()> {
+    match tensors.iter().find(|t| t.dtype != DType::F32) {
+        None => Ok(()),
+        Some(other) => Err(Error::dtype(format!("{operation}: expected F32, found {}", other.dtype))),
+    }
 }

@@ -2,7 +2,8 @@
 use crate::setting::*;
 use planish_cpu::Scalar;
 use planish_engine::{EngineOptions, Request};
-use planish_tensor::{DType, FloatMath, Memory};
+use planish_model::Workspace;
+use planish_tensor::{DType, FloatMath, Memory, Preferences};
 
 #[test]
 fn counts_add_up() {
@@ -28,7 +29,7 @@ const GIB: Memory = Memory { free: 1 << 30, total: 1 << 30 };
 
 /// What the tiny model (12,288 bytes of f32 keys and values in a page) may use.
 fn decide(options: EngineOptions) -> Result<(planish_engine::EngineConfig, Vec<String>), String> {
-    options.decide::<Scalar>(&plan("llama"), false, GIB).map_err(|e| e.to_string())
+    options.decide::<Scalar>(&plan("llama"), false, &Preferences::CPU, GIB).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -47,12 +48,19 @@ fn memory_is_never_exceeded() {
     assert_eq!((config.pages, config.max_model_len), (10, 96));
     let none = decide(EngineOptions { kv_cache_memory: Some(100), ..d() }).unwrap_err();
     assert!(none.contains("found 100"), "{none}");
-    let poor = Memory { free: 10 * 12288, total: 1 << 30 };
+    // Buffers come first: 512 tokens and 128 rows of logits in a step.
+    let buffers = Workspace::<Scalar>::bytes(&plan("llama"), 512, 128) as u64;
+    let poor = Memory { free: buffers + 10 * 12288, total: 1 << 30 };
     let long = EngineOptions { max_model_len: Some(96), ..d() };
-    let (config, notes) = long.decide::<Scalar>(&plan("llama"), false, poor).unwrap();
+    let (config, notes) = long.decide::<Scalar>(&plan("llama"), false, &Preferences::CPU, poor).unwrap();
     assert_eq!((config.pages, config.max_model_len, notes.len()), (4, 64, 1));
     let nothing = Memory { free: 0, total: 1 << 30 };
-    assert!(d().decide::<Scalar>(&plan("llama"), false, nothing).unwrap_err().to_string().contains("one page"));
+    assert!(
+        d().decide::<Scalar>(&plan("llama"), false, &Preferences::CPU, nothing)
+            .unwrap_err()
+            .to_string()
+            .contains("one page")
+    );
 }
 
 #[test]

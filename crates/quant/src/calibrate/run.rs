@@ -86,6 +86,7 @@ pub fn quantize<B: Backend>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome> {
     let plan = job.plan;
+    backend.runs(job.kind)?;
     let longest = job.samples.iter().map(Vec::len).chain([job.held_back.len()]).max().unwrap_or(1);
     let mut lane = Lane::new(backend, plan, longest, check::ROWS)?;
     let ends = Ends::load(backend, plan, job.source, false)?;

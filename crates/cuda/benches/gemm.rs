@@ -1,0 +1,265 @@
+//! Matrix products on the first GPU: error against sums in f64 (INT8: equality), µs, TOP/s and GB/s.
+//! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89] [--short]`; weights rotate through more
+//! memory than the second-level cache holds, so that every product reads them from memory.
+use planish_cuda::{Cuda, Linear, Options};
+use planish_tensor::{Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Result, Tensor, q8};
+
+/// n x k of Llama-3-8B: q+k+v, o, gate+up, down.
+const SHAPES: [(usize, usize); 4] = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)];
+const HEAD: (usize, usize) = (128_256, 4096);
+const TOKENS: [usize; 7] = [1, 4, 16, 64, 256, 1024, 4096];
+/// Bytes that a rotation of weights takes at least: three times the cache of an H200.
+const ROTATION: usize = 180 << 20;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In (-1, 1).
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// Codes over the whole range, without NaN and infinity.
+    fn codes(&mut self, kind: Q8, n: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..n.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
+        bytes.truncate(n);
+        let (magnitude, last) = match kind {
+            Q8::Int8 => return bytes,
+            Q8::E4M3 => (0x7f, 0x7e),
+            Q8::E5M2 => (0x7f, 0x7b),
+        };
+        bytes.iter_mut().for_each(|b| *b = (*b & 0x80) | (*b & magnitude).min(last));
+        bytes
+    }
+}
+
+/// What was asked on the command line.
+struct Asked {
+    words: Vec<String>,
+}
+
+impl Asked {
+    fn any_of(&self, all: &[&str], word: &str) -> bool {
+        !all.iter().any(|w| self.words.iter().any(|a| a == w)) || self.words.iter().any(|a| a == word)
+    }
+
+    fn short(&self) -> bool {
+        self.words.iter().any(|a| a == "--short")
+    }
+}
+
+fn main() {
+    let asked = Asked { words: std::env::args().skip(1).collect() };
+    if let Err(error) = run(&asked) {
+        println!("skipped: {error}");
+    }
+}
+
+fn run(asked: &Asked) -> Result<()> {
+    for arch in [80, 75, 70, 89] {
+        if !asked.any_of(&["70", "75", "80", "89"], &arch.to_string()) {
+            continue;
+        }
+        let cuda = Cuda::open(Options { ordinal: 0, kernels_of: Some(arch) })?;
+        println!("{}", cuda.describe());
+        let kinds: &[Q8] = if arch == 89 { &[Q8::E4M3] } else { &[Q8::Int8] };
+        for &kind in kinds {
+            if asked.any_of(&["int8", "fp8", "float"], if kind == Q8::Int8 { "int8" } else { "fp8" }) {
+                SHAPES.iter().try_for_each(|&shape| w8a8(&cuda, asked, kind, shape))?;
+            }
+        }
+        if arch == 80 && asked.any_of(&["int8", "fp8", "float"], "float") {
+            float(&cuda, asked, DType::BF16, FloatMath::Bf16, HEAD, &[1, 4, 8, 16, 32, 64])?;
+            float(&cuda, asked, DType::BF16, FloatMath::F32, HEAD, &[1, 4, 16])?;
+            for (dtype, math) in [(DType::BF16, FloatMath::Bf16), (DType::F32, FloatMath::F32)] {
+                float(&cuda, asked, dtype, math, (4096, 14336), &TOKENS)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A kernel's figures at some numbers of tokens.
+struct Row {
+    kernel: String,
+    text: String,
+}
+
+/// Microseconds: the median of several rounds, each of several products.
+fn median(cuda: &Cuda, copies: usize, product: &mut dyn FnMut(usize) -> Result<()>) -> Result<f64> {
+    product(0)?;
+    let one = cuda.time(&mut || product(copies - 1))?;
+    let each = ((1500.0 / one) as usize).clamp(1, 40);
+    let mut at = 0;
+    let mut rounds = (0..5)
+        .map(|_| {
+            let round = cuda.time(&mut || {
+                (0..each).try_for_each(|_| {
+                    at += 1;
+                    product(at % copies)
+                })
+            });
+            round.map(|us| us / each as f64)
+        })
+        .collect::<Result<Vec<f64>>>()?;
+    rounds.sort_by(f64::total_cmp);
+    Ok(rounds[rounds.len() / 2])
+}
+
+/// A product's sizes and its weight's bytes.
+struct Product {
+    t: usize,
+    n: usize,
+    k: usize,
+    bytes: usize,
+}
+
+fn note(rows: &mut Vec<Row>, asked: &Asked, kernel: &str, p: &Product, us: f64, error: f64) {
+    let tops = 2.0 * p.t as f64 * p.n as f64 * p.k as f64 / us / 1e6;
+    let rate = p.bytes as f64 / us / 1e3;
+    if !asked.short() {
+        let Product { t, n, k, .. } = p;
+        println!("{kernel:<22} {t:>5} x {n} x {k}: {us:9.1} us {tops:8.1} TOP/s {rate:8.1} GB/s error {error:.1e}");
+        return;
+    }
+    let wrong = if error < 3e-2 { String::new() } else { format!("(WRONG {error:.0e})") };
+    let figure = match p.t <= 64 {
+        true => format!(" {}:{us:.1}us/{:.0}%{wrong}", p.t, rate / 41.0),
+        false => format!(" {}:{us:.0}us/{tops:.0}T{wrong}", p.t),
+    };
+    match rows.iter_mut().find(|r| r.kernel == kernel) {
+        Some(row) => row.text += &figure,
+        None => rows.push(Row { kernel: kernel.to_owned(), text: figure }),
+    }
+}
+
+fn close(rows: &[Row], n: usize, k: usize) {
+    for row in rows {
+        println!("{n}x{k} {}{}", row.kernel, row.text);
+    }
+}
+
+fn copies(cuda: &Cuda, part: &LinearPart) -> Result<Vec<Linear>> {
+    let one = cuda.load_linear(std::slice::from_ref(part))?;
+    let more = (ROTATION / cuda.linear_shape(&one).bytes.max(1)).min(11);
+    let rest = (0..more).map(|_| cuda.load_linear(std::slice::from_ref(part)));
+    std::iter::once(Ok(one)).chain(rest).collect()
+}
+
+fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<()> {
+    let mut random = Random((n * k) as u64);
+    let codes = random.codes(kind, n * k);
+    let ws: Vec<f32> = (0..n).map(|_| 0.01 + random.float().abs()).collect();
+    let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes.clone())?;
+    let weights = copies(cuda, &LinearPart { weight, scales: Some(ws.clone()), bias: None })?;
+    let mut rows = Vec::new();
+    for t in TOKENS {
+        let tokens = random.codes(kind, t * k);
+        let xs: Vec<f32> = (0..t).map(|_| 0.01 + random.float().abs()).collect();
+        let mut x = cuda.alloc_q8(kind, t, k)?;
+        cuda.upload(&tokens, &mut x.codes)?;
+        cuda.upload(&xs.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(), &mut x.scales)?;
+        let mut kernels = cuda.w8a8_kernels(&x, &weights[0])?;
+        let few = [(1, "int8_few_1"), (4, "int8_few_4")].iter().find(|f| f.0 == t).map(|f| f.1);
+        kernels.extend(few.filter(|f| kind == Q8::Int8 && !kernels.contains(f)));
+        for kernel in kernels {
+            let mut out = poisoned(cuda, t, n)?;
+            cuda.gemm_w8a8_by(kernel, &x, &weights[0], &mut out)?;
+            let term = |token: usize, row: usize| {
+                let (a, b) = (&tokens[token * k..][..k], &codes[row * k..][..k]);
+                let scales = f64::from(xs[token]) * f64::from(ws[row]);
+                if kind == Q8::Int8 {
+                    let exact = q8::rescale(q8::dot(kind, a, b), xs[token], ws[row], 0.0);
+                    return (f64::from(exact), 0.0);
+                }
+                let products = a.iter().zip(b).map(|(&a, &b)| f64::from(kind.decode(a)) * f64::from(kind.decode(b)));
+                let (sum, size) = products.fold((0.0, 0.0), |(s, m), p| (s + p, m + p.abs()));
+                (sum * scales, size * scales)
+            };
+            let error = error(cuda, &out, &mut random, &term)?;
+            let us = median(cuda, weights.len(), &mut |i| cuda.gemm_w8a8_by(kernel, &x, &weights[i], &mut out))?;
+            note(&mut rows, asked, kernel, &Product { t, n, k, bytes: n * k }, us, error);
+        }
+    }
+    close(&rows, n, k);
+    Ok(())
+}
+
+fn poisoned(cuda: &Cuda, t: usize, n: usize) -> Result<Tensor<Cuda>> {
+    let mut out = cuda.alloc(DType::F32, t, n)?;
+    cuda.upload(&[0xff].repeat(4 * t * n), &mut out)?;
+    Ok(out)
+}
+
+/// The largest error of outputs drawn at random, relative to the sum of the terms' magnitudes (if that is 0: 0 or 1).
+fn error(
+    cuda: &Cuda,
+    out: &Tensor<Cuda>,
+    random: &mut Random,
+    expected: &dyn Fn(usize, usize) -> (f64, f64),
+) -> Result<f64> {
+    let mut bytes = vec![0; 4 * out.rows * out.cols];
+    cuda.download(out, &mut bytes)?;
+    let value = |i: usize| f32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]);
+    let written = (0..out.rows * out.cols).all(|i| !value(i).is_nan());
+    let mut worst: f64 = if written { 0.0 } else { 1.0 };
+    for _ in 0..300 {
+        let (token, row) = (random.next() as usize % out.rows, random.next() as usize % out.cols);
+        let (sum, size) = expected(token, row);
+        let difference = (f64::from(value(token * out.cols + row)) - sum).abs();
+        worst = worst.max(match size > 0.0 {
+            true => difference / size,
+            false => f64::from(u8::from(difference != 0.0)),
+        });
+    }
+    Ok(worst)
+}
+
+fn float(
+    cuda: &Cuda,
+    asked: &Asked,
+    dtype: DType,
+    math: FloatMath,
+    (n, k): (usize, usize),
+    tokens: &[usize],
+) -> Result<()> {
+    let mut random = Random((n + k) as u64);
+    // Numbers that bf16 holds.
+    let bf16 = |r: &mut Random| f32::from_bits(r.float().to_bits() & 0xffff_0000);
+    let values: Vec<f32> = (0..n * k).map(|_| bf16(&mut random)).collect();
+    let bytes: Vec<u8> = match dtype {
+        DType::BF16 => values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    };
+    let weight = HostTensor::from_bytes(dtype, vec![n, k], bytes)?;
+    let weights = copies(cuda, &LinearPart { weight, scales: None, bias: None })?;
+    let mut rows = Vec::new();
+    for &t in tokens {
+        let inputs: Vec<f32> = (0..t * k).map(|_| bf16(&mut random)).collect();
+        let mut x = cuda.alloc(DType::F32, t, k)?;
+        cuda.upload(&inputs.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(), &mut x)?;
+        for kernel in cuda.float_kernels(t, &weights[0], math) {
+            let mut out = poisoned(cuda, t, n)?;
+            cuda.gemm_float_by(kernel, &x, &weights[0], &mut out)?;
+            let term = |token: usize, row: usize| {
+                let (a, b) = (&inputs[token * k..][..k], &values[row * k..][..k]);
+                let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                products.fold((0.0, 0.0), |(s, m), p| (s + p, m + p.abs()))
+            };
+            let error = error(cuda, &out, &mut random, &term)?;
+            let us = median(cuda, weights.len(), &mut |i| cuda.gemm_float_by(kernel, &x, &weights[i], &mut out))?;
+            let kernel = format!("{kernel} {math:?}");
+            note(&mut rows, asked, &kernel, &Product { t, n, k, bytes: n * k * dtype.size() }, us, error);
+        }
+    }
+    close(&rows, n, k);
+    Ok(())
+}

@@ -1,0 +1,314 @@
+// Fragments for bf16 tensor cores from caches of bf16, int8 and e4m3, and the copying of pieces of 64 keys.
+// 8-bit codes are widened to bf16 in registers, which is exact. The channels of a step of 16 then come in the order
+// that spares byte permutations: q is laid out alike, and output channels are put back when they are written.
+#pragma once
+#include "attention.cuh"
+
+constexpr int PIECE = 64; // keys
+
+struct CacheBf16 {
+    static constexpr int BYTES = 2;
+    static constexpr bool CODES = false, E4M3 = false;
+};
+struct CacheI8 {
+    static constexpr int BYTES = 1;
+    static constexpr bool CODES = true, E4M3 = false;
+};
+struct CacheE4m3 {
+    static constexpr int BYTES = 1;
+    static constexpr bool CODES = true, E4M3 = true;
+};
+
+// An odd number of 16-byte chunks, so that eight rows of a matrix lie in different banks.
+__host__ __device__ constexpr int pitch_of(int bytes) { return (bytes / 16 | 1) * 16; }
+
+__device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
+
+__device__ __forceinline__ void copy_16(unsigned to, const void* from, bool some) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(some ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void copy_4(unsigned to, const void* from, bool some) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(some ? 4 : 0) : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N>
+__device__ __forceinline__ void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+__device__ __forceinline__ void load_4(unsigned (&r)[4], unsigned at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+__device__ __forceinline__ void load_4_turned(unsigned (&r)[4], unsigned at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+
+__device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+    unsigned r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    return r;
+}
+
+// Four codes as two pairs of bf16: bytes 0 and 2, bytes 1 and 3.
+template <class Cache>
+__device__ __forceinline__ void widen(unsigned w, unsigned& even, unsigned& odd) {
+    if constexpr (Cache::E4M3) {
+        // Sign, exponent and digits to their places, then the exponent's bias: exact, subnormals too.
+        const unsigned bias = 0x7B807B80u, zero = 0x80008000u; // 2^120, -0
+        unsigned e = (w << 4 & 0x07F007F0u) | (w << 8 & 0x80008000u);
+        unsigned o = (w >> 4 & 0x07F007F0u) | (w & 0x80008000u);
+        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(even) : "r"(e), "r"(bias), "r"(zero));
+        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(odd) : "r"(o), "r"(bias), "r"(zero));
+    } else {
+        // 128 + the low seven bits, less 128, or 256 if the sign bit is set: bf16's last digit is 1 up to 256.
+        const unsigned ones = 0xBF80BF80u; // -1
+        unsigned h = w >> 8;
+        unsigned e = (w & 0x007F007Fu) | 0x43004300u, es = (w & 0x00800080u) | 0x43004300u;
+        unsigned o = (h & 0x007F007Fu) | 0x43004300u, os = (h & 0x00800080u) | 0x43004300u;
+        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(even) : "r"(es), "r"(ones), "r"(e));
+        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(odd) : "r"(os), "r"(ones), "r"(o));
+    }
+}
+
+// Where channel `i` of a step of 16 stands in q, and channel of output element (tile, e) of a lane's quad place `c`.
+template <class Cache>
+__device__ __forceinline__ int place_of(int i) {
+    return Cache::CODES ? (i / 4) * 2 + ((i & 2) >> 1) + 8 * (i & 1) : i;
+}
+template <class Cache>
+__device__ __forceinline__ int channel_of(int tile, int e, int c) {
+    return Cache::CODES ? 4 * c + 2 * e + tile : 8 * tile + 2 * c + e;
+}
+
+// Adds steps i and i + 1 (if there is one) of 16 channels to the scores of 16 rows against 16 keys, which start at row
+// `keys` of a piece: two tiles of 8. q are the fragments of the two steps.
+template <class Cache, int D>
+__device__ __forceinline__ void score_steps(
+    float (&s0)[4], float (&s1)[4], const unsigned (*q)[4], unsigned piece, int keys, int i) {
+    constexpr int PITCH = pitch_of(D * Cache::BYTES);
+    int lane = threadIdx.x & 31;
+    bool two = i + 1 < D / 16;
+    unsigned b[4];
+    if constexpr (!Cache::CODES) {
+        unsigned at = piece + (keys + (lane & 7) + (lane >> 4) * 8) * PITCH + (lane >> 3 & 1) * 16 + i * 32;
+        load_4(b, at);
+        multiply(s0, q[0], b[0], b[1]);
+        multiply(s1, q[0], b[2], b[3]);
+        if (!two) return;
+        load_4(b, at + 32);
+        multiply(s0, q[1], b[0], b[1]);
+        multiply(s1, q[1], b[2], b[3]);
+    } else {
+        unsigned even, odd;
+        // For a last step alone the load reads it twice.
+        load_4(b, piece + (keys + (lane & 15)) * PITCH + (i + (two ? lane >> 4 : 0)) * 16);
+        widen<Cache>(b[0], even, odd);
+        multiply(s0, q[0], even, odd);
+        widen<Cache>(b[1], even, odd);
+        multiply(s1, q[0], even, odd);
+        if (!two) return;
+        widen<Cache>(b[2], even, odd);
+        multiply(s0, q[1], even, odd);
+        widen<Cache>(b[3], even, odd);
+        multiply(s1, q[1], even, odd);
+    }
+}
+
+// Adds 32 keys (rows `keys` of a piece) times their weights to 16 channels of 16 rows; p are two fragments.
+template <class Cache, int D>
+__device__ __forceinline__ void add_32(
+    float (&o0)[4], float (&o1)[4], const unsigned (&p0)[4], const unsigned (&p1)[4], unsigned piece, int keys,
+    int channels) {
+    constexpr int PITCH = pitch_of(D * Cache::BYTES);
+    int lane = threadIdx.x & 31;
+    if constexpr (!Cache::CODES) {
+        unsigned at = piece + (keys + (lane & 15)) * PITCH + channels * 2 + (lane >> 4) * 16;
+        unsigned b[4];
+        load_4_turned(b, at);
+        multiply(o0, p0, b[0], b[1]);
+        multiply(o1, p0, b[2], b[3]);
+        load_4_turned(b, at + 16 * PITCH);
+        multiply(o0, p1, b[0], b[1]);
+        multiply(o1, p1, b[2], b[3]);
+    } else {
+        unsigned at = piece + (keys + lane) * PITCH + channels;
+        unsigned b[4], e0, e1, o_0, o_1;
+        load_4_turned(b, at);
+        widen<Cache>(b[0], e0, o_0);
+        widen<Cache>(b[1], e1, o_1);
+        multiply(o0, p0, e0, e1);
+        multiply(o1, p0, o_0, o_1);
+        widen<Cache>(b[2], e0, o_0);
+        widen<Cache>(b[3], e1, o_1);
+        multiply(o0, p1, e0, e1);
+        multiply(o1, p1, o_0, o_1);
+    }
+}
+
+// How scores become weights: 2^(s c - m). A plain score stays as it is and is scaled by `c` in the exponent; others
+// are in units of log2 already, and c is 1.
+struct Rule {
+    float factor, c, cap;
+    bool early; // the factor is multiplied before the maximum
+    template <class Cache>
+    __device__ __forceinline__ static Rule of(const Attention& a) {
+        Rule r;
+        r.cap = a.softcap;
+        r.early = Cache::CODES || a.softcap != 0.0f || !(a.scale > 0.0f);
+        r.factor = a.softcap != 0.0f ? a.scale : __fmul_rn(a.scale, LOG2_E);
+        r.c = r.early ? 1.0f : r.factor;
+        return r;
+    }
+    // `scale` is that of the key.
+    __device__ __forceinline__ float score(float dot, float scale) const {
+        if (!early) return dot;
+        float x = __fmul_rn(dot, __fmul_rn(scale, factor));
+        if (cap == 0.0f) return x;
+        return __fmul_rn(tanh_fast(__fdiv_rn(x, cap)), __fmul_rn(cap, LOG2_E));
+    }
+    __device__ __forceinline__ float weight(float s, float base) const { return exp2_fast(__fmaf_rn(s, c, -base)); }
+    // The maximum in units of log2, and what is subtracted: 0 if no key was seen.
+    __device__ __forceinline__ float maximum(float most) const { return __fmul_rn(most, c); }
+};
+
+// Writes 16 query rows of a tile, from `first`, to shared memory as bf16; rows past the end are zeros.
+template <class Cache, int D>
+__device__ __forceinline__ void stage_queries(
+    const Attention& a, const Tile& tile, int kv_head, char* to, int rows, int width) {
+    constexpr int PITCH = pitch_of(2 * D);
+    for (int i = threadIdx.x; i < rows * (D / 4); i += blockDim.x) {
+        int row = i / (D / 4), c = i % (D / 4) * 4;
+        float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (row < tile.rows) {
+            int group = a.nq / a.nkv, packed = tile.first + row;
+            size_t token = tile.token + packed / group;
+            x = *(const float4*)(a.qkv + token * width + (kv_head * group + packed % group) * D + c);
+        }
+        char* at = to + row * PITCH + (c & ~15) * 2;
+        if constexpr (Cache::CODES) {
+            // Places of four neighbours: (0, 2) and (1, 3) are pairs.
+            *(unsigned*)(at + place_of<Cache>(c & 15) * 2) = pack_bf16(x.x, x.z);
+            *(unsigned*)(at + place_of<Cache>((c & 15) + 1) * 2) = pack_bf16(x.y, x.w);
+        } else {
+            *(uint2*)(at + (c & 15) * 2) = make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
+        }
+    }
+}
+
+// True if a bf16 of these eight is NaN or infinite.
+__device__ __forceinline__ bool odd_bf16(uint4 x) {
+    unsigned w[4] = {x.x, x.y, x.z, x.w};
+    bool odd = false;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        odd |= (w[i] & 0x7F80u) == 0x7F80u || (w[i] & 0x7F800000u) == 0x7F800000u;
+    }
+    return odd;
+}
+
+// The copying of a run's pieces, in the order K, K, V, V of each segment; and which of them there are.
+template <class Cache, int D, int WARPS>
+struct Pieces {
+    static constexpr int ROW = D * Cache::BYTES, PITCH = pitch_of(ROW), CHUNKS = ROW / 16, BYTES = PIECE * PITCH;
+    static constexpr int ROWS = PIECE / WARPS; // of a warp
+    static constexpr int SCALES = Cache::CODES ? 4 * 2 * SEGMENT * 4 : 0; // of four segments
+
+    const Attention& a;
+    Pages pages;
+    int lo, hi, begin, end;
+    unsigned ring, scales; // in shared memory
+    unsigned vectors[2];   // of this lane's row, of both halves of a segment
+
+    __device__ __forceinline__ bool some(int segment, int half) const {
+        int key = segment * SEGMENT + half * PIECE;
+        return segment < end && key < hi && key + PIECE > lo;
+    }
+    __device__ __forceinline__ unsigned slot(int i, int stages) const { return ring + i % stages * BYTES; }
+
+    // Piece i into its slot; one group of copies, empty if there is no such piece.
+    __device__ __forceinline__ void load(int i, int stages) {
+        int segment = begin + i / 4, half = i & 1, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+        bool values = i & 2;
+        if (some(segment, half)) {
+            int first = segment * SEGMENT + half * PIECE + warp * ROWS, key = first + (lane & (ROWS - 1));
+            unsigned vector = values ? vectors[half] : key >= lo && key < hi ? pages.vector(key) : ~0u;
+            vectors[half] = vector;
+            const char* from = (const char*)(values ? a.v : a.k);
+            unsigned to = slot(i, stages) + warp * ROWS * PITCH;
+#pragma unroll
+            for (int n = 0; n < (ROWS * CHUNKS + 31) / 32; n++) {
+                int at = n * 32 + lane, row = at / CHUNKS, chunk = at % CHUNKS;
+                unsigned its = __shfl_sync(~0u, vector, row & 31);
+                bool there = its != ~0u;
+                if (ROWS * CHUNKS % 32 == 0 || row < ROWS) {
+                    copy_16(to + row * PITCH + chunk * 16, from + (there ? (size_t)its * ROW + chunk * 16 : 0), there);
+                }
+            }
+            if (Cache::CODES && !values && lane < ROWS) {
+                unsigned at = scales + ((segment & 3) * 2 * SEGMENT + half * PIECE + warp * ROWS + lane) * 4;
+                bool there = vector != ~0u;
+                copy_4(at, a.k_scales + (there ? vector : 0), there);
+                copy_4(at + SEGMENT * 4, a.v_scales + (there ? vector : 0), there);
+            }
+        }
+        commit_copies();
+    }
+};
+
+// In a piece that some rows do not see all of, weight 0 times NaN or infinity must add nothing: such values are added
+// here to the rows that see them, and made 0. Every thread of the block calls; `first` and `step` are of its groups of
+// 16 channels.
+template <int D, int GROUPS>
+__device__ __noinline__ void settle_odd_values(
+    float* o, char* piece, int key, const RowOf& r0, const RowOf& r1, int first, int step) {
+    constexpr int PITCH = pitch_of(2 * D);
+    for (int i = 0; i < GROUPS * 8; i++) {
+        const RowOf& r = (i & 2) ? r1 : r0;
+        int c = (first + i / 8 * step) * 16 + channel_of<CacheBf16>(i >> 2 & 1, i & 1, threadIdx.x & 3);
+        for (int j = max(r.start - key, 0); j < min(r.end - key, PIECE) && c < D; j++) {
+            unsigned short x = *(unsigned short*)(piece + j * PITCH + c * 2);
+            if ((x & 0x7F80) == 0x7F80) o[i] += __uint_as_float((unsigned)x << 16);
+        }
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < PIECE * D; i += blockDim.x) {
+        unsigned short* x = (unsigned short*)(piece + i / D * PITCH + i % D * 2);
+        if ((*x & 0x7F80) == 0x7F80) *x = 0;
+    }
+    __syncthreads();
+}
+
+// True if a value of the piece is NaN or infinite. Every thread of the block calls.
+template <int D>
+__device__ __forceinline__ bool any_odd(const char* piece) {
+    bool odd = false;
+    for (int i = threadIdx.x; i < PIECE * (D / 8); i += blockDim.x) {
+        odd |= odd_bf16(*(const uint4*)(piece + i / (D / 8) * pitch_of(2 * D) + i % (D / 8) * 16));
+    }
+    return __syncthreads_or(odd);
+}
+
+// Both, without making the outputs live in memory where nothing is odd.
+template <int D, int GROUPS>
+__device__ __forceinline__ void settle(
+    float (&o)[GROUPS][2][4], char* piece, int key, const RowOf& r0, const RowOf& r1, int first, int step) {
+    if (!any_odd<D>(piece)) return;
+    float copy[GROUPS * 8];
+#pragma unroll
+    for (int i = 0; i < GROUPS * 8; i++) copy[i] = o[i / 8][i / 4 % 2][i % 4];
+    settle_odd_values<D, GROUPS>(copy, piece, key, r0, r1, first, step);
+#pragma unroll
+    for (int i = 0; i < GROUPS * 8; i++) o[i / 8][i / 4 % 2][i % 4] = copy[i];
+}

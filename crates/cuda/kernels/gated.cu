@@ -1,0 +1,76 @@
+// Gates: act(gate) * up, and its codes. The arithmetic is that of the definition: true exponentials and divisions.
+#include "row.cuh"
+
+enum Act { SILU = 0, GELU_TANH = 1 };
+
+template <int ACT>
+__device__ __forceinline__ float activate(float x) {
+    if (ACT == SILU) return __fdiv_rn(x, __fadd_rn(1.f, expf(-x)));
+    // sqrt(2 / pi) (x + 0.044715 x x x), rounded after every step as the definition is, the root too.
+    float cube = __fmul_rn(__fmul_rn(__fmul_rn(0.044715f, x), x), x);
+    float u = __fmul_rn(0.79788452f, __fadd_rn(x, cube));
+    return __fdiv_rn(x, __fadd_rn(1.f, expf(__fmul_rn(-2.f, u))));
+}
+
+template <int ACT>
+__device__ __forceinline__ float4 gate4(float4 gate, float4 up) {
+    return make_float4(__fmul_rn(activate<ACT>(gate.x), up.x), __fmul_rn(activate<ACT>(gate.y), up.y),
+                       __fmul_rn(activate<ACT>(gate.z), up.z), __fmul_rn(activate<ACT>(gate.w), up.w));
+}
+
+// A row's gates and ups are multiples of 4 apart only if f is; `load4` reads one by one otherwise.
+template <int ACT>
+__device__ __forceinline__ void plain(const float* gate_up, int f, int parts, float* out) {
+    grid_wait();
+    grid_release();
+    size_t row = blockIdx.x / parts;
+    int chunk = blockIdx.x % parts * blockDim.x + threadIdx.x;
+    if (4 * chunk >= f) return;
+    const float* gate = gate_up + row * 2 * f;
+    float4 value = gate4<ACT>(load4(gate, 4 * chunk, f), load4(gate + f, 4 * chunk, f));
+    store4(out + row * f, 4 * chunk, f, value);
+}
+
+extern "C" __global__ void gated_silu(const float* gate_up, int f, int parts, float* out) {
+    plain<SILU>(gate_up, f, parts, out);
+}
+
+extern "C" __global__ void gated_gelu(const float* gate_up, int f, int parts, float* out) {
+    plain<GELU_TANH>(gate_up, f, parts, out);
+}
+
+template <int VECS, int ACT>
+__device__ __forceinline__ void quantized(const float* gate_up, int f, int kind, unsigned char* codes, float* scales) {
+    grid_wait();
+    grid_release();
+    size_t row = blockIdx.x;
+    const float* gate = gate_up + row * 2 * f;
+    auto product = [&](int chunk) { return gate4<ACT>(load4(gate, 4 * chunk, f), load4(gate + f, 4 * chunk, f)); };
+    float4 kept[VECS ? VECS : 1];
+    if (VECS) {
+        float4 ups[VECS ? VECS : 1];
+        each_chunk<VECS>((f + 3) / 4, [&](int i, int chunk) {
+            kept[i] = load4(gate, 4 * chunk, f);
+            ups[i] = load4(gate + f, 4 * chunk, f);
+        });
+        each_chunk<VECS>((f + 3) / 4, [&](int i, int chunk) { kept[i] = gate4<ACT>(kept[i], ups[i]); });
+    }
+    auto value = [&](int i, int chunk) { return VECS ? kept[i] : product(chunk); };
+    quantize_row<VECS>(value, f, kind, codes + row * f, scales + row);
+}
+
+#define KERNEL(VECS, ACT, NAME)                                                                              \
+    extern "C" __global__ void __launch_bounds__(VECS % 8 ? 512 : 1024) gated_quantize_##NAME##_##VECS(      \
+        const float* gate_up, int f, int kind, unsigned char* codes, float* scales) {                        \
+        quantized<VECS, ACT>(gate_up, f, kind, codes, scales);                                               \
+    }
+KERNEL(0, SILU, silu)
+KERNEL(1, SILU, silu)
+KERNEL(2, SILU, silu)
+KERNEL(4, SILU, silu)
+KERNEL(8, SILU, silu)
+KERNEL(0, GELU_TANH, gelu)
+KERNEL(1, GELU_TANH, gelu)
+KERNEL(2, GELU_TANH, gelu)
+KERNEL(4, GELU_TANH, gelu)
+KERNEL(8, GELU_TANH, gelu)

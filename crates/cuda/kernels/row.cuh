@@ -1,0 +1,124 @@
+// A block works on a row: four neighbours a thread and turn, kept in registers between the passes over a row where
+// they fit (VECS turns; 0: read again in each pass). Rows of widths that are no multiple of 4 are read one by one.
+#pragma once
+#include "codes.cuh"
+#include "dependency.cuh"
+
+__device__ __forceinline__ float4 load4(const float* row, int at, int cols) {
+    if (cols % 4 == 0) return *reinterpret_cast<const float4*>(row + at);
+    float4 v = {row[at], 0.f, 0.f, 0.f};
+    if (at + 1 < cols) v.y = row[at + 1];
+    if (at + 2 < cols) v.z = row[at + 2];
+    if (at + 3 < cols) v.w = row[at + 3];
+    return v;
+}
+
+__device__ __forceinline__ void store4(float* row, int at, int cols, float4 v) {
+    if (cols % 4 == 0) {
+        *reinterpret_cast<float4*>(row + at) = v;
+        return;
+    }
+    row[at] = v.x;
+    if (at + 1 < cols) row[at + 1] = v.y;
+    if (at + 2 < cols) row[at + 2] = v.z;
+    if (at + 3 < cols) row[at + 3] = v.w;
+}
+
+__device__ __forceinline__ void store_codes(unsigned char* row, int at, int cols, unsigned quad) {
+    if (cols % 4 == 0) {
+        *reinterpret_cast<unsigned*>(row + at) = quad;
+        return;
+    }
+    for (int i = 0; i < 4 && at + i < cols; i++) row[at + i] = static_cast<unsigned char>(quad >> 8 * i);
+}
+
+// As integers, magnitudes order as they do as numbers, and infinity and NaN are larger than all others.
+__device__ __forceinline__ unsigned magnitude(float x) { return __float_as_uint(x) & 0x7fffffffu; }
+
+__device__ __forceinline__ unsigned magnitude4(float4 v) {
+    return max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w)));
+}
+
+__device__ __forceinline__ unsigned warp_max(unsigned v) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(0xffffffffu, v);
+#else
+    for (int step = 16; step > 0; step /= 2) v = max(v, __shfl_xor_sync(0xffffffffu, v, step));
+    return v;
+#endif
+}
+
+// Both reductions end with the result in every thread. Each call needs a `shared` of its own: the barrier is before
+// the reading.
+__device__ __forceinline__ unsigned block_max(unsigned v, unsigned (&shared)[32]) {
+    v = warp_max(v);
+    unsigned lane = threadIdx.x % 32;
+    if (lane == 0) shared[threadIdx.x / 32] = v;
+    __syncthreads();
+    return warp_max(lane < blockDim.x / 32 ? shared[lane] : 0);
+}
+
+__device__ __forceinline__ double warp_sum(double v) {
+    for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+__device__ __forceinline__ double block_sum(double v, double (&shared)[32]) {
+    v = warp_sum(v);
+    unsigned lane = threadIdx.x % 32;
+    if (lane == 0) shared[threadIdx.x / 32] = v;
+    __syncthreads();
+    return warp_sum(lane < blockDim.x / 32 ? shared[lane] : 0.0);
+}
+
+// A token's scale from the bits of its largest magnitude: NaN for a row with NaN or infinity.
+__device__ __forceinline__ float token_scale(unsigned largest, int kind) {
+    float scale = __fdiv_rn(__uint_as_float(largest), activation_range(kind));
+    return largest < 0x7f800000u ? scale : __uint_as_float(0x7fc00000u);
+}
+
+template <int KIND>
+__device__ __forceinline__ unsigned encode_scaled(float4 v, float scale) {
+    return encode4<KIND>(make_float4(__fdiv_rn(v.x, scale), __fdiv_rn(v.y, scale), __fdiv_rn(v.z, scale),
+                                     __fdiv_rn(v.w, scale)));
+}
+
+// Passes over the turns of this thread: `body(turn, chunk)`, a chunk being four columns.
+template <int VECS, class Body>
+__device__ __forceinline__ void each_chunk(int chunks, Body body) {
+    if (VECS == 0) {
+        for (int chunk = threadIdx.x; chunk < chunks; chunk += blockDim.x) body(0, chunk);
+    } else {
+#pragma unroll
+        for (int i = 0; i < VECS; i++) {
+            int chunk = threadIdx.x + i * blockDim.x;
+            if (chunk < chunks) body(i, chunk);
+        }
+    }
+}
+
+template <int VECS, int KIND, class Value>
+__device__ __forceinline__ void encode_row(Value value, int cols, float scale, unsigned char* codes) {
+    // Also false for a scale that is NaN: such rows have codes 0, as have rows of zeros.
+    bool coded = scale > 0.f;
+    each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) {
+        store_codes(codes, 4 * chunk, cols, coded ? encode_scaled<KIND>(value(i, chunk), scale) : 0u);
+    });
+}
+
+// Codes and scale of a row whose chunks are `value(turn, chunk)`, all past the end 0.
+template <int VECS, class Value>
+__device__ __forceinline__ void quantize_row(Value value, int cols, int kind, unsigned char* codes, float* xs) {
+    __shared__ unsigned largest[32];
+    unsigned most = 0;
+    each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) { most = max(most, magnitude4(value(i, chunk))); });
+    float scale = token_scale(block_max(most, largest), kind);
+    if (threadIdx.x == 0) *xs = scale;
+    switch (kind) {
+        case INT8: return encode_row<VECS, INT8>(value, cols, scale, codes);
+        case E4M3: return encode_row<VECS, E4M3>(value, cols, scale, codes);
+        case E5M2: return encode_row<VECS, E5M2>(value, cols, scale, codes);
+        case E4M3_BITS: return encode_row<VECS, E4M3_BITS>(value, cols, scale, codes);
+        default: return encode_row<VECS, E5M2_BITS>(value, cols, scale, codes);
+    }
+}

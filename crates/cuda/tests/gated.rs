@@ -1,0 +1,89 @@
+//! The product whose epilogue joins gate and up, against the CPU's definition of both.
+use planish_cpu::Scalar;
+use planish_cuda::{Cuda, Options};
+use planish_tensor::{Activation, Backend, DType, HostTensor, LinearPart, Q8, Q8Rows, Result};
+
+/// Pseudorandom numbers in -1..1, of a linear congruential generator.
+fn floats(seed: u32, n: usize) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 8_388_608.0 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+fn part(kind: Q8, f: usize, k: usize, seed: u32) -> Result<LinearPart> {
+    let weight = HostTensor::from_f32(vec![f, k], &floats(seed, f * k))?;
+    LinearPart { weight, scales: None, bias: Some(floats(seed + 1, f)) }.quantized(kind)
+}
+
+/// `[t, f]` and `[t, 2f]` of a back end, the gate applied by `gate`.
+fn tokens<B: Backend>(b: &B, kind: Q8, t: usize, k: usize) -> Result<Q8Rows<B>> {
+    let mut x = b.alloc(b.activation_dtype(), t, k)?;
+    b.upload(&bytes(&floats(7, t * k)), &mut x)?;
+    let mut rows = b.alloc_q8(kind, t, k)?;
+    let codes: Vec<u8> = floats(7, t * k).iter().map(|v| kind.encode(v * kind.activation_range())).collect();
+    b.upload(&codes, &mut rows.codes)?;
+    b.upload(&bytes(&floats(9, t)), &mut rows.scales)?;
+    Ok(rows)
+}
+
+fn downloaded<B: Backend>(b: &B, x: &planish_tensor::Tensor<B>) -> Result<Vec<f32>> {
+    let mut bytes = vec![0; 4 * x.rows * x.cols];
+    b.download(x, &mut bytes)?;
+    Ok(bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+}
+
+fn check(cuda: &Cuda, kind: Q8, act: Activation, [t, f, k]: [usize; 3]) -> Result<()> {
+    let parts = [part(kind, f, k, 1)?, part(kind, f, k, 2)?];
+    let (plain, joined) = (Scalar.load_linear(&parts)?, cuda.load_linear_gated(&parts)?);
+    let mut wide = Scalar.alloc(DType::F32, t, 2 * f)?;
+    Scalar.gemm_w8a8(&tokens(&Scalar, kind, t, k)?, &plain, &mut wide)?;
+    let mut expected = Scalar.alloc(DType::F32, t, f)?;
+    Scalar.gated(&wide, act, &mut expected)?;
+
+    let x = tokens(cuda, kind, t, k)?;
+    let mut found_wide = cuda.alloc(DType::F32, t, 2 * f)?;
+    cuda.gemm_w8a8(&x, &joined, &mut found_wide)?;
+    let mut found = cuda.alloc(DType::F32, t, f)?;
+    cuda.gemm_w8a8_gated(&x, &joined, act, &mut found)?;
+
+    let tolerance = if kind == Q8::Int8 { 1e-6 } else { 2e-3 };
+    for (expected, found) in [
+        (downloaded(&Scalar, &wide)?, downloaded(cuda, &found_wide)?),
+        (downloaded(&Scalar, &expected)?, downloaded(cuda, &found)?),
+    ] {
+        let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (i, (e, g)) in expected.iter().zip(&found).enumerate() {
+            let place = format!("{kind:?} {act:?} [{t}, {f}, {k}] at {i}: {g} instead of {e}, {}", cuda.describe());
+            assert!((e - g).abs() <= tolerance * largest, "{place}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gate_and_up_meet_in_the_epilogue() {
+    for arch in [None, Some(89), Some(80), Some(75), Some(70)] {
+        let cuda = match Cuda::open(Options { ordinal: 0, kernels_of: arch }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        for [t, f, k] in
+            [[1, 8, 64], [2, 40, 48], [3, 136, 4096], [9, 64, 130], [17, 24, 1040], [70, 200, 512], [300, 72, 96]]
+        {
+            for act in [Activation::Silu, Activation::GeluTanh] {
+                check(&cuda, Q8::Int8, act, [t, f, k]).unwrap();
+                if cuda.arch() >= 89 {
+                    check(&cuda, Q8::E4M3, act, [t, f, k]).unwrap();
+                    check(&cuda, Q8::E5M2, act, [t, f, k]).unwrap();
+                }
+            }
+        }
+    }
+}

@@ -15,4 +15,5 @@ pub const FORMAT: Format = Format {
     signs: &["<tool_call>"],
     families: &[],
     short_ids: false,
+    template: None,
 };

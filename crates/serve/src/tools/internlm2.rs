@@ -14,4 +14,5 @@ pub const FORMAT: Format = Format {
     signs: &["<|action_start|>"],
     families: &["internlm2"],
     short_ids: false,
+    template: Some(include_str!("internlm2.jinja")),
 };

@@ -15,4 +15,5 @@ pub const FORMAT: Format = Format {
     signs: &["<|python_tag|>", "Environment: ipython"],
     families: &[],
     short_ids: false,
+    template: None,
 };

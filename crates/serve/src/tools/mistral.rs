@@ -15,4 +15,5 @@ pub const FORMAT: Format = Format {
     signs: &["[TOOL_CALLS]"],
     families: &["mistral", "mixtral"],
     short_ids: true,
+    template: None,
 };

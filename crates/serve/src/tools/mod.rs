@@ -44,6 +44,8 @@ pub struct Format {
     families: &'static [&'static str],
     /// Ids of calls are nine letters and digits.
     short_ids: bool,
+    /// A chat template with tools, for models whose own has none.
+    template: Option<&'static str>,
 }
 
 /// Every format, in the order in which templates are searched for their signs.
@@ -61,6 +63,12 @@ impl Format {
         let family = |format: &&Format| format.families.contains(&model_type);
         let mut formats = FORMATS.into_iter();
         formats.clone().find(shown).or_else(|| formats.find(family)).unwrap_or(&hermes::FORMAT)
+    }
+
+    /// A chat template that shows tools, where models of this format come with one that does not (see [`shows_tools`]).
+    /// Where neither does, [`spell_out`] puts them into the messages.
+    pub fn own_template(&self) -> Option<&'static str> {
+        self.template
     }
 
     /// Texts that the reader must see, also where the model writes them as special tokens that are otherwise left out.

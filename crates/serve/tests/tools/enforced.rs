@@ -92,7 +92,7 @@ fn enforced(
     let tokenizer = tokenizer(markers);
     let vocabulary = Vocabulary::new(tokenizer.clone(), vec![END, 0], WIDTH);
     let spec = call_grammar(format, &tools(), choice, parallel, &tokenizer).unwrap();
-    (0..12).map(|seed| calls(format, &random_answer(&tokenizer, &vocabulary, &spec, seed))).collect()
+    (0..6).map(|seed| calls(format, &random_answer(&tokenizer, &vocabulary, &spec, seed))).collect()
 }
 
 #[track_caller]

@@ -3,3 +3,4 @@ mod answers;
 mod cuts;
 mod enforced;
 mod formats;
+mod templates;

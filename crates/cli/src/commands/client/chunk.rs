@@ -1,6 +1,6 @@
 //! What the parts of an answer say: OpenAI's chunks, whole completions and errors.
 use super::super::talk::{Part, Reply};
-use super::connection::{Failure, error_message};
+use super::connection::{Failure, Progress, error_message};
 use anyhow::{Result, anyhow};
 use serde_json::Value;
 
@@ -16,10 +16,10 @@ pub struct Answer {
 
 impl Answer {
     /// Takes the data of one event, or a whole completion.
-    pub fn take(&mut self, data: &str, show: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<()> {
+    pub fn take(&mut self, data: &str, show: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<Progress> {
         if data.trim() == "[DONE]" {
             self.done = true;
-            return Ok(());
+            return Ok(Progress::Complete);
         }
         let broken = |_| {
             let start: String = data.chars().take(100).collect();
@@ -39,22 +39,23 @@ impl Answer {
         if let Some(reason) = choice["finish_reason"].as_str() {
             self.finish = Some(reason.to_owned());
         }
-        Ok(())
+        Ok(match (self.done || self.finish.is_some(), self.seen) {
+            (true, _) => Progress::Complete,
+            (false, true) => Progress::Begun,
+            (false, false) => Progress::Nothing,
+        })
     }
 
-    /// The connection ended. Without a reason or `[DONE]` the answer broke off, however politely.
-    pub fn finish(mut self) -> Result<Reply> {
-        if !self.done && self.finish.is_none() {
-            let what = if self.seen { "the rest of the answer" } else { "an answer" };
-            return Err(anyhow!("the server ended the connection: expected {what}, found nothing"));
-        }
+    /// What was said.
+    pub fn finish(mut self) -> Reply {
         self.reply.cut = self.finish.filter(|reason| reason != "stop");
-        Ok(self.reply)
+        self.reply
     }
 
     fn part(&mut self, part: &Value, show: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<()> {
         for field in ["reasoning_content", "reasoning"] {
             if let Some(text) = part[field].as_str().filter(|text| !text.is_empty()) {
+                self.seen = true;
                 show(Part::Thought(text))?;
                 break;
             }

@@ -9,6 +9,8 @@ use ureq::{Agent, Body};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Connections kept for further requests: a load has many at once.
+const MOST_IDLE: usize = 4096;
 /// Longest JSON document.
 const LONGEST: u64 = 16 << 20;
 
@@ -45,6 +47,32 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The connection ended too early.
+#[derive(Debug)]
+struct Gone(String);
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Gone {}
+
+/// How far an answer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Progress {
+    /// Nothing of it was seen: it can be asked for again.
+    Nothing,
+    /// Some of it was.
+    Begun,
+    /// All that counts is there.
+    Complete,
+}
+
+/// Takes the data of an event.
+type Take<'a> = &'a mut dyn FnMut(&str) -> Result<Progress>;
+
 /// A failed attempt.
 struct Missed {
     error: anyhow::Error,
@@ -64,6 +92,8 @@ impl Connection {
             .timeout_recv_response(Some(timeout))
             .timeout_per_read(Some(timeout))
             .accept_encoding("identity")
+            .max_idle_connections(MOST_IDLE)
+            .max_idle_connections_per_host(MOST_IDLE)
             .user_agent(concat!("planish/", env!("CARGO_PKG_VERSION")))
             .build();
         let (agent, base) = (config.into(), base(url)?);
@@ -87,37 +117,56 @@ impl Connection {
         serde_json::from_str(&text).map_err(|_| anyhow!("{url}: expected JSON, found {}", start_of(&response, &text)))
     }
 
-    /// Sends a request; `take` gets the data of each event of the answer, or the whole answer if it is no stream.
-    pub fn post(&self, endpoint: &str, body: &Value, take: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    /// The JSON that an endpoint beside `/v1` answers to a request.
+    pub fn ask_root(&self, endpoint: &str, body: &Value) -> Result<Value> {
+        let (root, _) = self.base.rsplit_once('/').unwrap_or((&self.base, ""));
+        let url = format!("{root}/{endpoint}");
+        let mut response = self.patiently(|| {
+            let request = self.agent.post(&url);
+            let request = self.key.iter().fold(request, |r, key| r.header("authorization", format!("Bearer {key}")));
+            self.checked(request.send_json(body))
+        })?;
+        let text = read_text(&mut response)?;
+        serde_json::from_str(&text).map_err(|_| anyhow!("{url}: expected JSON, found {}", start_of(&response, &text)))
+    }
+
+    /// Sends a request; `take` gets the data of each event of the answer, or the whole answer if it is no stream. As
+    /// long as it has seen nothing of the answer, a failure may be followed by another attempt.
+    pub fn post(&self, endpoint: &str, body: &Value, take: Take<'_>) -> Result<()> {
         let url = format!("{}/{endpoint}", self.base);
-        let (first, mut response) = self.patiently(|| {
+        self.patiently(|| {
             let request = self.agent.post(&url).header("accept", "text/event-stream, application/json");
             let request = self.key.iter().fold(request, |r, key| r.header("authorization", format!("Bearer {key}")));
             let response = self.checked(request.send_json(body))?;
-            // A server that goes away before its first byte has done nothing that could not be asked again.
-            let mut reader = response.into_parts();
-            let mut first = vec![0; 8192];
-            let mut stream = std::mem::replace(&mut reader.1, Body::builder().data("")).into_reader();
-            let count = stream.read(&mut first).map_err(|error| self.unreached(error.into()))?;
-            first.truncate(count);
-            Ok((first, (reader.0, stream)))
-        })?;
-        let kind = response.0.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or("").to_owned();
-        if !kind.starts_with("text/event-stream") {
-            return whole(&kind, first, &mut response.1, take);
-        }
-        let mut events = Events::default();
-        let mut buffer = first;
-        loop {
-            let found =
-                events.push(&buffer).map_err(|size| anyhow!("an event of {size} bytes: expected 16 MiB at most"))?;
-            found.iter().try_for_each(|data| take(data))?;
-            buffer.resize(8192, 0);
-            let count = response.1.read(&mut buffer).context("the answer broke off")?;
-            if count == 0 {
-                return if events.is_between() { Ok(()) } else { Err(anyhow!("the answer broke off within an event")) };
+            let mut progress = Progress::Nothing;
+            match self.receive(response, &mut progress, take) {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    let again = progress == Progress::Nothing && error.is::<Gone>();
+                    Err(Missed { error, again: again.then_some(None) })
+                }
             }
-            buffer.truncate(count);
+        })
+    }
+
+    fn receive(&self, response: Response<Body>, progress: &mut Progress, take: Take<'_>) -> Result<()> {
+        let kind = kind_of(&response).unwrap_or_default().to_owned();
+        let mut reader = response.into_body().into_reader();
+        if !kind.starts_with("text/event-stream") {
+            let data = whole(&kind, &mut reader)?;
+            *progress = take(&data)?;
+        }
+        let (mut events, mut buffer) = (Events::default(), [0; 8192]);
+        loop {
+            let count = reader.read(&mut buffer).map_err(|error| Gone(format!("the answer broke off: {error}")))?;
+            if count == 0 {
+                return ended(*progress, events.is_between());
+            }
+            let found = events.push(&buffer[..count]);
+            let found = found.map_err(|size| anyhow!("an event: expected 16 MiB at most, found {size} bytes"))?;
+            for data in &found {
+                *progress = take(data)?.max(*progress);
+            }
         }
     }
 
@@ -168,15 +217,32 @@ impl Connection {
     }
 }
 
+/// The stream ended. If not all is there, it broke off, however politely.
+fn ended(progress: Progress, between: bool) -> Result<()> {
+    let wanted = match progress {
+        Progress::Complete => return Ok(()),
+        Progress::Begun if between => "the rest of the answer",
+        Progress::Begun => "the rest of an event",
+        Progress::Nothing => "an answer",
+    };
+    Err(Gone(format!("the answer broke off: expected {wanted}, found the end of the connection")).into())
+}
+
 /// An answer that is no stream.
-fn whole(kind: &str, mut bytes: Vec<u8>, rest: &mut dyn Read, take: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-    rest.take(LONGEST).read_to_end(&mut bytes).context("the answer broke off")?;
-    let text = String::from_utf8_lossy(&bytes);
+fn whole(kind: &str, reader: &mut dyn Read) -> Result<String> {
+    let mut bytes = Vec::new();
+    let read = reader.take(LONGEST).read_to_end(&mut bytes);
+    read.map_err(|error| Gone(format!("the answer broke off: {error}")))?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
     if serde_json::from_str::<Value>(&text).is_err() {
         let start: String = text.trim().chars().take(100).collect();
         bail!("the answer: expected a stream of events or JSON, found {kind:?}: {start:?}");
     }
-    take(&text)
+    Ok(text)
+}
+
+fn kind_of(response: &Response<Body>) -> Option<&str> {
+    response.headers().get("content-type")?.to_str().ok()
 }
 
 /// What an error says in OpenAI's shape, or in those of others.
@@ -197,7 +263,7 @@ fn read_text(response: &mut Response<Body>) -> Result<String> {
 
 /// Something of an answer that is not what it should be.
 fn start_of(response: &Response<Body>, text: &str) -> String {
-    let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or("no content type");
+    let kind = kind_of(response).unwrap_or("no content type");
     let start: String = text.trim().chars().take(100).collect();
     format!("{kind:?}: {start:?}")
 }

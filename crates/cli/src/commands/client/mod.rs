@@ -1,11 +1,11 @@
 //! `planish client`: talk to any OpenAI-compatible server.
 mod chunk;
-mod connection;
+pub mod connection;
 mod events;
 
 use super::talk::{self, Conversation, Part, Partner, Reply, TalkFlags};
 use crate::Global;
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use chunk::Answer;
 use clap::Args;
 use connection::{Connection, Failure};
@@ -43,10 +43,10 @@ pub struct Flags {
     #[arg(long, default_value_t = 5)]
     retries: u32,
     /// Seconds before the first of them; each next pause is twice as long, 30 s at most
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, allow_negative_numbers = true)]
     retry_delay: f64,
     /// Seconds without anything from the server before it is given up
-    #[arg(long, default_value_t = 600.0)]
+    #[arg(long, default_value_t = 600.0, allow_negative_numbers = true)]
     timeout: f64,
     #[command(flatten)]
     talk: TalkFlags,
@@ -61,7 +61,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     if let Some(found) = flags.temperature.filter(|t| !(0.0..=100.0).contains(t)) {
         bail!("--temperature: expected a number from 0 up, found {found}");
     }
-    let mut connection = Connection::new(&flags.url, key(flags), pause("timeout", flags.timeout)?)?;
+    let key = key_or_environment(flags.api_key.as_ref());
+    let mut connection = Connection::new(&flags.url, key, pause("timeout", flags.timeout)?)?;
     connection.retries = flags.retries;
     connection.pause = pause("retry-delay", flags.retry_delay)?;
     connection.talks = global.talks();
@@ -71,9 +72,17 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     talk::talk(global, &flags.talk, flags.temperature, &greeting, &mut server)
 }
 
-fn key(flags: &Flags) -> Option<String> {
+/// The key that was given, or the environment's.
+pub fn key_or_environment(given: Option<&String>) -> Option<String> {
     let from = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    flags.api_key.clone().or_else(|| from("PLANISH_API_KEY")).or_else(|| from("OPENAI_API_KEY"))
+    given.cloned().or_else(|| from("PLANISH_API_KEY")).or_else(|| from("OPENAI_API_KEY"))
+}
+
+/// The first model that a server lists.
+pub fn first_model(connection: &Connection) -> Result<String> {
+    let list = connection.get("models")?;
+    let name = list["data"][0]["id"].as_str().map(str::to_owned);
+    name.ok_or_else(|| anyhow!("{}/models: expected a list with a model, found {list}", connection.base()))
 }
 
 /// Who answers: a model behind a connection.
@@ -107,11 +116,8 @@ impl Server<'_> {
         if let Some(model) = &self.model {
             return Ok(model.clone());
         }
-        let list = self.connection.get("models")?;
-        let Some(name) = list["data"][0]["id"].as_str() else {
-            bail!("{}/models: expected a list with a model, found {list}", self.connection.base());
-        };
-        Ok(self.model.insert(name.to_owned()).clone())
+        let name = first_model(&self.connection)?;
+        Ok(self.model.insert(name).clone())
     }
 
     fn body(&self, model: &str, talk: &Conversation) -> Value {
@@ -139,7 +145,7 @@ impl Server<'_> {
     fn stream(&self, body: &Value, show: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<Reply> {
         let mut answer = Answer::default();
         self.connection.post("chat/completions", body, &mut |event| answer.take(event, show))?;
-        answer.finish()
+        Ok(answer.finish())
     }
 }
 

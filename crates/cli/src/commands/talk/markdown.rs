@@ -29,11 +29,10 @@ impl Renderer {
 
     /// The text ends; returns the rest, with all styles off.
     pub fn finish(&mut self) -> String {
-        if self.inside {
-            self.marks();
-        } else {
+        if !self.inside {
             self.line_mark(None);
         }
+        self.marks();
         let mut rest = std::mem::take(&mut self.out);
         if self.styled {
             rest += RESET;
@@ -189,7 +188,7 @@ mod tests {
         for (text, shown) in [
             ("plain 2 * 3 ** 4 and a_b_c\n", "plain 2 * 3 ** 4 and a_b_c\n"),
             ("a **b** *c* `d*e` f", "a <0><1>b<0> <0><3>c<0> <0><36>d*e<0> f"),
-            ("# Title\ntext", "<0><1> Title<0>\ntext"),
+            ("# Title\ntext", "<0><1>Title<0>\ntext"),
             ("#hash and \\*star\\* \\n", "#hash and *star* \\n"),
             ("- one\n  * two\n+ **three**", "• one\n  • two\n• <0><1>three<0>"),
             ("> said", "│ said"),

@@ -1,9 +1,11 @@
 //! Writes a checkpoint tensor by tensor. Everything is made in `DIR/.planish-partial` and becomes visible at the end,
 //! the file that makes a directory loadable last; a run that was killed continues where its journal ends.
+mod finished;
 mod publish;
 mod seal;
 mod staging;
 
+pub use finished::Finished;
 pub use publish::recover;
 
 use crate::{

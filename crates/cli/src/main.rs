@@ -20,7 +20,7 @@ struct Cli {
 /// Flags of every command.
 #[derive(Args, Clone)]
 struct Global {
-    /// Where to run: auto, cpu or null
+    /// Where to run: auto, cpu, cuda, cuda:N or null
     #[arg(long, global = true, default_value = "auto")]
     device: String,
     /// Threads of the CPU (default: all cores)

@@ -27,6 +27,20 @@ impl Random {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
+    /// Bits of bf16 numbers between 2^-7 and 2 in magnitude.
+    fn bf16s(&mut self, n: usize) -> Vec<u16> {
+        let mut numbers = Vec::with_capacity(n + 3);
+        while numbers.len() < n {
+            let bits = self.next();
+            numbers.extend([0, 16, 32, 48].map(|at| {
+                let word = (bits >> at) as u16;
+                (word & 0x83ff) | 0x3c00
+            }));
+        }
+        numbers.truncate(n);
+        numbers
+    }
+
     /// Codes over the whole range, without NaN and infinity.
     fn codes(&mut self, kind: Q8, n: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..n.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
@@ -39,6 +53,10 @@ impl Random {
         bytes.iter_mut().for_each(|b| *b = (*b & 0x80) | (*b & magnitude).min(last));
         bytes
     }
+}
+
+fn widened(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
 }
 
 /// What was asked on the command line.
@@ -232,18 +250,16 @@ fn float(
     tokens: &[usize],
 ) -> Result<()> {
     let mut random = Random((n + k) as u64);
-    // Numbers that bf16 holds.
-    let bf16 = |r: &mut Random| f32::from_bits(r.float().to_bits() & 0xffff_0000);
-    let values: Vec<f32> = (0..n * k).map(|_| bf16(&mut random)).collect();
-    let bytes: Vec<u8> = match dtype {
-        DType::BF16 => values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect(),
-        _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+    let values = random.bf16s(n * k);
+    let bytes = match dtype {
+        DType::BF16 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|&v| widened(v).to_le_bytes()).collect::<Vec<u8>>(),
     };
     let weight = HostTensor::from_bytes(dtype, vec![n, k], bytes)?;
     let weights = copies(cuda, &LinearPart { weight, scales: None, bias: None })?;
     let mut rows = Vec::new();
     for &t in tokens {
-        let inputs: Vec<f32> = (0..t * k).map(|_| bf16(&mut random)).collect();
+        let inputs: Vec<f32> = random.bf16s(t * k).into_iter().map(widened).collect();
         let mut x = cuda.alloc(DType::F32, t, k)?;
         cuda.upload(&inputs.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(), &mut x)?;
         for kernel in cuda.float_kernels(t, &weights[0], math) {
@@ -251,7 +267,7 @@ fn float(
             cuda.gemm_float_by(kernel, &x, &weights[0], &mut out)?;
             let term = |token: usize, row: usize| {
                 let (a, b) = (&inputs[token * k..][..k], &values[row * k..][..k]);
-                let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                let products = a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(widened(b)));
                 products.fold((0.0, 0.0), |(s, m), p| (s + p, m + p.abs()))
             };
             let error = error(cuda, &out, &mut random, &term)?;

@@ -9,8 +9,9 @@ constexpr int SEGMENT = 128;
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float NEVER = -__builtin_huge_valf();
 
-// Which sequences a launch takes: all, those whose rows fit into one tile of 16, or the others.
-enum Take { TAKE_ALL = 0, TAKE_FEW = 1, TAKE_MANY = 2 };
+// Which sequences a launch takes: all, those whose rows fit into one tile of 16, the others, or all where each has one
+// token and a tile takes its rows.
+enum Take { TAKE_ALL = 0, TAKE_FEW = 1, TAKE_MANY = 2, TAKE_ONE = 3 };
 
 // One call. Query rows of one key head are packed token by token: row r of a sequence is head r % group of its
 // token r / group.
@@ -72,7 +73,7 @@ __device__ __forceinline__ RowOf row_of(const Attention& a, const Tile& tile, in
     r.head = kv_head * group + packed % group;
     r.start = r.end = 0;
     if (row < tile.rows) {
-        r.end = min((int)a.positions[r.token] + 1, (int)a.kv_lens[tile.seq]);
+        r.end = min((int)__ldg(a.positions + r.token) + 1, (int)__ldg(a.kv_lens + tile.seq));
         r.start = a.window ? max(r.end - a.window, 0) : 0;
     }
     return r;
@@ -80,12 +81,17 @@ __device__ __forceinline__ RowOf row_of(const Attention& a, const Tile& tile, in
 
 // Tile `index` of those with `height` rows, in the order of the sequences. All lanes of a warp must call.
 __device__ __forceinline__ Tile find_tile(const Attention& a, int index, int height, int kv_head) {
-    int group = a.nq / a.nkv, lane = threadIdx.x & 31, sequences = a.header[1], before = 0;
+    int group = a.nq / a.nkv, lane = threadIdx.x & 31, sequences = __ldg(a.header + 1), before = 0;
     Tile tile = {};
+    if (a.take == TAKE_ONE) {
+        tile.seq = tile.token = index;
+        tile.rows = group;
+        sequences = 0;
+    }
     for (int base = 0; base < sequences; base += 32) {
         int seq = base + lane, rows = 0, count = 0;
         if (seq < sequences) {
-            rows = (int)(a.query_starts[seq + 1] - a.query_starts[seq]) * group;
+            rows = (int)(__ldg(a.query_starts + seq + 1) - __ldg(a.query_starts + seq)) * group;
             bool few = rows <= 16;
             count = a.take == TAKE_ALL || (a.take == TAKE_FEW) == few ? (rows + height - 1) / height : 0;
         }
@@ -107,7 +113,7 @@ __device__ __forceinline__ Tile find_tile(const Attention& a, int index, int hei
         before += __shfl_sync(~0u, sum, 31);
     }
     if (tile.rows > 0) {
-        tile.token = a.query_starts[tile.seq];
+        if (a.take != TAKE_ONE) tile.token = __ldg(a.query_starts + tile.seq);
         tile.lo = row_of(a, tile, kv_head, 0).start;
         tile.hi = row_of(a, tile, kv_head, tile.rows - 1).end;
     }
@@ -120,12 +126,12 @@ struct Pages {
     int page_size, shift, nkv, head;
 
     __device__ Pages(const Attention& a, int seq, int kv_head)
-        : table(a.page_tables + (size_t)seq * a.header[3]), page_size(a.header[4]), nkv(a.nkv), head(kv_head) {
+        : table(a.page_tables + (size_t)seq * __ldg(a.header + 3)), page_size(__ldg(a.header + 4)), nkv(a.nkv), head(kv_head) {
         shift = (page_size & (page_size - 1)) == 0 ? 31 - __clz(page_size) : -1;
     }
     __device__ __forceinline__ unsigned vector(int key) const {
         int page = shift >= 0 ? key >> shift : key / page_size;
-        return (table[page] * nkv + head) * page_size + (key - page * page_size);
+        return (__ldg(table + page) * nkv + head) * page_size + (key - page * page_size);
     }
 };
 
@@ -164,7 +170,7 @@ __device__ __forceinline__ float merged(float x, float a, float later, float b) 
 }
 
 // The last step of every output. Adding 0 makes -0, which could tell how often nothing was added, 0.
-__device__ __forceinline__ float finished(float o, float l) { return __fadd_rn(__fdiv_rn(o, l), 0.0f); }
+__device__ __forceinline__ float finished(float o, float l) { return __fadd_rn(__fmul_rn(o, __frcp_rn(l)), 0.0f); }
 
 // tanh to about 2^-23 of 1, by one exponential.
 __device__ __forceinline__ float tanh_fast(float x) {
@@ -207,21 +213,59 @@ __device__ __forceinline__ unsigned block_max(unsigned bits, unsigned* shared) {
     return all;
 }
 
-// Quantizes a token's finished row, as q8.rs does. Every thread of the block calls.
-__device__ __forceinline__ void quantize_token(const Attention& a, int token, unsigned* shared) {
-    int width = a.nq * a.d;
-    const float* x = a.out + (size_t)token * width;
-    unsigned most = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) most = max(most, __float_as_uint(__ldcg(x + i)) & 0x7FFFFFFFu);
-    most = block_max(most, shared);
+__device__ __forceinline__ float code_scale(const Attention& a, int token, unsigned most, bool& some) {
     float range = a.q8 == 0 ? 127.0f : a.q8 == 1 ? 448.0f : 57344.0f;
     float scale = __fdiv_rn(__uint_as_float(most), range);
     bool finite = (__float_as_uint(scale) & 0x7F800000u) != 0x7F800000u;
     if (threadIdx.x == 0) a.xs[token] = finite ? scale : __uint_as_float(0x7FC00000u);
+    some = finite && scale != 0.0f;
+    return scale;
+}
+
+__device__ __forceinline__ unsigned max_bits(unsigned most, float x) { return max(most, __float_as_uint(x) & 0x7FFFFFFFu); }
+
+// Quantizes a token's finished row, as q8.rs does. Every thread of the block, of 128, calls.
+__device__ __forceinline__ void quantize_token(const Attention& a, int token, unsigned* shared) {
+    int width = a.nq * a.d;
+    const float* x = a.out + (size_t)token * width;
     unsigned char* codes = a.codes + (size_t)token * width;
-    bool some = finite && scale != 0.0f;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        codes[i] = some ? encode(__fdiv_rn(__ldcg(x + i), scale), a.q8) : 0;
+    unsigned most = 0;
+    bool some;
+    if (width % 4) {
+        for (int i = threadIdx.x; i < width; i += 128) most = max_bits(most, __ldcg(x + i));
+        float scale = code_scale(a, token, block_max(most, shared), some);
+        for (int i = threadIdx.x; i < width; i += 128) codes[i] = some ? encode(__fdiv_rn(__ldcg(x + i), scale), a.q8) : 0;
+        return;
+    }
+    // Many loads at a time: one after the other they would cost a round trip each.
+    constexpr int TURNS = 8;
+    float4 v[TURNS];
+    auto load = [&](int from) {
+#pragma unroll
+        for (int j = 0; j < TURNS; j++) {
+            int i = from + (j * 128 + threadIdx.x) * 4;
+            v[j] = i < width ? __ldcg((const float4*)(x + i)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
+    };
+    for (int from = 0; from < width; from += TURNS * 512) {
+        load(from);
+#pragma unroll
+        for (int j = 0; j < TURNS; j++) most = max_bits(max_bits(max_bits(max_bits(most, v[j].x), v[j].y), v[j].z), v[j].w);
+    }
+    float scale = code_scale(a, token, block_max(most, shared), some);
+    for (int from = 0; from < width; from += TURNS * 512) {
+        if (width > TURNS * 512) load(from);
+#pragma unroll
+        for (int j = 0; j < TURNS; j++) {
+            int i = from + (j * 128 + threadIdx.x) * 4;
+            if (i >= width) continue;
+            unsigned word = 0;
+            if (some) {
+                word = encode(__fdiv_rn(v[j].x, scale), a.q8) | encode(__fdiv_rn(v[j].y, scale), a.q8) << 8 |
+                    encode(__fdiv_rn(v[j].z, scale), a.q8) << 16 | (unsigned)encode(__fdiv_rn(v[j].w, scale), a.q8) << 24;
+            }
+            *(unsigned*)(codes + i) = word;
+        }
     }
 }
 
@@ -240,23 +284,43 @@ __device__ __forceinline__ bool arrive_last(unsigned* counter, unsigned of, unsi
     return last;
 }
 
-// Merges the stretches of a tile and head in order. Every thread of the block calls.
+// Merges the stretches of a tile and head in order, N channels of a row for each thread. Loads run ahead of sums.
+template <int N>
 __device__ __forceinline__ void merge_slots(const Attention& a, int index, const Tile& tile, int kv_head, int slots) {
+    constexpr int AHEAD = 16;
     int d = a.d;
-    for (int i = threadIdx.x; i < tile.rows * d; i += blockDim.x) {
+    for (int i = threadIdx.x * N; i < tile.rows * d; i += blockDim.x * N) {
         int row = i / d, c = i % d;
-        float m = NEVER, l = 0.0f, o = 0.0f;
+        float m = NEVER, l = 0.0f, o[N] = {};
         size_t at = slot_of(a, index, kv_head, 0) + row;
-#pragma unroll 4
-        for (int slot = 0; slot < slots; slot++, at += a.tile_rows) {
-            float2 ml = __ldcg(a.part_ml + at);
-            float later = __ldcg(a.part_o + at * d + c), x, y;
-            merge_factors(m, ml.x, x, y);
-            l = merged(l, x, ml.y, y);
-            o = merged(o, x, later, y);
+        for (int slot = 0; slot < slots; slot += AHEAD, at += (size_t)AHEAD * a.tile_rows) {
+            float2 ml[AHEAD];
+            float later[AHEAD][N];
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++) {
+                size_t from = at + (slot + j < slots ? (size_t)j * a.tile_rows : 0);
+                ml[j] = __ldcg(a.part_ml + from);
+                if constexpr (N == 4) {
+                    float4 v = __ldcg((const float4*)(a.part_o + from * d + c));
+                    later[j][0] = v.x, later[j][1] = v.y, later[j][2] = v.z, later[j][3] = v.w;
+                } else {
+                    later[j][0] = __ldcg(a.part_o + from * d + c);
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < AHEAD; j++) {
+                if (slot + j >= slots) break;
+                float x, y;
+                merge_factors(m, ml[j].x, x, y);
+                l = merged(l, x, ml[j].y, y);
+#pragma unroll
+                for (int k = 0; k < N; k++) o[k] = merged(o[k], x, later[j][k], y);
+            }
         }
         RowOf r = row_of(a, tile, kv_head, row);
-        a.out[((size_t)r.token * a.nq + r.head) * d + c] = finished(o, l);
+        float* to = a.out + ((size_t)r.token * a.nq + r.head) * d + c;
+#pragma unroll
+        for (int k = 0; k < N; k++) to[k] = finished(o[k], l);
     }
 }
 
@@ -267,7 +331,8 @@ __device__ __forceinline__ void finish_tile(
     if (run.active > 1) {
         if (!arrive_last(a.counters + (size_t)index * a.nkv + kv_head, run.active, shared)) return;
         int all = (tile.hi + SEGMENT - 1) / SEGMENT - run.first, each = (all + a.splits - 1) / a.splits;
-        merge_slots(a, index, tile, kv_head, all - each + 1);
+        if (a.d % 4 == 0) merge_slots<4>(a, index, tile, kv_head, all - each + 1);
+        else merge_slots<1>(a, index, tile, kv_head, all - each + 1);
     }
     if (!a.codes) return;
     if (!arrive_last(a.counters + (size_t)a.tiles * a.nkv + index, a.nkv, shared)) return;

@@ -3,12 +3,12 @@
 // of the keys for the scores and a quarter of the channels for the output. A sequence may be split over several blocks.
 #include "attention_mma.cuh"
 
-template <class Cache, int D, int STAGES>
+template <class Cache, int D, int PAIRS>
 struct Few {
     using Copies = Pieces<Cache, D, 4>;
     static constexpr int GROUPS = (D / 16 + 3) / 4; // of 16 channels, of a warp
     static constexpr int Q = 16 * pitch_of(2 * D), P = 16 * pitch_of(2 * SEGMENT);
-    static constexpr int SHARED = Q + P + (64 + 256 + 16) * 4 + Copies::SCALES + STAGES * Copies::BYTES;
+    static constexpr int SHARED = Q + P + (64 + 256 + 16) * 4 + Copies::SCALES + PAIRS * 2 * Copies::BYTES;
 
     float o[GROUPS][2][4];
     float m[2], l[2];
@@ -20,9 +20,10 @@ struct Few {
         for (int i = 0; i < GROUPS * 8; i++) (&o[0][0][0])[i] = 0.0f;
     }
 
-    __device__ void merge(const Few& later) {
+    __device__ void merge(const Few& later, bool tall) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
+            if (h && !tall) continue;
             float x, y;
             merge_factors(m[h], later.m[h], x, y);
             l[h] = merged(l[h], x, later.l[h], y);
@@ -61,6 +62,13 @@ struct Few {
         }
     }
 
+    // Both pieces of a segment's keys or values.
+    __device__ __forceinline__ static void load_pair(Copies& copies, int i) {
+        copies.load(2 * i, 2 * PAIRS);
+        copies.load(2 * i + 1, 2 * PAIRS);
+        commit_copies();
+    }
+
     __device__ static void run(const Attention& a) {
         extern __shared__ __align__(128) char memory[];
         char *q_at = memory, *p_at = q_at + Q;
@@ -69,14 +77,17 @@ struct Few {
         char* ring = (char*)(flags + 16) + Copies::SCALES;
         int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, c = lane % 4;
         int index = blockIdx.x, kv_head = blockIdx.y;
-        grid_wait();
         Tile tile = find_tile(a, index, 16, kv_head);
         Run span(tile, a.splits, blockIdx.z);
-        if (tile.rows == 0 || span.begin >= span.end) return grid_release();
+        if (tile.rows == 0 || span.begin >= span.end) return grid_wait();
         Copies copies{a, Pages(a, tile.seq, kv_head), tile.lo, tile.hi, span.begin, span.end,
             shared_address(ring), shared_address(flags + 16)};
+        // Keys of earlier steps were written before this step began: their copies need not wait for the kernel before.
+        bool old = min(tile.hi, (span.begin + PAIRS / 2) * SEGMENT) <= (int)__ldg(a.positions + tile.token);
+        if (!old) grid_wait();
 #pragma unroll
-        for (int i = 0; i < STAGES - 1; i++) copies.load(i, STAGES);
+        for (int i = 0; i < PAIRS - 1; i++) load_pair(copies, i);
+        if (old) grid_wait();
         stage_queries<Cache, D>(a, tile, kv_head, q_at, 16, (a.nq + 2 * a.nkv) * D);
         RowOf row[2] = {row_of(a, tile, kv_head, lane / 4), row_of(a, tile, kv_head, lane / 4 + 8)};
         int seen_from = row_of(a, tile, kv_head, tile.rows - 1).start, seen_to = row_of(a, tile, kv_head, 0).end;
@@ -89,48 +100,55 @@ struct Few {
         }
         Few all, part;
         all.clear();
-        int piece = 0;
+        bool tall = tile.rows > 8; // or the fragments' lower rows are not there
+        int pair = 0;
         auto next = [&]() {
-            wait_copies<STAGES - 2>();
+            wait_copies<PAIRS - 2>();
             __syncthreads();
-            copies.load(piece + STAGES - 1, STAGES);
-            return copies.slot(piece++, STAGES);
+            load_pair(copies, pair + PAIRS - 1);
+            return copies.slot(2 * pair++, 2 * PAIRS);
         };
         for (int segment = span.begin; segment < span.end; segment++) {
             part.clear();
-            float s[2][2][4] = {}, v_scale[2][4], most[2] = {NEVER, NEVER};
-            const float* scales = (const float*)(flags + 16) + (segment & 3) * 2 * SEGMENT;
+            unsigned slot = next();
+            float s[2][2][4] = {}, v_scale[2][4];
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                unsigned slot = next();
-                bool some = copies.some(segment, half);
-                if (some) {
+            for (int i = 0; i < D / 16; i += 2) {
 #pragma unroll
-                    for (int i = 0; i < D / 16; i += 2) {
-                        score_steps<Cache, D>(s[half][0], s[half][1], q + i, slot, 16 * warp, i);
-                    }
+                for (int half = 0; half < 2; half++) {
+                    if (!copies.some(segment, half)) continue;
+                    score_steps<Cache, D>(s[half][0], s[half][1], q + i, slot + half * Copies::BYTES, 16 * warp, i);
                 }
+            }
+            const float* scales = (const float*)(flags + 16) + (segment & 3) * 2 * SEGMENT;
+            if (Cache::CODES) {
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    int place = half * PIECE + 16 * warp + 8 * (i >> 2) + 2 * c + (i & 1);
-                    int key = segment * SEGMENT + place;
-                    const RowOf& r = row[i >> 1 & 1];
-                    float& x = s[half][i >> 2][i & 3];
-                    float y = rule.score(x, Cache::CODES ? scales[place] : 1.0f);
-                    x = some && key >= r.start && key < r.end ? y : NEVER;
-                    if (Cache::CODES && !(i & 2)) v_scale[half][(i >> 2) * 2 + (i & 1)] = scales[SEGMENT + place];
-                    most[i >> 1 & 1] = fmaxf(most[i >> 1 & 1], x);
+                    v_scale[i / 4][i % 4] = scales[SEGMENT + i / 4 * PIECE + 16 * warp + 8 * (i / 2 % 2) + 2 * c + i % 2];
                 }
             }
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 1));
-                most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 2));
-                if (c == 0) maxima[warp * 16 + lane / 4 + 8 * h] = most[h];
+                if (h && !tall) continue;
+                float most = NEVER;
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    int place = i / 4 * PIECE + 16 * warp + 8 * (i / 2 % 2) + 2 * c + i % 2;
+                    int key = segment * SEGMENT + place;
+                    float& x = s[i / 4][i / 2 % 2][2 * h + i % 2];
+                    float y = rule.score(x, Cache::CODES ? scales[place] : 1.0f);
+                    if (rule.capped) y = rule.cap(y);
+                    x = key >= row[h].start && key < row[h].end ? y : NEVER;
+                    most = fmaxf(most, x);
+                }
+                most = fmaxf(most, __shfl_xor_sync(~0u, most, 1));
+                most = fmaxf(most, __shfl_xor_sync(~0u, most, 2));
+                if (c == 0) maxima[warp * 16 + lane / 4 + 8 * h] = most;
             }
             __syncthreads();
 #pragma unroll
             for (int h = 0; h < 2; h++) {
+                if (h && !tall) continue;
                 const float* at = maxima + lane / 4 + 8 * h;
                 part.m[h] = rule.maximum(fmaxf(fmaxf(at[0], at[16]), fmaxf(at[32], at[48])));
                 float base = part.m[h] == NEVER ? 0.0f : part.m[h], sum = 0.0f;
@@ -149,22 +167,22 @@ struct Few {
                 }
                 sums[((lane / 4 + 8 * h) * 4 + c) * 4 + warp] = sum;
             }
+            slot = next();
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                if (h && !tall) continue;
+                float4 x = *(const float4*)(sums + ((lane / 4 + 8 * h) * 4 + c) * 4);
+                float sum = __fadd_rn(__fadd_rn(__fadd_rn(x.x, x.y), x.z), x.w);
+                sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
+                part.l[h] = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
+            }
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                unsigned slot = next();
-                if (half == 0) {
-#pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        float4 x = *(const float4*)(sums + ((lane / 4 + 8 * h) * 4 + c) * 4);
-                        float sum = __fadd_rn(__fadd_rn(__fadd_rn(x.x, x.y), x.z), x.w);
-                        sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
-                        part.l[h] = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
-                    }
-                }
                 if (!copies.some(segment, half)) continue;
                 int key = segment * SEGMENT + half * PIECE;
+                unsigned piece = slot + half * Copies::BYTES;
                 if (!Cache::CODES && (max(key, tile.lo) < seen_from || min(key + PIECE, tile.hi) > seen_to)) {
-                    char* at = ring + (slot - shared_address(ring));
+                    char* at = ring + (piece - shared_address(ring));
                     settle<D, GROUPS>(part.o, at, key, row[0], row[1], warp, 4);
                 }
                 unsigned p[4][4];
@@ -177,12 +195,12 @@ struct Few {
                 for (int g = 0; g < GROUPS; g++) {
                     int channels = (4 * g + warp) * 16;
                     if (channels >= D) continue;
-                    add_32<Cache, D>(part.o[g][0], part.o[g][1], p[0], p[1], slot, 0, channels);
-                    add_32<Cache, D>(part.o[g][0], part.o[g][1], p[2], p[3], slot, 32, channels);
+                    add_32<Cache, D>(part.o[g][0], part.o[g][1], p[0], p[1], piece, 0, channels);
+                    add_32<Cache, D>(part.o[g][0], part.o[g][1], p[2], p[3], piece, 32, channels);
                 }
             }
             if (blockIdx.z == 0) {
-                all.merge(part);
+                all.merge(part, tall);
             } else {
                 part.write(a, tile, index, kv_head, segment - span.end_of_first + 1);
             }
@@ -193,25 +211,26 @@ struct Few {
     }
 };
 
-#define FEW(NAME, CACHE, D, STAGES)                                                                                   \
-    extern "C" __global__ void __launch_bounds__(128) attention_few_##NAME##_##D(ATTENTION_PARAMETERS) {              \
+#define FEW(NAME, CACHE, D, PAIRS)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(128) attention_few_##NAME(ATTENTION_PARAMETERS) {                    \
         const Attention a = ATTENTION_ARGUMENTS;                                                                      \
-        Few<CACHE, D, STAGES>::run(a);                                                                                \
+        Few<CACHE, D, PAIRS>::run(a);                                                                                 \
     }                                                                                                                 \
-    static_assert(Few<CACHE, D, STAGES>::SHARED <= 99 * 1024, "more than sm_86 gives a block")
+    static_assert(Few<CACHE, D, PAIRS>::SHARED <= 163 * 1024, "more than sm_80 gives a block")
 
-FEW(bf16, CacheBf16, 64, 8);
-FEW(bf16, CacheBf16, 80, 6);
-FEW(bf16, CacheBf16, 96, 6);
-FEW(bf16, CacheBf16, 128, 5);
-FEW(bf16, CacheBf16, 256, 2);
-FEW(i8, CacheI8, 64, 8);
-FEW(i8, CacheI8, 80, 8);
-FEW(i8, CacheI8, 96, 8);
-FEW(i8, CacheI8, 128, 8);
-FEW(i8, CacheI8, 256, 4);
-FEW(e4m3, CacheE4m3, 64, 8);
-FEW(e4m3, CacheE4m3, 80, 8);
-FEW(e4m3, CacheE4m3, 96, 8);
-FEW(e4m3, CacheE4m3, 128, 8);
-FEW(e4m3, CacheE4m3, 256, 4);
+FEW(bf16_64, CacheBf16, 64, 3);
+FEW(bf16_80, CacheBf16, 80, 3);
+FEW(bf16_96, CacheBf16, 96, 3);
+FEW(bf16_128, CacheBf16, 128, 3);
+FEW(bf16_128_small, CacheBf16, 128, 2); // for blocks of 99 KB
+FEW(bf16_256, CacheBf16, 256, 2);
+FEW(i8_64, CacheI8, 64, 3);
+FEW(i8_80, CacheI8, 80, 3);
+FEW(i8_96, CacheI8, 96, 3);
+FEW(i8_128, CacheI8, 128, 3);
+FEW(i8_256, CacheI8, 256, 2);
+FEW(e4m3_64, CacheE4m3, 64, 3);
+FEW(e4m3_80, CacheE4m3, 80, 3);
+FEW(e4m3_96, CacheE4m3, 96, 3);
+FEW(e4m3_128, CacheE4m3, 128, 3);
+FEW(e4m3_256, CacheE4m3, 256, 2);

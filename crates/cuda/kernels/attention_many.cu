@@ -40,7 +40,10 @@ struct Many {
         Copies copies{a, Pages(a, tile.seq, kv_head), tile.lo, tile.hi, span.begin, span.end,
             shared_address(ring), shared_address(scale_at)};
 #pragma unroll
-        for (int i = 0; i < STAGES - 1; i++) copies.load(i, STAGES);
+        for (int i = 0; i < STAGES - 1; i++) {
+            copies.load(i, STAGES);
+            commit_copies();
+        }
         stage_queries<Cache, D>(a, tile, kv_head, q_at, ROWS, (a.nq + 2 * a.nkv) * D);
         int first_row = warp / SPLIT * 16, first_group = warp % SPLIT * GROUPS;
         RowOf row[2] = {row_of(a, tile, kv_head, first_row + lane / 4), row_of(a, tile, kv_head, first_row + lane / 4 + 8)};
@@ -56,6 +59,7 @@ struct Many {
             wait_copies<STAGES - 2>();
             __syncthreads();
             copies.load(piece + STAGES - 1, STAGES);
+            commit_copies();
             return copies.slot(piece++, STAGES);
         };
         for (int segment = span.begin; segment < span.end; segment++) {
@@ -67,7 +71,8 @@ struct Many {
                 if (busy && copies.some(segment, half)) score(s + 8 * half, my_q, slot);
             }
             unsigned p[8][4];
-            if (busy) weigh(segment, s, p, m, l, rule, row, (const float*)scale_at, copies);
+            const float* scales = (const float*)scale_at + (segment & 3) * 2 * SEGMENT;
+            if (busy) weigh<Cache>(segment, s, p, m, l, rule, row, scales);
             float o[GROUPS][2][4] = {};
 #pragma unroll
             for (int half = 0; half < 2; half++) {
@@ -111,50 +116,6 @@ struct Many {
                 int channel = (first_group + i / 4) * 16 + channel_of<Cache>(i / 2 % 2, i % 2, c);
                 to[channel] = finished(all_o[i / 4][i / 2 % 2][2 * h + i % 2], all_l[h]);
             }
-        }
-    }
-
-    // Scores to weights, as the kernel for few rows does: the sums of a quarter of the keys, then of the quarters.
-    __device__ __forceinline__ static void weigh(
-        int segment, float (&s)[16][4], unsigned (&p)[8][4], float (&m)[2], float (&l)[2], const Rule& rule,
-        const RowOf (&row)[2], const float* scale_at, const Copies& copies) {
-        int c = threadIdx.x & 3;
-        const float* scales = scale_at + (segment & 3) * 2 * SEGMENT;
-        float most[2] = {NEVER, NEVER};
-        int from = segment * SEGMENT + 2 * c;
-        bool whole = row[0].start <= segment * SEGMENT && row[1].start <= segment * SEGMENT &&
-            row[0].end >= (segment + 1) * SEGMENT && row[1].end >= (segment + 1) * SEGMENT;
-        whole = __all_sync(~0u, whole);
-#pragma unroll
-        for (int i = 0; i < 64; i++) {
-            float& x = s[i / 4][i % 4];
-            int place = 8 * (i / 4) + i % 2;
-            if (rule.early) x = rule.score(x, Cache::CODES ? scales[2 * c + place] : 1.0f);
-            const RowOf& r = row[i / 2 % 2];
-            if (!whole && !(from + place >= r.start && from + place < r.end)) x = NEVER;
-            most[i / 2 % 2] = fmaxf(most[i / 2 % 2], x);
-        }
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 1));
-            most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 2));
-            m[h] = rule.maximum(most[h]);
-            float base = m[h] == NEVER ? 0.0f : m[h], sums[4] = {};
-#pragma unroll
-            for (int j = 0; j < 16; j++) {
-                float w[2];
-#pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    w[e] = rule.weight(s[j][2 * h + e], base);
-                    sums[j / 2 % 4] = __fadd_rn(sums[j / 2 % 4], w[e]);
-                    float scale = Cache::CODES ? scales[SEGMENT + 8 * j + 2 * c + e] : 1.0f;
-                    if (Cache::CODES && w[e] != 0.0f) w[e] = __fmul_rn(w[e], scale);
-                }
-                p[j / 2][(j & 1) * 2 + h] = pack_bf16(w[0], w[1]);
-            }
-            float sum = __fadd_rn(__fadd_rn(__fadd_rn(sums[0], sums[1]), sums[2]), sums[3]);
-            sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
-            l[h] = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
         }
     }
 };

@@ -160,24 +160,24 @@ __device__ __forceinline__ void add_32(
 // How scores become weights: 2^(s c - m). A plain score stays as it is and is scaled by `c` in the exponent; others
 // are in units of log2 already, and c is 1.
 struct Rule {
-    float factor, c, cap;
-    bool early; // the factor is multiplied before the maximum
+    float factor, c, top, per_top;
+    bool early, capped; // the factor is multiplied before the maximum
     template <class Cache>
     __device__ __forceinline__ static Rule of(const Attention& a) {
         Rule r;
-        r.cap = a.softcap;
-        r.early = Cache::CODES || a.softcap != 0.0f || !(a.scale > 0.0f);
-        r.factor = a.softcap != 0.0f ? a.scale : __fmul_rn(a.scale, LOG2_E);
+        r.capped = a.softcap != 0.0f;
+        r.early = Cache::CODES || r.capped || !(a.scale > 0.0f);
+        r.factor = r.capped ? a.scale : __fmul_rn(a.scale, LOG2_E);
         r.c = r.early ? 1.0f : r.factor;
+        r.top = __fmul_rn(a.softcap, LOG2_E);
+        r.per_top = r.capped ? __frcp_rn(a.softcap) : 0.0f;
         return r;
     }
-    // `scale` is that of the key.
+    // A score from a product; `scale` is that of the key. Then `cap`, if capped.
     __device__ __forceinline__ float score(float dot, float scale) const {
-        if (!early) return dot;
-        float x = __fmul_rn(dot, __fmul_rn(scale, factor));
-        if (cap == 0.0f) return x;
-        return __fmul_rn(tanh_fast(__fdiv_rn(x, cap)), __fmul_rn(cap, LOG2_E));
+        return early ? __fmul_rn(dot, __fmul_rn(scale, factor)) : dot;
     }
+    __device__ __forceinline__ float cap(float x) const { return __fmul_rn(tanh_fast(__fmul_rn(x, per_top)), top); }
     __device__ __forceinline__ float weight(float s, float base) const { return exp2_fast(__fmaf_rn(s, c, -base)); }
     // The maximum in units of log2, and what is subtracted: 0 if no key was seen.
     __device__ __forceinline__ float maximum(float most) const { return __fmul_rn(most, c); }
@@ -237,7 +237,7 @@ struct Pieces {
     }
     __device__ __forceinline__ unsigned slot(int i, int stages) const { return ring + i % stages * BYTES; }
 
-    // Piece i into its slot; one group of copies, empty if there is no such piece.
+    // Piece i into its slot, if there is such a piece.
     __device__ __forceinline__ void load(int i, int stages) {
         int segment = begin + i / 4, half = i & 1, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
         bool values = i & 2;
@@ -263,7 +263,6 @@ struct Pieces {
                 copy_4(at + SEGMENT * 4, a.v_scales + (there ? vector : 0), there);
             }
         }
-        commit_copies();
     }
 };
 
@@ -311,4 +310,58 @@ __device__ __forceinline__ void settle(
     settle_odd_values<D, GROUPS>(copy, piece, key, r0, r1, first, step);
 #pragma unroll
     for (int i = 0; i < GROUPS * 8; i++) o[i / 8][i / 4 % 2][i % 4] = copy[i];
+}
+
+// Scores of a warp's 16 rows and a segment to fragments of weights, as the kernel for few rows does: the sums of a
+// quarter of the keys, then of the quarters. `scales` are of the keys, then of the values.
+template <class Cache>
+__device__ __forceinline__ void weigh(
+    int segment, float (&s)[16][4], unsigned (&p)[8][4], float (&m)[2], float (&l)[2], const Rule& rule,
+    const RowOf (&row)[2], const float* scales) {
+    int c = threadIdx.x & 3, from = segment * SEGMENT + 2 * c;
+    float most[2] = {NEVER, NEVER};
+    bool whole = row[0].start <= segment * SEGMENT && row[1].start <= segment * SEGMENT &&
+        row[0].end >= (segment + 1) * SEGMENT && row[1].end >= (segment + 1) * SEGMENT;
+    if (rule.early) {
+#pragma unroll
+        for (int i = 0; i < 64; i++) {
+            s[i / 4][i % 4] = rule.score(s[i / 4][i % 4], Cache::CODES ? scales[2 * c + 8 * (i / 4) + i % 2] : 1.0f);
+        }
+    }
+    if (rule.capped) {
+#pragma unroll
+        for (int i = 0; i < 64; i++) s[i / 4][i % 4] = rule.cap(s[i / 4][i % 4]);
+    }
+    if (!__all_sync(~0u, whole)) {
+#pragma unroll
+        for (int i = 0; i < 64; i++) {
+            int key = from + 8 * (i / 4) + i % 2;
+            const RowOf& r = row[i / 2 % 2];
+            if (!(key >= r.start && key < r.end)) s[i / 4][i % 4] = NEVER;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < 64; i++) most[i / 2 % 2] = fmaxf(most[i / 2 % 2], s[i / 4][i % 4]);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 1));
+        most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 2));
+        m[h] = rule.maximum(most[h]);
+        float base = m[h] == NEVER ? 0.0f : m[h], sums[4] = {};
+#pragma unroll
+        for (int j = 0; j < 16; j++) {
+            float w[2];
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                w[e] = rule.weight(s[j][2 * h + e], base);
+                sums[j / 2 % 4] = __fadd_rn(sums[j / 2 % 4], w[e]);
+                float scale = Cache::CODES ? scales[SEGMENT + 8 * j + 2 * c + e] : 1.0f;
+                if (Cache::CODES && w[e] != 0.0f) w[e] = __fmul_rn(w[e], scale);
+            }
+            p[j / 2][(j & 1) * 2 + h] = pack_bf16(w[0], w[1]);
+        }
+        float sum = __fadd_rn(__fadd_rn(__fadd_rn(sums[0], sums[1]), sums[2]), sums[3]);
+        sum = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 1));
+        l[h] = __fadd_rn(sum, __shfl_xor_sync(~0u, sum, 2));
+    }
 }

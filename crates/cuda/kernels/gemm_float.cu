@@ -41,9 +41,10 @@ struct Biased {
         tensor_core_product<Bf16, Tile<__VA_ARGS__>, ToBf16<WEIGHT>, WAY, ToBf16<float>, TOKEN_WAY>(w, x, t, n, k,     \
                                                                                                     BIASED);          \
     }
-TENSOR_CORE_KERNEL(bf16_80_16x8, bf16, Way::Direct, Way::Whole, 1, 1, 1, 1, 1, 512, 4)
-TENSOR_CORE_KERNEL(bf16_80_64x8, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 1, 128, 5)
-TENSOR_CORE_KERNEL(bf16_80_64x16, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 2, 128, 5)
+TENSOR_CORE_KERNEL(bf16_80_16x16, bf16, Way::Direct, Way::Whole, 1, 2, 1, 1, 1, 256, 4)
+TENSOR_CORE_KERNEL(bf16_80_16x32, bf16, Way::Direct, Way::Whole, 1, 4, 1, 1, 1, 256, 4)
+TENSOR_CORE_KERNEL(bf16_80_64x8, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 1, 256, 4)
+TENSOR_CORE_KERNEL(bf16_80_64x16, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 2, 256, 4)
 TENSOR_CORE_KERNEL(bf16_80_64x32, bf16, Way::Direct, Way::Whole, 4, 1, 1, 1, 4, 128, 4)
 TENSOR_CORE_KERNEL(bf16_80_64x64, bf16, Way::Direct, Way::Whole, 2, 2, 1, 2, 4, 128, 4)
 TENSOR_CORE_KERNEL(bf16_80_128x128, bf16, Way::Direct, Way::Whole, 2, 4, 1, 4, 4, 64, 4)
@@ -65,12 +66,14 @@ ANY_KERNELS(f32, float)
         plain_product<Floats<WEIGHT>, Floats<float>, PlainTile<1, 2>>(w, x, t, n, k, BIASED);                          \
     }
 
-// Few tokens: a warp has 32 rows, a lane one, and adds up its sums alone. Weights stand in the stages as stored.
-template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENTS) {
+// Few tokens: a lane has ROWS rows, and adds up their sums alone. Weights stand in the stages as stored. Tokens are read
+// by all lanes together, which costs as much as reading weights: more rows share what was read.
+template <class Weight, int TOKENS, int ROWS> __device__ __forceinline__ void few(ARGUMENTS) {
     extern __shared__ __align__(128) u8 memory[];
-    constexpr int WIDTH = 128 / sizeof(Weight), STAGES = 5, TOKENS_AT = 32 * 128, STAGE = TOKENS_AT + TOKENS * WIDTH * 4;
+    constexpr int WIDTH = 128 / sizeof(Weight), STAGES = 5, TOKENS_AT = ROWS * 32 * 128, STAGE = TOKENS_AT + TOKENS * WIDTH * 4;
     constexpr int QUADS = TOKENS * WIDTH / 4;
-    const int lane = threadIdx.x, first = blockIdx.x * 32, count = (k + WIDTH - 1) / WIDTH;
+    const int groups = (t + TOKENS - 1) / TOKENS, first_token = (int)blockIdx.x % groups * TOKENS;
+    const int lane = threadIdx.x, first = (int)blockIdx.x / groups * 32 * ROWS, count = (k + WIDTH - 1) / WIDTH;
     const bool aligned = k % (16 / (int)sizeof(Weight)) == 0;
     const u32 stages = shared_address(memory);
     auto copy = [&](u32 to, const void* row, int at, int size, bool there) {
@@ -80,7 +83,7 @@ template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENT
     };
     auto weights = [&](int s) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
+        for (int i = 0; i < 8 * ROWS; i++) {
             const int row = i * 4 + lane / 8, chunk = lane % 8, at = s * WIDTH + chunk * (WIDTH / 8);
             const u32 to = stages + s % STAGES * STAGE + place<8>(row, chunk);
             const bool there = first + row < n && at < k;
@@ -90,23 +93,23 @@ template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENT
     auto tokens = [&](int s) {
 #pragma unroll
         for (int i = 0; i < (QUADS + 31) / 32; i++) {
-            const int q = i * 32 + lane, token = q / (WIDTH / 4), at = s * WIDTH + q % (WIDTH / 4) * 4;
+            const int q = i * 32 + lane, token = first_token + q / (WIDTH / 4), at = s * WIDTH + q % (WIDTH / 4) * 4;
             if (q >= QUADS) break;
             const bool there = token < t && at < k;
             copy(stages + s % STAGES * STAGE + TOKENS_AT + q * 16, x + (long long)(there ? token : 0) * k, at, 4, there);
         }
     };
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < STAGES - 1; s++)
         if (s < count) weights(s);
     grid_wait();
     grid_release();
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < STAGES - 1; s++) {
         if (s < count) tokens(s);
         copies_end_group();
     }
-    float sums[TOKENS] = {};
+    float sums[ROWS][TOKENS] = {};
     for (int i = 0; i < count; i++) {
         wait_copies<STAGES - 2>();
         __syncwarp();
@@ -118,34 +121,43 @@ template <class Weight, int TOKENS> __device__ __forceinline__ void few(ARGUMENT
         const u32 stage = stages + i % STAGES * STAGE;
 #pragma unroll
         for (int chunk = 0; chunk < 8; chunk++) {
-            const uint4 raw = load_shared16(stage + place<8>(lane, chunk));
-            const Weight* values = (const Weight*)&raw;
+            uint4 raw[ROWS];
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) raw[r] = load_shared16(stage + place<8>(r * 32 + lane, chunk));
 #pragma unroll
             for (int j = 0; j < WIDTH / 8; j += 4)
 #pragma unroll
                 for (int c = 0; c < TOKENS; c++) {
                     const uint4 q = load_shared16(stage + TOKENS_AT + (c * WIDTH + chunk * (WIDTH / 8) + j) * 4);
-                    sums[c] = fmaf(__uint_as_float(q.x), widened(values[j]), sums[c]);
-                    sums[c] = fmaf(__uint_as_float(q.y), widened(values[j + 1]), sums[c]);
-                    sums[c] = fmaf(__uint_as_float(q.z), widened(values[j + 2]), sums[c]);
-                    sums[c] = fmaf(__uint_as_float(q.w), widened(values[j + 3]), sums[c]);
+#pragma unroll
+                    for (int r = 0; r < ROWS; r++) {
+                        const Weight* values = (const Weight*)&raw[r] + j;
+                        sums[r][c] = fmaf(__uint_as_float(q.x), widened(values[0]), sums[r][c]);
+                        sums[r][c] = fmaf(__uint_as_float(q.y), widened(values[1]), sums[r][c]);
+                        sums[r][c] = fmaf(__uint_as_float(q.z), widened(values[2]), sums[r][c]);
+                        sums[r][c] = fmaf(__uint_as_float(q.w), widened(values[3]), sums[r][c]);
+                    }
                 }
         }
     }
     const Biased biased = BIASED;
 #pragma unroll
-    for (int c = 0; c < TOKENS; c++) {
-        const int row = first + lane;
-        if (row < n && c < t) biased.store((long long)c * n + row, __fadd_rn(sums[c], biased.channel_bias(row)));
+    for (int r = 0; r < ROWS; r++) {
+        const int row = first + r * 32 + lane;
+        if (row >= n) break;
+        const float b = biased.channel_bias(row);
+#pragma unroll
+        for (int c = 0; c < TOKENS; c++)
+            if (first_token + c < t) biased.store((long long)(first_token + c) * n + row, __fadd_rn(sums[r][c], b));
     }
 }
-#define FEW_KERNEL(NAME, WEIGHT, TOKENS)                                                                               \
+#define FEW_KERNEL(NAME, WEIGHT, TOKENS, ROWS)                                                                               \
     extern "C" __global__ void __launch_bounds__(32) NAME##_few_##TOKENS(ARGUMENTS) {                                  \
-        few<WEIGHT, TOKENS>(w, x, bias, out, t, n, k, type);                                                           \
+        few<WEIGHT, TOKENS, ROWS>(w, x, bias, out, t, n, k, type);                                                           \
     }
 #define F32_KERNELS(NAME, WEIGHT)                                                                                      \
     PLAIN_KERNELS(NAME, WEIGHT)                                                                                        \
-    FEW_KERNEL(NAME, WEIGHT, 1) FEW_KERNEL(NAME, WEIGHT, 4) FEW_KERNEL(NAME, WEIGHT, 16)
+    FEW_KERNEL(NAME, WEIGHT, 1, 1) FEW_KERNEL(NAME, WEIGHT, 4, 1) FEW_KERNEL(NAME, WEIGHT, 16, 2)
 F32_KERNELS(f32, float)
 F32_KERNELS(bf16, bf16)
 F32_KERNELS(f16, f16)

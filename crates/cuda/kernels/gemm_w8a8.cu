@@ -21,20 +21,23 @@
         tensor_core_product<MMA, Tile<__VA_ARGS__>, Bytes, WAY, Bytes, WAY>(w, x, t, n, k, SCALED);                    \
     }
 
-// Names: type, family, then rows x tokens of the tile, or `any` for rows that begin anywhere.
+// Names: type, family, then rows x tokens of the tile, or `any` for rows that begin anywhere; `by_2` if two warps share k.
 // Arguments: warps over rows, tokens and k; 16-row and 8-token tiles of a warp; bytes of k in a stage, and stages.
 #if __CUDA_ARCH__ >= 800
 TENSOR_CORE_KERNEL(int8_80_16x8, Int8, Way::Direct, 1, 1, 8, 1, 1, 512, 4)
 TENSOR_CORE_KERNEL(int8_80_16x16, Int8, Way::Direct, 1, 1, 8, 1, 2, 512, 4)
 TENSOR_CORE_KERNEL(int8_80_32x32, Int8, Way::Direct, 1, 1, 8, 2, 4, 512, 3)
 TENSOR_CORE_KERNEL(int8_80_32x64, Int8, Way::Direct, 1, 1, 8, 2, 8, 256, 4)
-TENSOR_CORE_KERNEL(int8_80_64x64, Int8, Way::Direct, 2, 2, 2, 2, 4, 128, 4)
+TENSOR_CORE_KERNEL(int8_80_64x64_by_2, Int8, Way::Direct, 2, 2, 2, 2, 4, 128, 4)
+TENSOR_CORE_KERNEL(int8_80_64x64, Int8, Way::Direct, 2, 2, 1, 2, 4, 128, 4)
 TENSOR_CORE_KERNEL(int8_80_128x128, Int8, Way::Direct, 2, 4, 1, 4, 4, 64, 4)
 TENSOR_CORE_KERNEL(int8_80_any, Int8, Way::Any, 2, 2, 1, 2, 4, 64, 2)
 #endif
 
 #if __CUDA_ARCH__ == 750 || EVERY_FAMILY
 TENSOR_CORE_KERNEL(int8_75_16x8, Int8Turing, Way::Whole, 1, 1, 8, 1, 1, 512, 2)
+TENSOR_CORE_KERNEL(int8_75_16x16, Int8Turing, Way::Whole, 1, 1, 8, 1, 2, 512, 2)
+TENSOR_CORE_KERNEL(int8_75_32x32, Int8Turing, Way::Whole, 1, 1, 8, 2, 4, 256, 2)
 TENSOR_CORE_KERNEL(int8_75_64x64, Int8Turing, Way::Whole, 2, 2, 2, 2, 4, 128, 2)
 TENSOR_CORE_KERNEL(int8_75_128x128, Int8Turing, Way::Whole, 2, 4, 1, 4, 4, 64, 2)
 TENSOR_CORE_KERNEL(int8_75_any, Int8Turing, Way::Any, 2, 2, 1, 2, 4, 64, 2)
@@ -63,10 +66,11 @@ extern "C" __global__ void __launch_bounds__(64) int8_70_64x64(ARGUMENTS) {
 }
 #endif
 
-// Few tokens on every chip: a warp has a row and the row eight below, and reads 16 bytes a lane of each.
+// Few tokens by dp4a: a warp has a row and the row eight below, and reads 16 bytes a lane of each.
 template <int TOKENS> __device__ __forceinline__ void few(ARGUMENTS) {
-    const int lane = threadIdx.x % 32, warp = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-    const int row = warp / 8 * 16 + warp % 8;
+    const int groups = (t + TOKENS - 1) / TOKENS, first = (int)blockIdx.x % groups * TOKENS;
+    const int lane = threadIdx.x % 32, row = (int)blockIdx.x / groups * 16 + threadIdx.x / 32;
+    t = min(t, first + TOKENS);
     const bool upper = row < n, lower = row + 8 < n;
     const int4* weights[2] = {(const int4*)(w + (long long)(upper ? row : 0) * k),
                               (const int4*)(w + (long long)(lower ? row + 8 : 0) * k)};
@@ -96,7 +100,7 @@ template <int TOKENS> __device__ __forceinline__ void few(ARGUMENTS) {
             const int at = min(from + a * 32 + lane, count - 1);
 #pragma unroll
             for (int c = 0; c < TOKENS; c++) {
-                const int4 v = ((const int4*)(x + (long long)min(c, t - 1) * k))[at];
+                const int4 v = ((const int4*)(x + (long long)min(first + c, t - 1) * k))[at];
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
                     sums[c][r] = __dp4a(now[a][r].x, v.x, sums[c][r]);
@@ -119,7 +123,7 @@ template <int TOKENS> __device__ __forceinline__ void few(ARGUMENTS) {
     for (int c = 0; c < TOKENS; c += 2) {
         const int other = c + 1 < TOKENS ? c + 1 : c;
         const int four[4] = {sums[c][0], sums[other][0], sums[c][1], sums[other][1]};
-        scaled(row, c, four);
+        scaled(row, first + c, four);
     }
 }
 extern "C" __global__ void __launch_bounds__(256) int8_few_1(ARGUMENTS) {

@@ -16,7 +16,7 @@ struct Tile {
     static constexpr int STAGE = (ROWS + TOKENS) * BYTES;
     static constexpr int CHUNKS = BYTES / 16, STEPS = BYTES / K_WARPS / 32;
     // Blocks that a multiprocessor's registers are to hold.
-    static constexpr int BLOCKS = MI * NI >= 16 && K_WARPS == 1 ? 2 : 1;
+    static constexpr int BLOCKS = MI * NI * THREADS == 4096 && K_WARPS == 1 ? 2 : 1;
 };
 
 // ---- instructions ------------------------------------------------------------------------------------------------
@@ -201,12 +201,12 @@ __device__ __forceinline__ void tensor_core_product(const void* w, const void* x
     const int count = (k + T::CHUNKS * WeightSource::WIDTH - 1) / (T::CHUNKS * WeightSource::WIDTH);
 
     // Weights do not depend on earlier kernels; tokens do.
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < T::STAGES - 1; s++)
         if (s < count) weights.load(stages + s * T::STAGE, s);
     grid_wait();
     grid_release();
-#pragma unroll
+#pragma unroll 1
     for (int s = 0; s < T::STAGES - 1; s++) {
         if (s < count) tokens.load(stages + s * T::STAGE + TOKENS_AT, s);
         copies_end_group();

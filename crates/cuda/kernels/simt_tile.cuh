@@ -74,8 +74,9 @@ template <class Kind, int ROWS, class T> struct Quads {
         for (int i = 0; i < COUNT; i++) {
             const int at = (int)threadIdx.x + i * T::THREADS, row = at % ROWS, quad = at / ROWS;
             const int column = (stage * T::WORDS + quad * 4) * Kind::PER_WORD;
-            const int count = row < rows ? k - column : 0;
-            Kind::read(from + (long long)row * k + column, count, aligned, held[i]);
+#pragma unroll
+            for (int j = 0; j < 4; j++) held[i][j] = 0;
+            if (row < rows && column < k) Kind::read(from + (long long)row * k + column, k - column, aligned, held[i]);
         }
     }
     __device__ __forceinline__ void put(typename Kind::Word (*stage)[ROWS + 4]) {

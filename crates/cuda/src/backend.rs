@@ -8,7 +8,7 @@ use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, Tensor,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, Solver, Tensor,
 };
 
 impl Backend for Cuda {
@@ -211,6 +211,23 @@ impl Backend for Cuda {
         launch::attention::paged_attention_quantize(self, qkv, shape, batch, kv, scratch, out)
     }
 
+    fn gemm_gated_quantize(
+        &self,
+        x: &Q8Rows<Self>,
+        w: &Linear,
+        act: Activation,
+        gate_up: &mut Tensor<Self>,
+        inner: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        if w.interleaved {
+            launch::gemm_w8a8::gemm_w8a8_gated(self, x, w, act, inner)?;
+            return launch::quantize_rows::quantize_rows(self, inner, out);
+        }
+        launch::gemm_w8a8::gemm_w8a8(self, x, w, gate_up)?;
+        launch::gated::gated_quantize(self, gate_up, act, out)
+    }
+
     /// Steps in which each sequence has one new token. Attention is spread by length classes, see its launch file.
     fn recording_key(&self, batch: &DeviceBatch) -> Option<RecordingKey> {
         let decode = batch.t > 0 && batch.t == batch.s && batch.longest_query == 1;
@@ -220,6 +237,10 @@ impl Backend for Cuda {
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         Ok(Box::new(Graph::record(&self.context, work)?))
+    }
+
+    fn solver(&self) -> Option<&dyn Solver<Self>> {
+        Some(self)
     }
 }
 

@@ -54,7 +54,7 @@ impl Cuda {
         let context = Arc::new(Context::new(options.ordinal)?);
         let arch = options.kernels_of.map_or(info.arch, |arch| arch.min(info.arch));
         Ok(Cuda {
-            modules: Modules::new(&context),
+            modules: Modules::new(&context, info.arch),
             blocks: Blocks::default(),
             scratch: Scratch::default(),
             context,

@@ -1,5 +1,5 @@
 //! The embedded fatbins: loaded through the driver when a kernel of theirs is first asked for.
-use crate::driver::{Context, check};
+use crate::driver::{Arch, Context, check};
 use cudarc::driver::sys;
 use planish_tensor::{Error, Result};
 use std::collections::HashMap;
@@ -27,6 +27,8 @@ unsafe impl Sync for Kernel {}
 /// Loaded modules and the kernels found in them.
 pub(crate) struct Modules {
     context: Arc<Context>,
+    /// The device's architecture.
+    arch: Arch,
     loaded: Mutex<Loaded>,
 }
 
@@ -44,8 +46,8 @@ struct Module {
 unsafe impl Send for Module {}
 
 impl Modules {
-    pub(crate) fn new(context: &Arc<Context>) -> Modules {
-        Modules { context: context.clone(), loaded: Mutex::default() }
+    pub(crate) fn new(context: &Arc<Context>, arch: Arch) -> Modules {
+        Modules { context: context.clone(), arch, loaded: Mutex::default() }
     }
 
     /// The kernel `name` of `kernels/<file>.cu`, with room for `shared` bytes of dynamic shared memory.
@@ -56,7 +58,7 @@ impl Modules {
         }
         self.context.enter()?;
         if !loaded.modules.contains_key(file) {
-            loaded.modules.insert(file, Module { handle: load(file)?, kernels: HashMap::new() });
+            loaded.modules.insert(file, Module { handle: load(file, self.arch)?, kernels: HashMap::new() });
         }
         let module = loaded.modules.get_mut(file).ok_or_else(|| Error::Device(format!("kernels {file}")))?;
         let kernel = find(module.handle, file, name, shared)?;
@@ -65,11 +67,21 @@ impl Modules {
     }
 }
 
-fn load(file: &str) -> Result<sys::CUmodule> {
-    let (_, image) = FATBINS
-        .iter()
-        .find(|(name, image)| *name == file && !image.is_empty())
-        .ok_or_else(|| Error::unsupported(format!("this build has no kernels {file}")))?;
+/// The fatbin of a kernel file for a device. Volta's are apart: another compiler makes them.
+fn image(file: &str, arch: Arch) -> Result<&'static [u8]> {
+    let found = FATBINS.iter().find(|(name, ..)| *name == file);
+    let image = found.map(|&(_, newer, volta)| if arch < 75 { volta } else { newer }).unwrap_or_default();
+    match image {
+        [] if arch < 75 => Err(Error::unsupported(format!(
+            "this build has no kernels {file} for sm_{arch} (it was compiled without NVRTC 12.9, see docs/gpu.md)"
+        ))),
+        [] => Err(Error::unsupported(format!("this build has no kernels {file}"))),
+        image => Ok(image),
+    }
+}
+
+fn load(file: &str, arch: Arch) -> Result<sys::CUmodule> {
+    let image = image(file, arch)?;
     let mut module = std::ptr::null_mut();
     // SAFETY: the image is a whole fatbin, which states its own length.
     let result = unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast::<c_void>()) };
@@ -100,6 +112,60 @@ impl Drop for Modules {
         for module in loaded.modules.values() {
             // SAFETY: loaded once, and nothing runs any more.
             let _ = unsafe { sys::cuModuleUnload(module.handle) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// One part of a fatbin.
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Code {
+        Ptx(u32),
+        Machine(u32),
+    }
+
+    /// The parts of a fatbin: after a header of its own length, each with a header that states its kind, the header's
+    /// and the code's length, and the architecture.
+    fn parts(image: &[u8]) -> BTreeSet<Code> {
+        let word = |at: usize, width: usize| {
+            image[at..at + width].iter().rev().fold(0usize, |number, &byte| number << 8 | byte as usize)
+        };
+        assert_eq!(word(0, 4), 0xBA55_ED50, "a fatbin begins with its mark");
+        let (mut at, end) = (word(6, 2), word(6, 2) + word(8, 8));
+        assert_eq!(end, image.len(), "a fatbin states its length");
+        let mut found = BTreeSet::new();
+        while at < end {
+            let arch = word(at + 28, 4) as u32;
+            found.insert(match word(at, 2) {
+                1 => Code::Ptx(arch),
+                2 => Code::Machine(arch),
+                other => panic!("a part of kind {other}"),
+            });
+            at += word(at + 4, 4) + word(at + 8, 8);
+        }
+        found
+    }
+
+    #[test]
+    fn fatbins_hold_their_architectures() {
+        if is_empty() || option_env!("PLANISH_CUDA_ARCHS").is_some() {
+            return println!("skipped: no kernels in this build, or of chosen architectures");
+        }
+        let everywhere: BTreeSet<Code> =
+            [75, 80, 86, 89, 90].map(Code::Machine).into_iter().chain([Code::Ptx(90)]).collect();
+        for (file, newer, volta) in FATBINS {
+            let found = parts(newer);
+            // Some files are for some chips alone; every file is for Hopper, where all are tested.
+            assert!(found.contains(&Code::Machine(90)), "{file}: {found:?}");
+            assert!(!["gemm_w8a8", "gemm_float"].contains(file) || found == everywhere, "{file}: {found:?}");
+            match volta {
+                [] => println!("skipped: {file} for sm_70 (no NVRTC 12.9 in this build, or not for it)"),
+                volta => assert_eq!(parts(volta), BTreeSet::from([Code::Machine(70)]), "{file}"),
+            }
         }
     }
 }

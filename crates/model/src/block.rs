@@ -38,14 +38,26 @@ pub struct Step<'a, B: Backend> {
 impl<B: Backend> Block<B> {
     /// Packs block `layer`.
     pub fn load(backend: &B, plan: &Plan, layer: usize, host: &HostBlock) -> Result<Block<B>> {
+        let linear = |input| Linear::of_input(backend, host, input);
+        Block::of(backend, plan, layer, [&host.attention_norm, &host.mlp_norm], linear)
+    }
+
+    /// Block `layer` of its norms, `[h]` each as applied, and a linear for each input.
+    pub fn of(
+        backend: &B,
+        plan: &Plan,
+        layer: usize,
+        norms: [&[f32]; 2],
+        linear: impl Fn(Input) -> Result<Linear<B>>,
+    ) -> Result<Block<B>> {
         let norm = |w: &[f32]| backend.load(&HostTensor::from_f32(vec![w.len()], w)?);
         Ok(Block {
-            attention_norm: norm(&host.attention_norm)?,
-            qkv: Linear::of_input(backend, host, Input::AttentionNorm)?,
-            o: Linear::of_input(backend, host, Input::AttentionOutput)?,
-            mlp_norm: norm(&host.mlp_norm)?,
-            gate_up: Linear::of_input(backend, host, Input::MlpNorm)?,
-            down: Linear::of_input(backend, host, Input::MlpInner)?,
+            attention_norm: norm(norms[0])?,
+            qkv: linear(Input::AttentionNorm)?,
+            o: linear(Input::AttentionOutput)?,
+            mlp_norm: norm(norms[1])?,
+            gate_up: linear(Input::MlpNorm)?,
+            down: linear(Input::MlpInner)?,
             attention: plan.attention(layer),
             activation: plan.activation,
             eps: plan.eps,

@@ -128,13 +128,26 @@ impl Entry {
                 value
             })
             .collect();
-        let (mut state, width) = (seed, self.dtype.size());
-        for start in (0..size).step_by(8) {
-            let random = next(&mut state).to_le_bytes();
-            for byte in &random[..8.min(size - start)] {
-                bytes.extend_from_slice(&values[*byte as usize][..width]);
+        let width = self.dtype.size();
+        bytes.resize(size * width, 0);
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let groups = size.div_ceil(8).div_ceil(threads).max(1 << 16);
+        std::thread::scope(|scope| {
+            for (i, chunk) in bytes.chunks_mut(groups * 8 * width).enumerate() {
+                let values = &values;
+                // SplitMix64 counts up, so that a chunk's numbers do not depend on how many threads there are.
+                let mut state = seed.wrapping_add(GAMMA.wrapping_mul((i * groups) as u64));
+                let fill = move || {
+                    for group in chunk.chunks_mut(8 * width) {
+                        let random = next(&mut state).to_le_bytes();
+                        for (element, byte) in group.chunks_mut(width).zip(random) {
+                            element.copy_from_slice(&values[byte as usize][..width]);
+                        }
+                    }
+                };
+                scope.spawn(fill);
             }
-        }
+        });
     }
 }
 
@@ -159,9 +172,12 @@ fn mix(seed: u64, name: &str) -> u64 {
     name.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x0100_0000_01b3))
 }
 
+/// What SplitMix64 adds for each number.
+const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// SplitMix64.
 fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    *state = state.wrapping_add(GAMMA);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -33,7 +33,8 @@ impl<B: Backend> Linear<B> {
         Linear::packed(backend, backend.load_linear(parts)?)
     }
 
-    fn packed(backend: &B, packed: B::Linear) -> Result<Linear<B>> {
+    /// What the back end packed already.
+    pub fn packed(backend: &B, packed: B::Linear) -> Result<Linear<B>> {
         let shape = backend.linear_shape(&packed);
         Ok(Linear { packed, shape })
     }

@@ -1,9 +1,11 @@
 //! GPTQ (Frantar et al., 2022, arXiv 2210.17323): columns are rounded one after another, and the columns that are
 //! still to come make up for the error, weighted by the Gram matrix of the input.
 //! Scales come from the original rows; columns with the largest diagonal go first ("static" activation order).
+mod device;
 mod factor;
 mod rows;
 
+pub use device::{DeviceFactor, solve_on};
 pub use factor::Factor;
 
 use crate::error::{Result, check_len};

@@ -176,12 +176,17 @@ pub struct LinearReport {
 impl LinearReport {
     /// The entry of a linear that was rounded to nearest; `w` `[n, k]` is what was rounded.
     pub fn rtn(name: &str, w: &[f32], q: &QuantizedWeight) -> LinearReport {
+        LinearReport::rounded(name, q, q.relative_error(w))
+    }
+
+    /// The same with its weight error.
+    pub fn rounded(name: &str, q: &QuantizedWeight, weight_error: f64) -> LinearReport {
         LinearReport {
             name: name.into(),
             shape: [q.n, q.k],
             scheme: crate::recipe::dtype_name(q.kind).into(),
             algorithm: "rtn".into(),
-            weight_error: Some(q.relative_error(w)),
+            weight_error: Some(weight_error),
             zero_rows: q.zero_rows.clone(),
             ..LinearReport::default()
         }
@@ -189,6 +194,11 @@ impl LinearReport {
 
     /// The entry of a linear that went through GPTQ; `w` `[n, k]` is what was solved.
     pub fn gptq(name: &str, w: &[f32], result: &GptqResult) -> LinearReport {
+        LinearReport::solved(name, result, result.weight.relative_error(w))
+    }
+
+    /// The same with its weight error.
+    pub fn solved(name: &str, result: &GptqResult, weight_error: f64) -> LinearReport {
         LinearReport {
             algorithm: if result.fell_back_to_rtn { "rtn" } else { "gptq" }.into(),
             proxy_loss: result.proxy_loss,
@@ -197,7 +207,7 @@ impl LinearReport {
             dead_columns: result.dead_columns.clone(),
             damping: result.damping_used,
             fallback: result.fell_back_to_rtn,
-            ..LinearReport::rtn(name, w, &result.weight)
+            ..LinearReport::rounded(name, &result.weight, weight_error)
         }
     }
 }

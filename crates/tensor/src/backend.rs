@@ -2,7 +2,7 @@
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
 use crate::host::decode_f32_into;
 use crate::q8::quantize_weight_row;
-use crate::{Batch, DType, Error, HostTensor, Q8, Result};
+use crate::{Batch, DType, Error, HostTensor, Q8, Result, Solver};
 
 /// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.
 pub struct Tensor<B: Backend> {
@@ -404,6 +404,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         let _ = work;
         Err(Error::unsupported("this back end records nothing"))
+    }
+
+    /// What changes weights on the device, if it can. Otherwise the host does it.
+    fn solver(&self) -> Option<&dyn Solver<Self>> {
+        None
     }
 
     /// Allocates room for `rows` quantized tokens of width `k`.

@@ -14,6 +14,7 @@ pub mod float8;
 pub mod host;
 pub mod layout;
 pub mod q8;
+pub mod solver;
 
 pub use backend::{
     Activation, AttentionShape, Backend, FloatMath, KvLayer, LinearPart, LinearShape, Memory, Preferences, Q8Rows,
@@ -24,3 +25,4 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use host::{HostTensor, SharedBytes};
 pub use q8::Q8;
+pub use solver::{GramFactor, RowNumbers, SolvedRows, Solver};

@@ -27,7 +27,7 @@ const FLOORS: &[Floor] = &[
     floor("text", &["tensor"], &[]),
     floor("devices", &["cpu", "cuda", "tensor"], &[]),
     floor("model", &["tensor", "checkpoint"], &["cpu"]),
-    floor("quant", THIRD_USES, &["cpu"]),
+    floor("quant", THIRD_USES, &["cpu", "cuda"]),
     floor("engine", THIRD_USES, &["cpu"]),
     floor("serve", FOURTH_USES, &["cpu", "model", "tensor"]),
     floor("eval", FOURTH_USES, &["cpu", "model", "tensor"]),

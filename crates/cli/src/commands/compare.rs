@@ -1,5 +1,5 @@
 //! `planish compare`: is the quantized model still the same?
-use super::flags::EngineFlags;
+use super::flags::{EngineFlags, KV_DTYPES};
 use super::quantize::report_beside;
 use super::{bar, check_device, print, print_json};
 use crate::Global;
@@ -26,6 +26,9 @@ pub struct Flags {
     /// Device of the original, if not --device's
     #[arg(long, value_name = "DEVICE")]
     original_device: Option<String>,
+    /// Element type of the quantized model's keys and values, as in `generate`
+    #[arg(long, default_value = "auto", value_parser = KV_DTYPES)]
+    kv_dtype: String,
     /// Text file to measure on [default: a sample inside the program]
     #[arg(long)]
     data: Option<PathBuf>,
@@ -57,8 +60,9 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let windows = planish_eval::compare::windows(&tokens, flags.windows, flags.window_len)?;
     let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(512);
     let engine = EngineFlags { max_model_len: Some(longest), max_batch: Some(2), ..EngineFlags::default() };
-    let options = engine.options(global);
-    let of_original = PipelineOptions { device: Some(original_device.clone()), ..options.clone() };
+    let of_original = engine.options(global);
+    let options = EngineFlags { kv_dtype: flags.kv_dtype.clone(), ..engine }.options(global);
+    let of_original = PipelineOptions { device: Some(original_device.clone()), ..of_original };
     let (first, second) = (Pipeline::open(&original, &of_original)?, Pipeline::open(&quantized, &options)?);
     let shown = bar(global.talks(), windows.iter().map(|w| w.len() as u64).sum(), "comparing");
     let mut progress = |done: usize, _| shown.set_position(done as u64);

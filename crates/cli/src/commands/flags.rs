@@ -7,6 +7,9 @@ use planish::{Generation, PipelineOptions};
 use planish_engine::{EngineOptions, MOST_CHOICES, Sampling};
 use planish_tensor::DType;
 
+/// What `--kv-dtype` takes.
+pub const KV_DTYPES: [&str; 5] = ["auto", "f32", "bf16", "int8", "fp8"];
+
 /// Flags of the engine, shared by the commands that run a model.
 #[derive(Args, Clone, Default)]
 pub struct EngineFlags {
@@ -20,7 +23,7 @@ pub struct EngineFlags {
     #[arg(long)]
     pub kv_cache_memory: Option<u64>,
     /// Element type of keys and values; int8 and fp8 keep a scale for each token and head
-    #[arg(long, default_value = "auto", value_parser = ["auto", "f32", "bf16", "int8", "fp8"])]
+    #[arg(long, default_value = "auto", value_parser = KV_DTYPES)]
     pub kv_dtype: String,
     /// Output projection: as the model has it, or quantized to INT8 while loading (faster, with a small loss)
     #[arg(long, default_value = "auto", value_parser = ["auto", "int8"])]

@@ -49,7 +49,7 @@ pub(crate) fn paged_attention_quantize(
     require("paged_attention_quantize", fits)?;
     let kind = Q8::from_dtype(out.codes.dtype)
         .ok_or_else(|| Error::dtype(format!("attention is not quantized to {}", out.codes.dtype)))?;
-    if !call.only_few() {
+    if !call.only_few() || (call.family() == Family::Tensor && call.few().is_none()) {
         call.attend()?;
         return super::quantize_rows::quantize_rows(cuda, scratch, out);
     }
@@ -84,6 +84,8 @@ enum Take {
     All = 0,
     Few = 1,
     Many = 2,
+    /// All, each of which has one token.
+    One = 3,
 }
 
 /// What a launch differs by.
@@ -114,22 +116,15 @@ fn splits(blocks: usize, class: usize, sm_count: usize) -> usize {
 
 /// Bytes between rows of `bytes` in shared memory: an odd number of 16-byte chunks.
 fn pitch(bytes: usize) -> usize {
-    (bytes / 16 | 1) * 16
+    ((bytes / 16) | 1) * 16
 }
 
-/// Pieces of 64 keys in the shared memory of a block that attends with few rows; as in `attention_few.cu`.
-fn few_stages(dtype: DType, d: usize) -> usize {
-    match (dtype, d) {
-        (DType::BF16, 64) => 8,
-        (DType::BF16, 80 | 96) => 6,
-        (DType::BF16, 128) => 5,
-        (DType::BF16, _) => 2,
-        (_, 256) => 4,
-        _ => 8,
-    }
+/// Segments of keys or values in the shared memory of a block that attends with few rows; as in `attention_few.cu`.
+fn few_pairs(d: usize) -> usize {
+    if d == 256 { 2 } else { 3 }
 }
 
-/// The same with many rows; as in `attention_many.cu`.
+/// Pieces of 64 keys in the shared memory of a block that attends with many rows; as in `attention_many.cu`.
 fn many_stages(dtype: DType, d: usize) -> usize {
     match (dtype, d) {
         (DType::BF16, 64) => 5,
@@ -195,17 +190,22 @@ impl Call<'_> {
         if self.batch.t == 0 {
             return Ok(());
         }
-        match family(self.cuda.arch(), self.kv.k.dtype, self.shape.d) {
-            Family::Plain => self.launch(self.plain()),
-            Family::Tensor if self.only_few() => self.launch(self.few()),
-            Family::Tensor => {
-                // Sequences that have one token among others with many.
-                if self.batch.s > 1 {
-                    self.launch(self.few())?;
-                }
-                self.launch(self.many())
-            }
+        if self.family() == Family::Plain {
+            return self.launch(self.plain());
         }
+        let few = self.few();
+        let all = few.is_none();
+        match few {
+            Some(few) if self.only_few() => return self.launch(few),
+            // Sequences that have one token among others with many.
+            Some(few) if self.batch.s > 1 => self.launch(few)?,
+            _ => {}
+        }
+        self.launch(self.many(all))
+    }
+
+    fn family(&self) -> Family {
+        family(self.cuda.arch(), self.kv.k.dtype, self.shape.d)
     }
 
     /// Splits of each of `tiles`, if there is room for their parts.
@@ -245,29 +245,39 @@ impl Call<'_> {
         }
     }
 
-    fn few(&self) -> Launch {
-        let (d, dtype, tiles) = (self.shape.d, self.kv.k.dtype, self.batch.s);
-        let pieces = few_stages(dtype, d) * 64 * pitch(d * dtype.size());
-        Launch {
-            file: "attention_few",
-            name: format!("attention_few_{}_{d}", type_name(dtype)),
-            tiles,
-            take: Take::Few,
-            splits: self.splits(tiles),
-            threads: 128,
-            shared: FEW * (pitch(2 * d) + pitch(2 * SEGMENT)) + 4 * (64 + 256 + 16) + self.scale_bytes() + pieces,
-            flat: false,
-        }
+    /// Shared memory of a block that attends with few rows and holds this many segments.
+    fn few_bytes(&self, pairs: usize) -> usize {
+        let (d, size) = (self.shape.d, self.kv.k.dtype.size());
+        let pieces = 2 * pairs * 64 * pitch(d * size);
+        FEW * (pitch(2 * d) + pitch(2 * SEGMENT)) + 4 * (64 + 256 + 16) + self.scale_bytes() + pieces
     }
 
-    fn many(&self) -> Launch {
+    /// `None` where a block has too little shared memory.
+    fn few(&self) -> Option<Launch> {
+        let (d, tiles, limit) = (self.shape.d, self.batch.s, self.cuda.info().shared_bytes as usize);
+        let one = self.batch.t == self.batch.s && self.batch.longest_query == 1;
+        let small = d == 128 && self.few_bytes(few_pairs(d)) > limit;
+        let shared = self.few_bytes(if small { 2 } else { few_pairs(d) });
+        (shared <= limit).then(|| Launch {
+            file: "attention_few",
+            name: format!("attention_few_{}_{d}{}", type_name(self.kv.k.dtype), if small { "_small" } else { "" }),
+            tiles,
+            take: if one { Take::One } else { Take::Few },
+            splits: self.splits(tiles),
+            threads: 128,
+            shared,
+            flat: false,
+        })
+    }
+
+    fn many(&self, all: bool) -> Launch {
         let (d, dtype) = (self.shape.d, self.kv.k.dtype);
         let rows = if d > 128 { 64 } else { 128 };
         Launch {
             file: "attention_many",
             name: format!("attention_many_{}_{d}", type_name(dtype)),
             tiles: self.most_tiles(rows),
-            take: Take::Many,
+            take: if all { Take::All } else { Take::Many },
             splits: 1,
             threads: 256,
             shared: rows * pitch(2 * d) + self.scale_bytes() + many_stages(dtype, d) * 64 * pitch(d * dtype.size()),

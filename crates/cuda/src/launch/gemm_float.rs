@@ -15,10 +15,10 @@ struct Plain {
     many: &'static [Tile],
 }
 
-/// A ring of `gemm_float.cu`'s `few`: 5 stages of 128 bytes of 32 rows, and of as many f32 elements of each token.
-const fn few(name: &'static str, tokens: usize, element: usize) -> Tile {
-    let mut tile = Tile::plain(name, 32, tokens, 32);
-    tile.shared = 5 * (32 * 128 + tokens * (128 / element) * 4);
+/// A ring of `gemm_float.cu`'s `few`: 5 stages of 128 bytes of each row, and of as many f32 elements of each token.
+const fn few(name: &'static str, rows: usize, tokens: usize, element: usize) -> Tile {
+    let mut tile = Tile::plain(name, rows, tokens, 32);
+    tile.shared = 5 * (rows * 128 + tokens * (128 / element) * 4);
     tile
 }
 
@@ -26,13 +26,13 @@ macro_rules! plain_family {
     ($type:literal, $size:literal) => {
         Plain {
             few: &[
-                few(concat!($type, "_few_1"), 1, $size),
-                few(concat!($type, "_few_4"), 4, $size),
-                few(concat!($type, "_few_16"), 16, $size),
+                few(concat!($type, "_few_1"), 32, 1, $size),
+                few(concat!($type, "_few_4"), 32, 4, $size),
+                few(concat!($type, "_few_16"), 64, 16, $size),
             ],
             many: &[
-                Tile::plain(concat!($type, "_plain_128x128"), 128, 128, 256).known(2, 100),
-                Tile::plain(concat!($type, "_plain_64x64"), 64, 64, 64).known(5, 80),
+                Tile::plain(concat!($type, "_plain_128x128"), 128, 128, 256).known(2, 35, 23),
+                Tile::plain(concat!($type, "_plain_64x64"), 64, 64, 64).known(6, 20, 7),
             ],
         }
     };
@@ -44,15 +44,18 @@ const F16: Plain = plain_family!("f16", 2);
 
 /// Weights of bf16 whose rows begin at multiples of 16 bytes.
 const TENSOR_CORE_FEW: &[Tile] = &[
-    Tile::tensor_core("bf16_80_64x8", [4, 1, 1, 1, 1, 128, 5]),
-    Tile::tensor_core("bf16_80_64x16", [4, 1, 1, 1, 2, 128, 5]),
+    Tile::tensor_core("bf16_80_64x8", [4, 1, 1, 1, 1, 256, 4]),
+    Tile::tensor_core("bf16_80_64x16", [4, 1, 1, 1, 2, 256, 4]),
     Tile::tensor_core("bf16_80_64x32", [4, 1, 1, 1, 4, 128, 4]),
 ];
 /// The same, of few rows.
-const TENSOR_CORE_SMALL: Tile = Tile::tensor_core("bf16_80_16x8", [1, 1, 1, 1, 1, 512, 4]);
+const TENSOR_CORE_SMALL: &[Tile] = &[
+    Tile::tensor_core("bf16_80_16x16", [1, 2, 1, 1, 1, 256, 4]),
+    Tile::tensor_core("bf16_80_16x32", [1, 4, 1, 1, 1, 256, 4]),
+];
 const TENSOR_CORE_MANY: &[Tile] = &[
-    Tile::tensor_core("bf16_80_128x128", [2, 4, 1, 4, 4, 64, 4]).known(2, 100),
-    Tile::tensor_core("bf16_80_64x64", [2, 2, 1, 2, 4, 128, 4]).known(3, 75),
+    Tile::tensor_core("bf16_80_128x128", [2, 4, 1, 4, 4, 64, 4]).known(2, 35, 23),
+    Tile::tensor_core("bf16_80_64x64", [2, 2, 1, 2, 4, 128, 4]).known(3, 14, 7),
 ];
 
 macro_rules! any_tiles {
@@ -90,10 +93,8 @@ fn choose_bf16(dtype: DType, t: usize, n: usize, k: usize, sm_count: usize) -> O
     if dtype != DType::BF16 || !k.is_multiple_of(8) {
         return any.get(usize::from(t > 8));
     }
-    if t <= 8 && n < 64 * sm_count {
-        return Some(&TENSOR_CORE_SMALL);
-    }
-    narrowest(TENSOR_CORE_FEW, t).or_else(|| fastest(TENSOR_CORE_MANY, t, n, sm_count))
+    let few = if n < 64 * sm_count { TENSOR_CORE_SMALL } else { TENSOR_CORE_FEW };
+    narrowest(few, t).or_else(|| fastest(TENSOR_CORE_MANY, t, n, sm_count))
 }
 
 pub(crate) fn gemm_float(
@@ -169,8 +170,8 @@ fn tiles(w: &Linear, math: FloatMath) -> impl Iterator<Item = &'static Tile> {
         (FloatMath::Bf16, DType::BF16) => (&[], &ANY_BF16),
         (FloatMath::Bf16, _) => (&[], &ANY_F16),
     };
-    let small = (math == FloatMath::Bf16 && w.dtype == DType::BF16 && aligned).then_some(&TENSOR_CORE_SMALL);
-    small.into_iter().chain(few).chain(many)
+    let small = (math == FloatMath::Bf16 && w.dtype == DType::BF16 && aligned).then_some(TENSOR_CORE_SMALL);
+    small.into_iter().flatten().chain(few).chain(many)
 }
 
 #[cfg(test)]
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(name(DType::BF16, 1, 128_256, 4096), Some("bf16_80_64x8"));
         assert_eq!(name(DType::BF16, 16, 128_256, 4096), Some("bf16_80_64x16"));
         assert_eq!(name(DType::BF16, 4096, 4096, 4096), Some("bf16_80_128x128"));
-        assert_eq!(name(DType::BF16, 1, 576, 576), Some("bf16_80_16x8"));
+        assert_eq!(name(DType::BF16, 1, 576, 576), Some("bf16_80_16x16"));
         assert_eq!(name(DType::BF16, 5, 17, 17), Some("bf16_80_any_64x8"));
         assert_eq!(name(DType::F16, 50, 17, 17), Some("f16_80_any_64x64"));
         assert_eq!(name(DType::I8, 1, 1, 1), None);

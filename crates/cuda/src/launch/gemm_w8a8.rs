@@ -23,17 +23,22 @@ const INT8_80: Family = Family {
         Tile::tensor_core("int8_80_32x64", [1, 1, 8, 2, 8, 256, 4]),
     ],
     many: &[
-        Tile::tensor_core("int8_80_128x128", [2, 4, 1, 4, 4, 64, 4]).known(2, 100),
-        Tile::tensor_core("int8_80_64x64", [2, 2, 2, 2, 4, 128, 4]).known(3, 75),
+        Tile::tensor_core("int8_80_128x128", [2, 4, 1, 4, 4, 64, 4]).known(2, 70, 46),
+        Tile::tensor_core("int8_80_64x64", [2, 2, 1, 2, 4, 128, 4]).known(3, 30, 11),
+        Tile::tensor_core("int8_80_64x64_by_2", [2, 2, 2, 2, 4, 128, 4]).known(2, 28, 8),
     ],
     any: Tile::tensor_core("int8_80_any", [2, 2, 1, 2, 4, 64, 2]),
 };
 
 const INT8_75: Family = Family {
-    few: &[Tile::tensor_core("int8_75_16x8", [1, 1, 8, 1, 1, 512, 2])],
+    few: &[
+        Tile::tensor_core("int8_75_16x8", [1, 1, 8, 1, 1, 512, 2]),
+        Tile::tensor_core("int8_75_16x16", [1, 1, 8, 1, 2, 512, 2]),
+        Tile::tensor_core("int8_75_32x32", [1, 1, 8, 2, 4, 256, 2]),
+    ],
     many: &[
-        Tile::tensor_core("int8_75_128x128", [2, 4, 1, 4, 4, 64, 2]).known(2, 100),
-        Tile::tensor_core("int8_75_64x64", [2, 2, 2, 2, 4, 128, 2]).known(2, 75),
+        Tile::tensor_core("int8_75_128x128", [2, 4, 1, 4, 4, 64, 2]).known(2, 58, 47),
+        Tile::tensor_core("int8_75_64x64", [2, 2, 2, 2, 4, 128, 2]).known(4, 26, 11),
     ],
     any: Tile::tensor_core("int8_75_any", [2, 2, 1, 2, 4, 64, 2]),
 };
@@ -45,8 +50,8 @@ const INT8_70: Family = Family {
         Tile::plain("int8_few_4", 16, 4, 256),
     ],
     many: &[
-        Tile::plain("int8_70_128x128", 128, 128, 256).known(1, 100),
-        Tile::plain("int8_70_64x64", 64, 64, 64).known(4, 80),
+        Tile::plain("int8_70_128x128", 128, 128, 256).known(1, 180, 180),
+        Tile::plain("int8_70_64x64", 64, 64, 64).known(6, 105, 34),
     ],
     any: Tile::plain("int8_70_64x64", 64, 64, 64),
 };
@@ -59,8 +64,8 @@ macro_rules! float8_family {
                 Tile::tensor_core(concat!($pair, "_89_16x32"), [1, 4, 1, 1, 1, 256, 4]),
             ],
             many: &[
-                Tile::tensor_core(concat!($pair, "_89_128x128"), [2, 4, 1, 4, 4, 64, 4]).known(2, 100),
-                Tile::tensor_core(concat!($pair, "_89_64x64"), [2, 2, 1, 2, 4, 128, 4]).known(3, 75),
+                Tile::tensor_core(concat!($pair, "_89_128x128"), [2, 4, 1, 4, 4, 64, 4]).known(2, 70, 46),
+                Tile::tensor_core(concat!($pair, "_89_64x64"), [2, 2, 1, 2, 4, 128, 4]).known(3, 30, 11),
             ],
             any: Tile::tensor_core(concat!($pair, "_89_any"), [2, 2, 1, 2, 4, 64, 2]),
         }
@@ -108,7 +113,10 @@ fn choose(family: &'static Family, t: usize, n: usize, k: usize, sm_count: usize
     if !k.is_multiple_of(16) {
         return &family.any;
     }
-    let few = narrowest(family.few, t);
+    let narrow = narrowest(family.few, t);
+    // By dp4a, weights that are read again from the cache cost less than a large tile that is mostly empty.
+    let again = family.few.last().filter(|tile| tile.shared == 0 && t <= 5 * tile.tokens);
+    let few = narrow.or(again);
     // A block of few tokens reads them all for its few rows: with many rows, larger tiles read less.
     let wide = t > 32 && n >= 96 * sm_count;
     let chosen = if wide { None } else { few };
@@ -211,7 +219,6 @@ impl Cuda {
         require("gemm_w8a8", out.cols == w.n)?;
         let found = tiles(family_of(self, x, w)?).chain(INT8_70.few).find(|tile| tile.name == name);
         let tile = found.ok_or_else(|| Error::unsupported(format!("no kernel {name} here")))?;
-        require(name, tile.tokens >= x.codes.rows || !INT8_70.few.contains(tile))?;
         launch(self, tile, x, w, if w.interleaved { Mode::Woven } else { Mode::Plain }, out)
     }
 }
@@ -241,9 +248,15 @@ mod tests {
         assert_eq!(name(1, 4096, 4096), "int8_80_16x8");
         assert_eq!(name(16, 4096, 4096), "int8_80_16x16");
         assert_eq!(name(64, 4096, 14336), "int8_80_32x64");
-        assert_eq!(name(64, 28672, 4096), "int8_80_64x64");
+        assert_eq!(name(64, 28672, 4096), "int8_80_64x64_by_2");
+        assert_eq!(name(256, 6144, 4096), "int8_80_64x64");
         assert_eq!(name(4096, 28672, 4096), "int8_80_128x128");
         assert_eq!(name(8192, 4096, 4100), "int8_80_any");
+        let name = |t| choose(&INT8_70, t, 4096, 4096, 80).name;
+        assert_eq!(
+            [1, 2, 3, 20, 21].map(name),
+            ["int8_few_1", "int8_few_2", "int8_few_4", "int8_few_4", "int8_70_64x64"]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@ pub(crate) mod attention;
 pub(crate) mod gated;
 pub(crate) mod gemm_float;
 pub(crate) mod gemm_w8a8;
+mod gptq;
 pub(crate) mod logits;
 pub(crate) mod observe;
 pub(crate) mod quantize_rows;

@@ -13,10 +13,12 @@ pub(crate) struct Tile {
     pub threads: usize,
     /// Bytes of dynamic shared memory.
     pub shared: usize,
-    /// Blocks that a multiprocessor holds, about.
+    /// Blocks that a multiprocessor holds.
     pub resident: usize,
-    /// Speed of a busy multiprocessor, in hundredths of the fastest tile's.
-    pub speed: usize,
+    /// Time of a block that has a multiprocessor to itself, measured on one chip; only ratios count.
+    pub alone: usize,
+    /// What each further block on the multiprocessor adds to that.
+    pub more: usize,
 }
 
 impl Tile {
@@ -27,17 +29,17 @@ impl Tile {
         let (rows, tokens) = (16 * row_warps * mi, 8 * token_warps * ni);
         let shared = (rows + tokens) * bytes * stages;
         let threads = 32 * row_warps * token_warps * k_warps;
-        Tile { name, rows, tokens, threads, shared, resident: 2, speed: 50 }
+        Tile { name, rows, tokens, threads, shared, resident: 1, alone: 1, more: 1 }
     }
 
     /// A tile without dynamic shared memory.
     pub(crate) const fn plain(name: &'static str, rows: usize, tokens: usize, threads: usize) -> Tile {
-        Tile { name, rows, tokens, threads, shared: 0, resident: 2, speed: 50 }
+        Tile { name, rows, tokens, threads, shared: 0, resident: 1, alone: 1, more: 1 }
     }
 
     /// With what is known of its speed.
-    pub(crate) const fn known(self, resident: usize, speed: usize) -> Tile {
-        Tile { resident, speed, ..self }
+    pub(crate) const fn known(self, resident: usize, alone: usize, more: usize) -> Tile {
+        Tile { resident, alone, more, ..self }
     }
 
     /// Blocks of a product.
@@ -45,12 +47,11 @@ impl Tile {
         t.div_ceil(self.tokens) * n.div_ceil(self.rows)
     }
 
-    /// Time that a product takes, in any unit: rounds of blocks, each as long as its outputs.
+    /// Time that a product takes: rounds of as many blocks as the chip holds, and one of the rest.
     fn time(&self, t: usize, n: usize, sm_count: usize) -> usize {
-        let rounds = self.blocks(t, n).div_ceil(sm_count * self.resident);
-        // Fewer blocks than places: those that are there have a multiprocessor more to themselves.
-        let shared_by = self.blocks(t, n).div_ceil(sm_count).min(self.resident);
-        rounds * shared_by * self.rows * self.tokens * 100 / self.speed
+        let (blocks, places) = (self.blocks(t, n), sm_count * self.resident);
+        let round = |on_each: usize| if on_each == 0 { 0 } else { self.alone + (on_each - 1) * self.more };
+        blocks / places * round(self.resident) + round((blocks % places).div_ceil(sm_count))
     }
 }
 

@@ -1,11 +1,11 @@
 //! The two self-checks: after smoothing the float model is the same function; and how far the quantized one is off.
+use super::fold::FloatBlock;
 use super::hidden::{Hidden, Lane};
 use super::observe::read;
 use super::solve::Solved;
 use crate::error::{Error, Result};
-use planish_model::weights::HostBlock;
 use planish_model::{Ends, Plan};
-use planish_tensor::{Backend, DType, FloatMath, LinearPart, host::encode_f32};
+use planish_tensor::{Backend, DType, FloatMath, LinearPart, Tensor, host::encode_f32};
 
 /// Largest KL divergence that smoothing may cause (nats, mean over the held-back tokens).
 pub const SMOOTHING_KL_LIMIT: f64 = 1e-5;
@@ -93,32 +93,35 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
 pub fn output_errors<B: Backend>(
     backend: &B,
     plan: &Plan,
-    float: &HostBlock,
+    float: &FloatBlock<'_, B>,
     solved: &[Solved],
     inputs: &[Vec<f32>],
 ) -> Result<Vec<f64>> {
-    solved
-        .iter()
-        .map(|s| {
-            let x = &inputs[s.role.input() as usize];
-            let float = float.linear(s.role).clone();
-            let q8 = super::solve::to_part(&s.weight, float.bias.clone())?;
-            output_error(backend, plan.input_width(s.role.input()), x, float, q8)
-        })
-        .collect()
+    let mut errors = Vec::with_capacity(solved.len());
+    // Linears of one input stand side by side.
+    for group in solved.chunk_by(|a, b| a.role.input() == b.role.input()) {
+        let input = group[0].role.input();
+        let (k, x, act) = (plan.input_width(input), &inputs[input as usize], backend.activation_dtype());
+        let mut on_device = backend.alloc(act, x.len() / k, k)?;
+        backend.upload(&encode_f32(act, x)?, &mut on_device)?;
+        for s in group {
+            let float = float.packed(backend, plan, &[s.role])?;
+            errors.push(output_error(backend, &on_device, float, &s.part)?);
+        }
+    }
+    Ok(errors)
 }
 
-fn output_error<B: Backend>(backend: &B, k: usize, x: &[f32], float: LinearPart, q8: LinearPart) -> Result<f64> {
-    let (n, t, act) = (float.weight.shape()[0], x.len() / k, backend.activation_dtype());
-    let mut input = backend.alloc(act, t, k)?;
-    backend.upload(&encode_f32(act, x)?, &mut input)?;
+fn output_error<B: Backend>(backend: &B, x: &Tensor<B>, float: B::Linear, q8: &LinearPart) -> Result<f64> {
+    let (n, t, k) = (q8.weight.shape()[0], x.rows, x.cols);
     let mut out = backend.alloc(DType::F32, t, n)?;
-    backend.gemm_float(&input, &backend.load_linear(&[float])?, FloatMath::F32, &mut out)?;
+    backend.gemm_float(x, &float, FloatMath::F32, &mut out)?;
+    drop(float);
     let y = read(backend, &out)?;
-    let packed = backend.load_linear(&[q8])?;
+    let packed = backend.load_linear(std::slice::from_ref(q8))?;
     let kind = backend.linear_shape(&packed).q8.expect("8-bit weight");
     let mut rows = backend.alloc_q8(kind, t, k)?;
-    backend.quantize_rows(&input, &mut rows)?;
+    backend.quantize_rows(x, &mut rows)?;
     backend.gemm_w8a8(&rows, &packed, &mut out)?;
     Ok(relative_error(&y, &read(backend, &out)?))
 }

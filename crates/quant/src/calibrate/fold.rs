@@ -1,22 +1,25 @@
-//! SmoothQuant on one block's host weights: factors from statistics, folded so that the function stays the same.
+//! SmoothQuant on one block's weights: factors from statistics, folded so that the function stays the same.
 //!
 //! A factor `s` multiplies the columns of every reader and divides what feeds them. What feeds them may be saved in
 //! 16 bits: then the factor is taken from the value that the file can hold, so that the fold stays exact.
+use super::changing::Changing;
 use crate::error::Result;
 use crate::report::GroupReport;
-use crate::smooth::{column_absmax, divide_rows, expand_groups, scale_columns, smoothing_factors, tie_groups};
+use crate::smooth::{divide_rows, expand_groups, smoothing_factors, tie_groups};
+use planish_model::block::Block;
+use planish_model::linear::Linear;
 use planish_model::weights::HostBlock;
 use planish_model::{Absorber, Input, Plan, Role};
-use planish_tensor::{DType, HostTensor};
+use planish_tensor::{Backend, DType, HostTensor, LinearPart, Solver};
 
-/// A block's weights in f32, to be changed.
-pub struct FloatBlock {
+/// A block in f32, to be changed.
+pub struct FloatBlock<'a, B: Backend> {
     /// `[h]` norm before attention, as applied.
     pub attention_norm: Vec<f32>,
     /// `[h]` norm before the MLP, as applied.
     pub mlp_norm: Vec<f32>,
-    /// `[n, k]` in the order of [`Role::ALL`].
-    pub weights: Vec<Vec<f32>>,
+    /// The linears' weights.
+    pub weights: Changing<'a, B>,
     /// `[n]` biases.
     pub biases: Vec<Option<Vec<f32>>>,
 }
@@ -32,15 +35,15 @@ pub struct Smoothing {
     pub report: GroupReport,
 }
 
-impl FloatBlock {
+impl<'a, B: Backend> FloatBlock<'a, B> {
     /// Widens a block.
-    pub fn new(host: &HostBlock) -> FloatBlock {
-        FloatBlock {
+    pub fn new(backend: &'a B, solver: Option<&'a dyn Solver<B>>, host: &HostBlock) -> Result<FloatBlock<'a, B>> {
+        Ok(FloatBlock {
             attention_norm: host.attention_norm.clone(),
             mlp_norm: host.mlp_norm.clone(),
-            weights: host.linears.iter().map(|l| l.weight.to_f32()).collect(),
+            weights: Changing::new(backend, solver, host)?,
             biases: host.linears.iter().map(|l| l.bias.clone()).collect(),
-        }
+        })
     }
 
     /// Smooths one input; `absmax[k]` are its channels' largest magnitudes. `stored` is the type in which norms are saved.
@@ -57,7 +60,7 @@ impl FloatBlock {
         let mut columns = vec![0.0f32; k];
         for &role in input.readers() {
             let (n, _) = plan.linear_size(role);
-            for (m, c) in columns.iter_mut().zip(column_absmax(&self.weights[role as usize], n, k)?) {
+            for (m, c) in columns.iter_mut().zip(self.weights.column_absmax(role, n, k)?) {
                 *m = m.max(c);
             }
         }
@@ -68,7 +71,7 @@ impl FloatBlock {
         let s = if tied { expand_groups(&exact, plan.nq, plan.nkv, plan.d)? } else { exact };
         factors.s = s.clone();
         for &role in input.readers() {
-            scale_columns(&mut self.weights[role as usize], k, &s)?;
+            self.weights.scale_columns(role, k, &s)?;
         }
         let balance: Vec<String> = input.readers().iter().map(|&r| plan.linear_name(layer, r)).collect();
         let balance: Vec<&str> = balance.iter().map(String::as_str).collect();
@@ -83,7 +86,7 @@ impl FloatBlock {
             Absorber::MlpNorm => &mut self.mlp_norm,
             Absorber::Rows(role) => {
                 let (n, k) = plan.linear_size(role);
-                divide_rows(&mut self.weights[role as usize], n, k, &s)?;
+                self.weights.divide_rows(role, n, k, &s)?;
                 if let Some(bias) = &mut self.biases[role as usize] {
                     divide_rows(bias, n, 1, &s)?;
                 }
@@ -105,19 +108,56 @@ impl FloatBlock {
         Ok(exact)
     }
 
-    /// The block as float linears, for running it.
-    pub fn to_host(&self, plan: &Plan) -> Result<HostBlock> {
-        let part = |role: Role| {
-            let (n, k) = plan.linear_size(role);
-            let weight = HostTensor::from_f32(vec![n, k], &self.weights[role as usize])?;
-            Ok(planish_tensor::LinearPart { weight, scales: None, bias: self.biases[role as usize].clone() })
+    /// A weight as a float linear.
+    pub fn part(&self, plan: &Plan, role: Role) -> Result<LinearPart> {
+        let (n, k) = plan.linear_size(role);
+        let weight = match &self.weights {
+            Changing::Host(weights) => HostTensor::from_f32(vec![n, k], &weights[role as usize])?,
+            Changing::Device(..) => HostTensor::from_f32(vec![n, k], &self.weights.values(role)?)?,
         };
-        let linears: Vec<_> = Role::ALL.map(part).into_iter().collect::<Result<_>>()?;
+        Ok(LinearPart { weight, scales: None, bias: self.biases[role as usize].clone() })
+    }
+
+    /// The block with linears made one by one.
+    pub fn with_linears(&self, linear: impl Fn(Role) -> Result<LinearPart>) -> Result<HostBlock> {
+        let linears: Vec<_> = Role::ALL.map(linear).into_iter().collect::<Result<_>>()?;
         Ok(HostBlock {
             attention_norm: self.attention_norm.clone(),
             mlp_norm: self.mlp_norm.clone(),
             linears: linears.try_into().expect("seven roles"),
         })
+    }
+
+    /// Linears of some roles, one below the other, as they are now.
+    pub fn packed(&self, backend: &B, plan: &Plan, roles: &[Role]) -> Result<B::Linear> {
+        match &self.weights {
+            Changing::Host(_) => {
+                let parts: Vec<_> = roles.iter().map(|&role| self.part(plan, role)).collect::<Result<_>>()?;
+                Ok(backend.load_linear(&parts)?)
+            }
+            Changing::Device(_, solver, tensors) => {
+                let part = |&role: &Role| (&tensors[role as usize], self.biases[role as usize].as_deref());
+                Ok(solver.linear_of(&roles.iter().map(part).collect::<Vec<_>>())?)
+            }
+        }
+    }
+
+    /// The block as it is now, for running it.
+    pub fn block(&self, backend: &B, plan: &Plan, layer: usize) -> Result<Block<B>> {
+        let linear = |input: Input| {
+            let packed = self.packed(backend, plan, input.readers()).map_err(in_model)?;
+            Linear::packed(backend, packed)
+        };
+        Ok(Block::of(backend, plan, layer, [&self.attention_norm, &self.mlp_norm], linear)?)
+    }
+}
+
+/// Packing fails as the device or the model fails.
+fn in_model(e: crate::Error) -> planish_model::Error {
+    match e {
+        crate::Error::Device(e) => e.into(),
+        crate::Error::Model(e) => e,
+        other => planish_tensor::Error::Device(other.to_string()).into(),
     }
 }
 

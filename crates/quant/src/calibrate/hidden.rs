@@ -1,20 +1,19 @@
-//! Hidden states between blocks, on the host, and running a block over them in chunks.
+//! Running a block over hidden states: those of the calibration in chunks, those of the checks at once.
 use super::observe::read;
+use super::states::{Chunk, States, block_bytes, groups};
 use crate::error::Result;
 use planish_model::block::{Block, Step};
 use planish_model::tap::Tap;
 use planish_model::{Ends, KvPool, Plan, Workspace};
 use planish_tensor::host::encode_f32;
-use planish_tensor::{Backend, Batch, DType, FloatMath, RopeTable};
+use planish_tensor::{Backend, Batch, DType, FloatMath, RopeTable, Solver};
 
-/// Tokens that go through a block at once (one sequence may be longer).
+/// Tokens that go through a block at once, unless the device prefers another number (one sequence may be longer).
 const CHUNK_TOKENS: usize = 1024;
-const PAGE_SIZE: usize = 16;
 
-/// `[t, h]` hidden states of several sequences, one after the other.
+/// `[t, h]` hidden states of one sequence, on the host.
+#[derive(Default)]
 pub struct Hidden {
-    /// Tokens of each sequence.
-    pub lengths: Vec<usize>,
     /// The states.
     pub values: Vec<f32>,
 }
@@ -23,126 +22,170 @@ pub struct Hidden {
 pub struct Lane<'a, B: Backend> {
     /// The device.
     pub backend: &'a B,
+    /// What it can do for the quantizer.
+    pub solver: Option<&'a dyn Solver<B>>,
     plan: &'a Plan,
     kv: KvPool<B>,
+    /// For the calibration, where it is another one.
+    narrow_kv: Option<KvPool<B>>,
+    page_size: usize,
+    chunk_tokens: usize,
     /// Buffers.
     pub ws: Workspace<B>,
     rope: RopeTable<B>,
 }
 
 impl<'a, B: Backend> Lane<'a, B> {
-    /// Buffers for sequences of at most `longest` tokens and `rows` rows of logits.
-    pub fn new(backend: &'a B, plan: &'a Plan, longest: usize, rows: usize) -> Result<Lane<'a, B>> {
-        let tokens = CHUNK_TOKENS.max(longest);
-        let pages = tokens.div_ceil(PAGE_SIZE) + CHUNK_TOKENS;
+    /// Buffers for calibration sequences of these lengths, one of `held_back` tokens, and `rows` rows of logits.
+    /// A device that solves keeps the calibration's keys in bf16, as its attention likes them.
+    pub fn new(
+        backend: &'a B,
+        solver: Option<&'a dyn Solver<B>>,
+        plan: &'a Plan,
+        lengths: &[usize],
+        held_back: usize,
+        rows: usize,
+    ) -> Result<Lane<'a, B>> {
+        let chunk_tokens = solver.map_or(CHUNK_TOKENS, |s| s.pass_tokens());
+        let page_size = backend.preferences().page_size;
+        let groups = groups(lengths, chunk_tokens);
+        let longest = lengths.iter().copied().chain([held_back]).max().unwrap_or(1);
+        let pages = |group: &Vec<usize>| group.iter().map(|n| n.div_ceil(page_size)).sum::<usize>();
+        let tokens = groups.iter().map(|g| g.iter().sum()).chain([held_back]).max().unwrap_or(1);
+        let of_check = held_back.div_ceil(page_size);
+        let of_chunk = groups.iter().map(pages).max().unwrap_or(0);
+        let pool = |pages: usize, dtype| KvPool::new(backend, plan, 1, pages.max(1), page_size, dtype);
         Ok(Lane {
             backend,
+            solver,
             plan,
-            kv: KvPool::new(backend, plan, 1, pages, PAGE_SIZE, DType::F32)?,
+            kv: pool(if solver.is_some() { of_check } else { of_check.max(of_chunk) }, DType::F32)?,
+            narrow_kv: solver.map(|_| pool(of_chunk, DType::BF16)).transpose()?,
+            page_size,
+            chunk_tokens,
             ws: Workspace::new(backend, plan, tokens, rows)?,
             rope: planish_model::rope::table(backend, plan, longest)?,
         })
     }
 
-    /// Embeds sequences of token ids.
-    pub fn embed(&mut self, ends: &Ends<B>, samples: &[Vec<u32>]) -> Result<Hidden> {
-        let mut hidden = Hidden { lengths: samples.iter().map(Vec::len).collect(), values: Vec::new() };
-        hidden.values.reserve_exact(hidden.lengths.iter().sum::<usize>() * self.plan.hidden);
-        for sample in samples {
-            let mut batch = Batch::fresh(&[sample.len()], PAGE_SIZE);
-            batch.tokens = sample.clone();
-            let on_device = self.backend.upload_batch(&batch, self.kv.pages)?;
-            self.ws.set_tokens(sample.len());
-            ends.embed(self.backend, &on_device, &mut self.ws)?;
-            hidden.values.extend(read(self.backend, &self.ws.x)?);
+    /// Embeds the calibration sequences.
+    pub fn embed_all(&mut self, ends: &Ends<B>, samples: &[Vec<u32>]) -> Result<States<B>> {
+        let lengths: Vec<usize> = samples.iter().map(Vec::len).collect();
+        let (mut samples, mut chunks) = (samples.iter(), Vec::new());
+        let reserve = block_bytes(self.plan);
+        for group in groups(&lengths, self.chunk_tokens) {
+            let tokens = samples.by_ref().take(group.len()).flatten().copied().collect();
+            self.embed_group(ends, &group, tokens)?;
+            chunks.push(Chunk::of(self.backend, self.solver, reserve, group, &self.ws.x)?);
         }
-        Ok(hidden)
+        Ok(States { chunks })
     }
 
-    /// Runs a block over all states, in place.
-    pub fn advance(&mut self, block: &Block<B>, math: FloatMath, hidden: &mut Hidden) -> Result<()> {
-        for (sequences, rows) in chunks(&hidden.lengths, self.plan.hidden) {
-            let values = &mut hidden.values[rows];
-            self.run(block, math, &sequences, values, None)?;
-            if self.ws.pending {
-                self.backend.add(&mut self.ws.x, &self.ws.delta)?;
-                self.ws.pending = false;
+    /// Embeds one sequence.
+    pub fn embed(&mut self, ends: &Ends<B>, tokens: &[u32]) -> Result<Hidden> {
+        self.embed_group(ends, &[tokens.len()], tokens.to_vec())?;
+        Ok(Hidden { values: read(self.backend, &self.ws.x)? })
+    }
+
+    fn embed_group(&mut self, ends: &Ends<B>, lengths: &[usize], tokens: Vec<u32>) -> Result<()> {
+        let batch = Batch { tokens, ..Batch::fresh(lengths, self.page_size) };
+        let pages = self.narrow_kv.as_ref().map_or(0, |kv| kv.pages).max(self.kv.pages);
+        let on_device = self.backend.upload_batch(&batch, pages)?;
+        self.ws.set_tokens(batch.t());
+        Ok(ends.embed(self.backend, &on_device, &mut self.ws)?)
+    }
+
+    /// States given as values, in chunks.
+    pub fn place(&mut self, lengths: &[usize], mut values: impl FnMut(usize) -> Result<Vec<f32>>) -> Result<States<B>> {
+        let (h, reserve, mut chunks) = (self.plan.hidden, block_bytes(self.plan), Vec::new());
+        for group in groups(lengths, self.chunk_tokens) {
+            let tokens = group.iter().sum::<usize>();
+            let values = values(tokens * h)?;
+            if self.solver.is_none() {
+                chunks.push(Chunk::on_host(group, values));
+                continue;
             }
-            values.copy_from_slice(&read(self.backend, &self.ws.x)?);
+            self.ws.set_tokens(tokens);
+            self.backend.upload(&encode_f32(self.ws.x.dtype, &values)?, &mut self.ws.x)?;
+            chunks.push(Chunk::of(self.backend, self.solver, reserve, group, &self.ws.x)?);
+        }
+        Ok(States { chunks })
+    }
+
+    /// Runs a block over the calibration states, in place.
+    pub fn advance_all(&mut self, block: &Block<B>, math: FloatMath, states: &mut States<B>) -> Result<()> {
+        for chunk in &mut states.chunks {
+            self.ws.set_tokens(chunk.tokens());
+            chunk.load(self.backend, self.solver, &mut self.ws.x)?;
+            self.run(block, math, &chunk.lengths, true, None)?;
+            chunk.store(self.backend, self.solver, &self.ws.x)?;
         }
         Ok(())
     }
 
-    /// Runs a block up to its last input, for what the tap sees; the states stay as they are.
-    pub fn observe(
+    /// Runs a block over the calibration states up to its last input, for what the tap sees; the states stay.
+    pub fn observe_all(
         &mut self,
         block: &Block<B>,
         math: FloatMath,
-        hidden: &Hidden,
+        states: &States<B>,
         tap: &mut dyn Tap<B>,
         progress: &mut dyn FnMut(usize),
     ) -> Result<()> {
-        for (sequences, rows) in chunks(&hidden.lengths, self.plan.hidden) {
-            self.run(block, math, &sequences, &hidden.values[rows], Some(&mut *tap))?;
-            progress(sequences.iter().sum());
+        for chunk in &states.chunks {
+            self.ws.set_tokens(chunk.tokens());
+            chunk.load(self.backend, self.solver, &mut self.ws.x)?;
+            self.run(block, math, &chunk.lengths, true, Some(&mut *tap))?;
+            progress(chunk.tokens());
         }
         Ok(())
     }
 
+    /// Runs a block over one sequence, in place.
+    pub fn advance(&mut self, block: &Block<B>, math: FloatMath, hidden: &mut Hidden) -> Result<()> {
+        self.upload(hidden)?;
+        self.run(block, math, &[self.ws.x.rows], false, None)?;
+        hidden.values = read(self.backend, &self.ws.x)?;
+        Ok(())
+    }
+
+    /// Runs a block over one sequence up to its last input, for what the tap sees; the states stay as they are.
+    pub fn observe(&mut self, block: &Block<B>, math: FloatMath, hidden: &Hidden, tap: &mut dyn Tap<B>) -> Result<()> {
+        self.upload(hidden)?;
+        self.run(block, math, &[self.ws.x.rows], false, Some(tap))
+    }
+
+    fn upload(&mut self, hidden: &Hidden) -> Result<()> {
+        self.ws.set_tokens(hidden.values.len() / self.plan.hidden);
+        Ok(self.backend.upload(&encode_f32(self.ws.x.dtype, &hidden.values)?, &mut self.ws.x)?)
+    }
+
+    /// Runs a block over `ws.x`: without a tap to its end, the last sum included.
     fn run(
         &mut self,
         block: &Block<B>,
         math: FloatMath,
         sequences: &[usize],
-        values: &[f32],
+        calibration: bool,
         tap: Option<&mut dyn Tap<B>>,
     ) -> Result<()> {
-        let batch = self.backend.upload_batch(&Batch::fresh(sequences, PAGE_SIZE), self.kv.pages)?;
-        self.ws.set_tokens(sequences.iter().sum());
-        self.backend.upload(&encode_f32(self.ws.x.dtype, values)?, &mut self.ws.x)?;
+        let pool = match &mut self.narrow_kv {
+            Some(narrow) if calibration => narrow,
+            _ => &mut self.kv,
+        };
+        let batch = self.backend.upload_batch(&Batch::fresh(sequences, self.page_size), pool.pages)?;
         let step = Step { backend: self.backend, math, batch: &batch, rope: &self.rope };
-        let kv = &mut self.kv.layers[0];
+        let kv = &mut pool.layers[0];
         match tap {
-            None => block.run(&step, kv, &mut self.ws)?,
             Some(tap) => block.observe(&step, kv, &mut self.ws, tap)?,
+            None => {
+                block.run(&step, kv, &mut self.ws)?;
+                if self.ws.pending {
+                    self.backend.add(&mut self.ws.x, &self.ws.delta)?;
+                    self.ws.pending = false;
+                }
+            }
         }
         Ok(())
-    }
-}
-
-/// Cuts sequences into groups of at most [`CHUNK_TOKENS`] tokens: their lengths, and where their states are.
-fn chunks(lengths: &[usize], h: usize) -> Vec<(Vec<usize>, std::ops::Range<usize>)> {
-    let mut out: Vec<(Vec<usize>, std::ops::Range<usize>)> = Vec::new();
-    let (mut tokens, mut start) = (CHUNK_TOKENS, 0);
-    for &length in lengths {
-        let end = start + length * h;
-        match out.last_mut() {
-            Some((group, range)) if tokens + length <= CHUNK_TOKENS => {
-                group.push(length);
-                range.end = end;
-                tokens += length;
-            }
-            _ => {
-                out.push((vec![length], start..end));
-                tokens = length;
-            }
-        }
-        start = end;
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_cover_everything_once() {
-        let lengths = [512, 512, 100, 2048, 1, 1000, 24];
-        let got = chunks(&lengths, 3);
-        assert_eq!(got.iter().flat_map(|c| c.0.clone()).collect::<Vec<_>>(), lengths);
-        assert_eq!(got[0], (vec![512, 512], 0..3072));
-        assert_eq!(got.last().unwrap().1.end, lengths.iter().sum::<usize>() * 3);
-        assert!(got.windows(2).all(|w| w[0].1.end == w[1].1.start));
     }
 }

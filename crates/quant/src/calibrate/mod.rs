@@ -1,8 +1,13 @@
 //! The main job: one pass over the blocks that calibrates, smooths, quantizes, checks and saves, one block in memory.
+pub mod changing;
 pub mod check;
 pub mod fold;
 pub mod hidden;
+mod lines;
 pub mod observe;
+pub mod phases;
 pub mod run;
 pub mod save;
 pub mod solve;
+mod states;
+mod streams;

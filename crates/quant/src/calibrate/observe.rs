@@ -31,6 +31,12 @@ impl<B: Backend> Statistics<B> {
     pub fn gram(&self, backend: &B, input: Input) -> planish_tensor::Result<Option<Vec<f32>>> {
         self.gram.get(input as usize).map(|g| read(backend, g)).transpose()
     }
+
+    /// Takes the same where it is, on the device.
+    pub fn take_gram(&mut self, backend: &B, input: Input) -> planish_tensor::Result<Option<Tensor<B>>> {
+        let nothing = backend.alloc(DType::F32, 0, 0)?;
+        Ok(self.gram.get_mut(input as usize).map(|g| std::mem::replace(g, nothing)))
+    }
 }
 
 impl<B: Backend> planish_model::tap::Tap<B> for Statistics<B> {

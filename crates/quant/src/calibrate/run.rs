@@ -1,21 +1,22 @@
 //! The driver: block by block, calibrate → smooth → quantize → check → save → advance.
 use super::check::{self, Divergence};
 use super::fold::{FloatBlock, Smoothing};
-use super::hidden::{Hidden, Lane};
+use super::hidden::Lane;
+use super::lines;
 use super::observe::{Recording, Statistics};
+use super::phases::Phases;
 use super::save::{self, Layout};
-use super::solve::{Algorithm, Solved, solve_input, to_part};
+use super::solve::{Algorithm, Correlation, Solved, solve_input};
+use super::streams::Streams;
 use crate::error::Result;
 use crate::report::LayerReport;
 use crate::smooth::divide_gram;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::block::Block;
-use planish_model::decoder::release_block;
 use planish_model::weights::HostBlock;
 use planish_model::{Ends, Input, Plan, Role};
-use planish_tensor::{Backend, FloatMath, Q8};
-use std::io::{Read, Write};
+use planish_tensor::{Backend, FloatMath, HostTensor, Q8};
 
 /// Decided settings of one run.
 pub struct Job<'a> {
@@ -55,6 +56,8 @@ pub struct Outcome {
     pub smoothing: Option<Divergence>,
     /// KL(original || quantized model).
     pub quantized: Divergence,
+    /// Seconds by phase.
+    pub phases: Phases,
 }
 
 /// How far a run is.
@@ -68,14 +71,13 @@ pub struct Progress {
     pub part: f64,
 }
 
-/// The four streams of hidden states that walk through the blocks side by side.
-struct Streams {
-    /// Calibration states, made by quantized blocks.
-    calibration: Hidden,
-    /// The held-back sequence through original, smoothed and quantized blocks.
-    original: Hidden,
-    smoothed: Hidden,
-    quantized: Hidden,
+/// A run between two blocks.
+pub(super) struct Run<'a, 'j, B: Backend> {
+    pub lane: Lane<'a, B>,
+    pub job: &'a Job<'j>,
+    pub streams: Streams<B>,
+    pub layers: Vec<LayerReport>,
+    pub phases: Phases,
 }
 
 /// Quantizes every block into `writer`, continuing where an earlier run stopped, and checks the result.
@@ -85,71 +87,111 @@ pub fn quantize<B: Backend>(
     writer: &mut CheckpointWriter,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome> {
-    let plan = job.plan;
     backend.runs(job.kind)?;
-    let longest = job.samples.iter().map(Vec::len).chain([job.held_back.len()]).max().unwrap_or(1);
-    let mut lane = Lane::new(backend, plan, longest, check::ROWS)?;
-    let ends = Ends::load(backend, plan, job.source, false)?;
-    let mut layers = Vec::new();
-    let mut streams = match writer.state()? {
-        Some(mut state) => restore(&mut state, job, &mut layers)?,
-        None => Streams::begin(&mut lane, &ends, job)?,
-    };
-    // The output projection is needed again only at the end; it is the largest weight of small models.
-    drop(ends);
-    for layer in writer.completed_blocks()..plan.layers {
-        let mut part = |part| progress(Progress { layer, layers: plan.layers, part });
-        layers.push(one_block(&mut lane, job, layer, &mut streams, writer, &mut part)?);
-        writer.save_state(layer, |w| store(w, &streams, &layers))?;
-        writer.finish_block(layer)?;
-        release_block(plan, job.source, layer);
+    let mut run = Run::begin(backend, job, writer)?;
+    match run.lane.solver {
+        None => lines::one_by_one(&mut run, writer, progress)?,
+        Some(_) => lines::side_by_side(&mut run, writer, progress)?,
     }
-    drop(std::mem::take(&mut streams.calibration.values));
-    let ends = Ends::load(backend, plan, job.source, false)?;
-    let smoothing = match job.smooths() {
-        true => Some(check::divergence(&mut lane, &ends, &streams.original, &streams.smoothed, plan.hidden)?),
-        false => None,
-    };
-    if let Some(d) = &smoothing {
-        check::same_function(d)?;
-    }
-    let quantized = check::divergence(&mut lane, &ends, &streams.original, &streams.quantized, plan.hidden)?;
-    save::write_ends(writer, plan, job.source)?;
-    Ok(Outcome { layers, smoothing, quantized })
+    run.end(writer)
 }
 
-fn one_block<B: Backend>(
-    lane: &mut Lane<'_, B>,
-    job: &Job<'_>,
-    layer: usize,
-    streams: &mut Streams,
-    writer: &mut CheckpointWriter,
-    progress: &mut dyn FnMut(f64),
-) -> Result<LayerReport> {
-    let (plan, backend) = (job.plan, lane.backend);
-    let host = HostBlock::read(plan, job.source, layer)?;
-    let original = Block::load(backend, plan, layer, &host)?;
-    let statistics = calibrate(lane, job, &original, &streams.calibration, progress)?;
-    lane.advance(&original, FloatMath::F32, &mut streams.original)?;
-    drop(original);
-
-    let mut float = FloatBlock::new(&host);
-    drop(host);
-    let smoothed = smooth(backend, job, layer, &mut float, statistics.as_ref())?;
-    let float_host = float.to_host(plan)?;
-    let recording = check_smoothing(lane, job, layer, &float_host, streams)?;
-
-    let solved = solve(backend, job, layer, &float, statistics.as_ref(), &smoothed)?;
-    drop(statistics);
-    let errors = check::output_errors(backend, plan, &float_host, &solved, &recording.inputs)?;
-    save::write_block(writer, plan, layer, &float, &solved, job.layout)?;
-
-    let block = Block::load(backend, plan, layer, &with_codes(float_host, &solved)?)?;
-    lane.advance(&block, FloatMath::F32, &mut streams.quantized)?;
-    if layer + 1 < plan.layers {
-        lane.advance(&block, FloatMath::Bf16, &mut streams.calibration)?;
+impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
+    fn begin(backend: &'a B, job: &'a Job<'j>, writer: &CheckpointWriter) -> Result<Run<'a, 'j, B>> {
+        let (plan, mut phases) = (job.plan, Phases::default());
+        let solver = backend.solver().filter(|_| job.algorithm.solvable());
+        let lengths: Vec<usize> = job.samples.iter().map(Vec::len).collect();
+        let mut lane = Lane::new(backend, solver, plan, &lengths, job.held_back.len(), check::ROWS)?;
+        // The output projection is needed again only at the end; it is the largest weight of small models.
+        let ends = Ends::load(backend, plan, job.source, false)?;
+        let mut layers = Vec::new();
+        let streams = match writer.state()? {
+            Some(mut state) => Streams::restore(&mut lane, &ends, job, &mut state, &mut layers, &writer.finished()?)?,
+            None => Streams::begin(&mut lane, &ends, job)?,
+        };
+        phases.end(backend, "begin")?;
+        Ok(Run { lane, job, streams, layers, phases })
     }
-    progress(1.0);
+
+    fn end(mut self, writer: &mut CheckpointWriter) -> Result<Outcome> {
+        let (job, plan, lane) = (self.job, self.job.plan, &mut self.lane);
+        drop(std::mem::take(&mut self.streams.calibration.chunks));
+        let ends = Ends::load(lane.backend, plan, job.source, false)?;
+        let (original, h) = (&self.streams.original, plan.hidden);
+        let smoothing = match job.smooths() {
+            true => Some(check::divergence(lane, &ends, original, &self.streams.smoothed, h)?),
+            false => None,
+        };
+        if let Some(d) = &smoothing {
+            check::same_function(d)?;
+        }
+        let quantized = check::divergence(lane, &ends, original, &self.streams.quantized, h)?;
+        self.phases.end(lane.backend, "compare")?;
+        save::write_ends(writer, plan, job.source)?;
+        self.phases.end(lane.backend, "write the rest")?;
+        Ok(Outcome { layers: self.layers, smoothing, quantized, phases: self.phases })
+    }
+
+    /// Everything that is done to block `layer`; its tensors as they are stored.
+    pub(super) fn block(
+        &mut self,
+        layer: usize,
+        host: HostBlock,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Vec<(String, HostTensor)>> {
+        let (lane, job, streams, phases) = (&mut self.lane, self.job, &mut self.streams, &mut self.phases);
+        let (plan, backend, solver) = (job.plan, lane.backend, lane.solver);
+        let original = Block::load(backend, plan, layer, &host)?;
+        phases.end(backend, "load")?;
+        let mut statistics = calibrate(lane, job, &original, streams, progress)?;
+        phases.end(backend, "observe")?;
+        lane.advance(&original, FloatMath::F32, &mut streams.original)?;
+        drop(original);
+
+        let mut float = FloatBlock::new(backend, solver, &host)?;
+        drop(host);
+        phases.end(backend, "widen")?;
+        let smoothed = smooth(backend, job, layer, &mut float, statistics.as_ref())?;
+        phases.end(backend, "smooth")?;
+        let recording = check_smoothing(lane, job, layer, &float, streams)?;
+        phases.end(backend, "check")?;
+
+        let solved = solve(lane, job, layer, &float, statistics.as_mut(), &smoothed)?;
+        drop(statistics);
+        phases.end(backend, "solve")?;
+        let errors = check::output_errors(backend, plan, &float, &solved, &recording.inputs)?;
+        phases.end(backend, "check")?;
+        let tensors = save::block_tensors(plan, layer, &float, &solved, job.layout)?;
+
+        // Where a resumed run makes the states again, they must come from what is saved.
+        let saved = match solver {
+            Some(_) => HostBlock::read(plan, &save::Stored(&tensors), layer)?,
+            None => with_codes(plan, &float, &solved)?,
+        };
+        drop(float);
+        let block = Block::load(backend, plan, layer, &saved)?;
+        drop(saved);
+        phases.end(backend, "load")?;
+        lane.advance(&block, FloatMath::F32, &mut streams.quantized)?;
+        phases.end(backend, "check")?;
+        if layer + 1 < plan.layers {
+            lane.advance_all(&block, FloatMath::Bf16, &mut streams.calibration)?;
+        }
+        phases.end(backend, "advance")?;
+        progress(1.0);
+        self.layers.push(report(plan, layer, smoothed, solved, errors, streams));
+        Ok(tensors)
+    }
+}
+
+fn report<B: Backend>(
+    plan: &Plan,
+    layer: usize,
+    smoothed: Vec<Smoothing>,
+    solved: Vec<Solved>,
+    errors: Vec<f64>,
+    streams: &Streams<B>,
+) -> LayerReport {
     let mut report = LayerReport {
         name: plan.block_prefix(layer).trim_end_matches('.').into(),
         smoothing: smoothed.into_iter().map(|s| s.report).collect(),
@@ -159,7 +201,7 @@ fn one_block<B: Backend>(
     for (linear, error) in report.linears.iter_mut().zip(errors) {
         linear.output_error = Some(error);
     }
-    Ok(report)
+    report
 }
 
 /// Statistics of the block's inputs, if smoothing or GPTQ needs any.
@@ -167,7 +209,7 @@ fn calibrate<B: Backend>(
     lane: &mut Lane<'_, B>,
     job: &Job<'_>,
     block: &Block<B>,
-    hidden: &Hidden,
+    streams: &Streams<B>,
     progress: &mut dyn FnMut(f64),
 ) -> Result<Option<Statistics<B>>> {
     let grams = matches!(job.algorithm, Algorithm::Gptq(_));
@@ -175,8 +217,8 @@ fn calibrate<B: Backend>(
         return Ok(None);
     }
     let mut statistics = Statistics::new(lane.backend, job.plan, FloatMath::Bf16, grams)?;
-    let (mut done, total) = (0, hidden.lengths.iter().sum::<usize>() as f64);
-    lane.observe(block, FloatMath::Bf16, hidden, &mut statistics, &mut |tokens| {
+    let (mut done, total) = (0, streams.calibration.tokens() as f64);
+    lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut statistics, &mut |tokens| {
         done += tokens;
         progress(0.7 * done as f64 / total);
     })?;
@@ -188,7 +230,7 @@ fn smooth<B: Backend>(
     backend: &B,
     job: &Job<'_>,
     layer: usize,
-    float: &mut FloatBlock,
+    float: &mut FloatBlock<'_, B>,
     statistics: Option<&Statistics<B>>,
 ) -> Result<Vec<Smoothing>> {
     let mut done = Vec::new();
@@ -207,101 +249,63 @@ fn check_smoothing<B: Backend>(
     lane: &mut Lane<'_, B>,
     job: &Job<'_>,
     layer: usize,
-    float: &HostBlock,
-    streams: &mut Streams,
+    float: &FloatBlock<'_, B>,
+    streams: &mut Streams<B>,
 ) -> Result<Recording> {
-    let block = Block::load(lane.backend, job.plan, layer, float)?;
+    let block = float.block(lane.backend, job.plan, layer)?;
     let mut recording = Recording::default();
-    lane.observe(&block, FloatMath::F32, &streams.smoothed, &mut recording, &mut |_| {})?;
+    lane.observe(&block, FloatMath::F32, &streams.smoothed, &mut recording)?;
     lane.advance(&block, FloatMath::F32, &mut streams.smoothed)?;
     check::same_states(layer, &streams.original, &streams.smoothed)?;
     Ok(recording)
 }
 
 fn solve<B: Backend>(
-    backend: &B,
+    lane: &Lane<'_, B>,
     job: &Job<'_>,
     layer: usize,
-    float: &FloatBlock,
-    statistics: Option<&Statistics<B>>,
+    float: &FloatBlock<'_, B>,
+    mut statistics: Option<&mut Statistics<B>>,
     smoothed: &[Smoothing],
 ) -> Result<Vec<Solved>> {
     let mut solved = Vec::new();
     let quantized = |role| (job.quantized)(layer, role);
     for input in Input::ALL {
-        let mut gram = match statistics {
-            Some(s) => s.gram(backend, input)?,
+        let s = smoothed.iter().find(|s| s.input == input).map(|s| &s.s[..]);
+        let gram = match &mut statistics {
+            Some(statistics) => correlation(lane, statistics, input, s)?,
             None => None,
         };
-        if let (Some(gram), Some(s)) = (&mut gram, smoothed.iter().find(|s| s.input == input)) {
-            divide_gram(gram, s.s.len(), &s.s)?;
-        }
-        let gram = gram.as_deref();
         solved.extend(solve_input(job.plan, layer, float, input, job.kind, &job.algorithm, gram, &quantized)?);
     }
     Ok(solved)
 }
 
-fn with_codes(mut host: HostBlock, solved: &[Solved]) -> Result<HostBlock> {
-    for s in solved {
-        let bias = host.linear(s.role).bias.clone();
-        *host.linear_mut(s.role) = to_part(&s.weight, bias)?;
-    }
-    Ok(host)
-}
-
-impl Streams {
-    fn begin<B: Backend>(lane: &mut Lane<'_, B>, ends: &Ends<B>, job: &Job<'_>) -> Result<Streams> {
-        let held_back = [job.held_back.to_vec()];
-        Ok(Streams {
-            calibration: lane.embed(ends, job.samples)?,
-            original: lane.embed(ends, &held_back)?,
-            smoothed: lane.embed(ends, &held_back)?,
-            quantized: lane.embed(ends, &held_back)?,
-        })
-    }
-
-    fn all(&self) -> [&Hidden; 4] {
-        [&self.calibration, &self.original, &self.smoothed, &self.quantized]
-    }
-}
-
-/// State after a block: the outcomes so far as JSON, behind their length, then the four streams as f32.
-fn store(w: &mut dyn Write, streams: &Streams, layers: &[LayerReport]) -> std::io::Result<()> {
-    let json = serde_json::to_vec(layers)?;
-    w.write_all(&(json.len() as u64).to_le_bytes())?;
-    w.write_all(&json)?;
-    for hidden in streams.all() {
-        for chunk in hidden.values.chunks(1 << 16) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
-            w.write_all(&bytes)?;
+/// The Gram matrix of the input as smoothed, where it is to be factorized.
+fn correlation<B: Backend>(
+    lane: &Lane<'_, B>,
+    statistics: &mut Statistics<B>,
+    input: Input,
+    s: Option<&[f32]>,
+) -> Result<Option<Correlation<B>>> {
+    let Some(solver) = lane.solver else {
+        let mut gram = statistics.gram(lane.backend, input)?;
+        if let (Some(gram), Some(s)) = (&mut gram, s) {
+            divide_gram(gram, s.len(), s)?;
         }
+        return Ok(gram.map(Correlation::Host));
+    };
+    let mut gram = statistics.take_gram(lane.backend, input)?;
+    if let (Some(gram), Some(s)) = (&mut gram, s) {
+        solver.divide_gram(gram, s)?;
     }
-    Ok(())
+    Ok(gram.map(Correlation::Device))
 }
 
-fn restore(state: &mut dyn Read, job: &Job<'_>, layers: &mut Vec<LayerReport>) -> Result<Streams> {
-    let broken = |e: std::io::Error| crate::Error::State(e.to_string());
-    let mut length = [0; 8];
-    state.read_exact(&mut length).map_err(broken)?;
-    let mut json = Vec::new();
-    state.take(u64::from_le_bytes(length)).read_to_end(&mut json).map_err(broken)?;
-    *layers = serde_json::from_slice(&json).map_err(|e| crate::Error::State(e.to_string()))?;
-    let h = job.plan.hidden;
-    let mut stream = |lengths: Vec<usize>| {
-        let mut bytes = vec![0; lengths.iter().sum::<usize>() * h * 4];
-        state.read_exact(&mut bytes).map_err(broken)?;
-        let values = planish_tensor::host::decode_f32(planish_tensor::DType::F32, &bytes);
-        Ok::<_, crate::Error>(Hidden { lengths, values })
-    };
-    let held_back = || vec![job.held_back.len()];
-    let streams = Streams {
-        calibration: stream(job.samples.iter().map(Vec::len).collect())?,
-        original: stream(held_back())?,
-        smoothed: stream(held_back())?,
-        quantized: stream(held_back())?,
-    };
-    // Reading to the end checks the digest.
-    std::io::copy(state, &mut std::io::sink()).map_err(broken)?;
-    Ok(streams)
+/// The block as it will be saved: codes, and what stays in float.
+fn with_codes<B: Backend>(plan: &Plan, float: &FloatBlock<'_, B>, solved: &[Solved]) -> Result<HostBlock> {
+    float.with_linears(|role| match solved.iter().find(|s| s.role == role) {
+        Some(s) => Ok(s.part.clone()),
+        None => float.part(plan, role),
+    })
 }

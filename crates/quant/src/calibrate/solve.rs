@@ -1,11 +1,12 @@
 //! Quantizing the linears of one block.
+use super::changing::Changing;
 use super::fold::FloatBlock;
 use crate::error::{Error, Result};
-use crate::gptq::{self, Factor, GptqOptions};
+use crate::gptq::{self, DeviceFactor, Factor, GptqOptions};
 use crate::report::LinearReport;
 use crate::rtn::{self, QuantizedWeight};
 use planish_model::{Input, Plan, Role};
-use planish_tensor::{HostTensor, LinearPart, Q8};
+use planish_tensor::{Backend, HostTensor, LinearPart, Q8, Tensor};
 
 /// How weights become codes.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,26 +17,47 @@ pub enum Algorithm {
     Gptq(GptqOptions),
 }
 
+impl Algorithm {
+    /// Whether a device's [`planish_tensor::Solver`] can do it.
+    pub fn solvable(&self) -> bool {
+        !matches!(self, Algorithm::Gptq(o) if o.search_scales || o.refit_scales)
+    }
+}
+
 /// One quantized linear.
 #[derive(Clone, Debug)]
 pub struct Solved {
     /// What it is for.
     pub role: Role,
     /// Codes and scales.
-    pub weight: QuantizedWeight,
+    pub part: LinearPart,
     /// Its entry in the report; the output error is measured later.
     pub report: LinearReport,
 }
 
+/// What GPTQ needs to know of an input, where the weights are.
+pub enum Correlation<B: Backend> {
+    /// `[k, k]` Gram matrix in host memory.
+    Host(Vec<f32>),
+    /// `[k, k]` Gram matrix on the device.
+    Device(Tensor<B>),
+}
+
+/// A factor, where the weights are.
+enum Factored<'a, B: Backend> {
+    Host(Factor, &'a GptqOptions),
+    Device(DeviceFactor<B>, &'a GptqOptions),
+}
+
 /// Quantizes the linears of one input, except those for which `keep` says no. `gram` is needed by GPTQ alone.
-pub fn solve_input(
+pub fn solve_input<B: Backend>(
     plan: &Plan,
     layer: usize,
-    block: &FloatBlock,
+    block: &FloatBlock<'_, B>,
     input: Input,
     kind: Q8,
     algorithm: &Algorithm,
-    gram: Option<&[f32]>,
+    gram: Option<Correlation<B>>,
     quantized: &dyn Fn(Role) -> bool,
 ) -> Result<Vec<Solved>> {
     let roles: Vec<Role> = input.readers().iter().copied().filter(|&r| quantized(r)).collect();
@@ -44,33 +66,72 @@ pub fn solve_input(
     }
     let named =
         |role| move |e| Error::Tensor { tensor: plan.linear_name(layer, role) + ".weight", source: Box::new(e) };
-    let factor = match (algorithm, gram) {
-        (Algorithm::Gptq(options), Some(gram)) => {
-            let factor = Factor::new(gram, plan.input_width(input), options).map_err(named(roles[0]))?;
-            Some((factor, options))
-        }
-        _ => None,
-    };
+    let factored = factorize(plan.input_width(input), block, algorithm, gram).map_err(named(roles[0]))?;
     let solve = |&role: &Role| {
-        let (n, k) = plan.linear_size(role);
-        let (w, name) = (&block.weights[role as usize], plan.linear_name(layer, role));
-        let solved = match &factor {
-            Some((factor, options)) => gptq::solve(factor, kind, w, n, options).map(|result| {
-                let report = LinearReport::gptq(&name, w, &result);
-                Solved { role, weight: result.weight, report }
-            }),
-            None => rtn::quantize_rows(kind, w, n, k).map(|weight| {
-                let report = LinearReport::rtn(&name, w, &weight);
-                Solved { role, weight, report }
-            }),
-        };
-        solved.map_err(named(role))
+        let bias = block.biases[role as usize].clone();
+        let name = plan.linear_name(layer, role);
+        let solved = solve_one(block, role, plan.linear_size(role), kind, factored.as_ref(), &name);
+        let (weight, report) = solved.map_err(named(role))?;
+        Ok(Solved { role, part: to_part(weight, bias)?, report })
     };
     roles.iter().map(solve).collect()
 }
 
+fn factorize<'a, B: Backend>(
+    k: usize,
+    block: &FloatBlock<'_, B>,
+    algorithm: &'a Algorithm,
+    gram: Option<Correlation<B>>,
+) -> Result<Option<Factored<'a, B>>> {
+    let Algorithm::Gptq(options) = algorithm else { return Ok(None) };
+    Ok(match (gram, &block.weights) {
+        (Some(Correlation::Host(gram)), _) => Some(Factored::Host(Factor::new(&gram, k, options)?, options)),
+        (Some(Correlation::Device(gram)), Changing::Device(_, solver, _)) => {
+            Some(Factored::Device(DeviceFactor::new(*solver, &gram, options)?, options))
+        }
+        _ => None,
+    })
+}
+
+fn solve_one<B: Backend>(
+    block: &FloatBlock<'_, B>,
+    role: Role,
+    (n, k): (usize, usize),
+    kind: Q8,
+    factored: Option<&Factored<'_, B>>,
+    name: &str,
+) -> Result<(QuantizedWeight, LinearReport)> {
+    match (&block.weights, factored) {
+        (Changing::Device(backend, solver, tensors), factored) => {
+            let nothing = GptqOptions::default();
+            let (factor, options) = match factored {
+                Some(Factored::Device(factor, options)) => (Some(factor), *options),
+                _ => (None, &nothing),
+            };
+            let (result, error) = gptq::solve_on(*backend, *solver, factor, kind, &tensors[role as usize], options)?;
+            let report = match factor {
+                Some(_) => LinearReport::solved(name, &result, error),
+                None => LinearReport::rounded(name, &result.weight, error),
+            };
+            Ok((result.weight, report))
+        }
+        (Changing::Host(weights), Some(Factored::Host(factor, options))) => {
+            let w = &weights[role as usize];
+            let result = gptq::solve(factor, kind, w, n, options)?;
+            let report = LinearReport::gptq(name, w, &result);
+            Ok((result.weight, report))
+        }
+        (Changing::Host(weights), _) => {
+            let w = &weights[role as usize];
+            let weight = rtn::quantize_rows(kind, w, n, k)?;
+            let report = LinearReport::rtn(name, w, &weight);
+            Ok((weight, report))
+        }
+    }
+}
+
 /// A quantized weight as a linear.
-pub fn to_part(weight: &QuantizedWeight, bias: Option<Vec<f32>>) -> Result<LinearPart> {
-    let codes = HostTensor::from_bytes(weight.kind.dtype(), vec![weight.n, weight.k], weight.codes.clone())?;
-    Ok(LinearPart { weight: codes, scales: Some(weight.scales.clone()), bias })
+fn to_part(weight: QuantizedWeight, bias: Option<Vec<f32>>) -> Result<LinearPart> {
+    let codes = HostTensor::from_bytes(weight.kind.dtype(), vec![weight.n, weight.k], weight.codes)?;
+    Ok(LinearPart { weight: codes, scales: Some(weight.scales), bias })
 }

@@ -39,23 +39,21 @@ impl Factor {
     /// `gram` has not `k * k` elements, its diagonal is negative or not finite, or the damping is not in (0, 1].
     pub fn new(gram: &[f32], k: usize, options: &GptqOptions) -> Result<Factor> {
         check_len("Gram matrix", gram.len(), &[k, k])?;
-        if !(options.damping > 0.0 && options.damping <= 1.0) {
-            let (expected, found) = ("a number above 0, at most 1".to_string(), options.damping.to_string());
-            return Err(Error::Setting { name: "damping".into(), expected, found });
-        }
-        let diagonal: Vec<f32> = (0..k).map(|j| gram[j * k + j]).collect();
-        if let Some(channel) = diagonal.iter().position(|x| !(x.is_finite() && *x >= 0.0)) {
-            return Err(Error::Statistic { what: "Gram diagonal", channel, value: diagonal[channel] });
-        }
-        let mut order: Vec<usize> = (0..k).collect();
-        if options.act_order {
-            order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a])); // stable: ties stay in the channels' order
-        }
-        let dead_columns: Vec<usize> = (0..k).filter(|&j| diagonal[j] == 0.0).collect();
+        let diagonal = Diagonal::new((0..k).map(|j| gram[j * k + j]).collect(), options)?;
+        let Diagonal { values, order, dead_columns } = &diagonal;
+        let (order, dead_columns, values) = (order.clone(), dead_columns.clone(), values.clone());
         let empty = (vec![], vec![], vec![]);
         let (unit, pivots, added) = empty;
-        let mut factor = Factor { k, order, unit, pivots, added, diagonal, damping_used: None, dead_columns };
-        factor.factorize(gram, options.damping);
+        let mut factor = Factor { k, order, unit, pivots, added, diagonal: values, damping_used: None, dead_columns };
+        factor.damping_used = diagonal.raise_until(options.damping, |added| {
+            let mut matrix = reversed(gram, k, &factor.order, added);
+            let done = cholesky(&mut matrix, k);
+            if done {
+                (factor.unit, factor.pivots) = upper_unit(matrix, k);
+                factor.added = added.to_vec();
+            }
+            Ok(done)
+        })?;
         Ok(factor)
     }
 
@@ -68,27 +66,57 @@ impl Factor {
     pub fn dead_columns(&self) -> &[usize] {
         &self.dead_columns
     }
+}
 
-    fn factorize(&mut self, gram: &[f32], damping: f64) {
-        let live = self.k - self.dead_columns.len();
-        let sum: f64 = self.diagonal.iter().map(|&x| f64::from(x)).sum();
-        if live == 0 {
-            return;
+/// What a Gram matrix's diagonal decides, wherever the matrix is.
+pub(super) struct Diagonal {
+    /// As given, in the order of the input channels.
+    pub values: Vec<f32>,
+    /// Input channel that is solved as the `c`-th.
+    pub order: Vec<usize>,
+    /// Input channels that were zero in every token.
+    pub dead_columns: Vec<usize>,
+}
+
+impl Diagonal {
+    pub(super) fn new(values: Vec<f32>, options: &GptqOptions) -> Result<Diagonal> {
+        if !(options.damping > 0.0 && options.damping <= 1.0) {
+            let (expected, found) = ("a number above 0, at most 1".to_string(), options.damping.to_string());
+            return Err(Error::Setting { name: "damping".into(), expected, found });
         }
+        if let Some(channel) = values.iter().position(|x| !(x.is_finite() && *x >= 0.0)) {
+            return Err(Error::Statistic { what: "Gram diagonal", channel, value: values[channel] });
+        }
+        let mut order: Vec<usize> = (0..values.len()).collect();
+        if options.act_order {
+            order.sort_by(|&a, &b| values[b].total_cmp(&values[a])); // stable: ties stay in the channels' order
+        }
+        let dead_columns = (0..values.len()).filter(|&j| values[j] == 0.0).collect();
+        Ok(Diagonal { values, order, dead_columns })
+    }
+
+    /// Asks for factorizations with growing damping; `attempt` gets what is added to the diagonal, in the order of the
+    /// solve. The damping that did it, if one did.
+    pub(super) fn raise_until(
+        &self,
+        mut damping: f64,
+        mut attempt: impl FnMut(&[f32]) -> Result<bool>,
+    ) -> Result<Option<f64>> {
+        let live = self.values.len() - self.dead_columns.len();
+        if live == 0 {
+            return Ok(None);
+        }
+        let sum: f64 = self.values.iter().map(|&x| f64::from(x)).sum();
         let mean = (sum / live as f64) as f32;
-        let mut damping = damping;
         loop {
             // A dead channel gets the mean diagonal: it stands alone, so that any positive number does.
-            let raise = |j: usize| damping as f32 * mean + if self.diagonal[j] == 0.0 { mean } else { 0.0 };
+            let raise = |j: usize| damping as f32 * mean + if self.values[j] == 0.0 { mean } else { 0.0 };
             let added: Vec<f32> = self.order.iter().map(|&j| raise(j)).collect();
-            let mut matrix = reversed(gram, self.k, &self.order, &added);
-            if cholesky(&mut matrix, self.k) {
-                (self.unit, self.pivots) = upper_unit(matrix, self.k);
-                (self.added, self.damping_used) = (added, Some(damping));
-                return;
+            if attempt(&added)? {
+                return Ok(Some(damping));
             }
             if damping >= 1.0 {
-                return;
+                return Ok(None);
             }
             damping = (damping * 10.0).min(1.0);
         }

@@ -180,10 +180,11 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| finite::explain(&model, e))?;
     progress_bar.finish_and_clear();
     finite::check(&model, outcome.quantized.mean)?;
+    let phases = outcome.phases.clone();
     let report = outcome::report(flags, &model, &recipe, &samples, held_back.len(), outcome);
     let report = outcome::save(&mut writer, &model, &recipe, &scheme, report)?;
     writer.finish()?;
-    outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64())
+    outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64(), &phases)
 }
 
 struct Quantize<'a, 'b> {

@@ -7,6 +7,7 @@ use planish::Model;
 use planish_checkpoint::scheme::Scheme;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
+use planish_quant::calibrate::phases::Phases;
 use planish_quant::calibrate::run::Outcome;
 use planish_quant::recipe::{Format, Recipe, Smooth, WeightMethod, dtype_name};
 use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
@@ -101,13 +102,14 @@ pub fn say_complete(global: &Global, dir: &Path) -> Result<()> {
 }
 
 /// Tells the user.
-pub fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64) -> Result<()> {
+pub fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64, phases: &Phases) -> Result<()> {
     let (checks, totals) = (&report.self_checks, &report.totals);
     if global.json {
         // Through the saved text, so that both say the same digits.
         let mut document: Value = serde_json::from_str(&report.to_json())?;
         document["work_dir"] = flags.work_dir.display().to_string().into();
         document["seconds"] = seconds.into();
+        document["phases"] = phases.seconds().iter().map(|(name, s)| (name.to_string(), json!(s))).collect();
         document["cpu_seconds"] = json!(usage::cpu_seconds());
         document["peak_memory_bytes"] = json!(usage::peak_memory());
         return print_json(&document);

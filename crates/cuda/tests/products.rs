@@ -1,7 +1,7 @@
-//! The product whose epilogue joins gate and up, against the CPU's definition of both.
+//! Products beyond the conformance suite: gate and up joined in the epilogue, and a token's result in any company.
 use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
-use planish_tensor::{Activation, Backend, DType, HostTensor, LinearPart, Q8, Q8Rows, Result};
+use planish_tensor::{Activation, Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Q8Rows, Result};
 
 /// Pseudorandom numbers in -1..1, of a linear congruential generator.
 fn floats(seed: u32, n: usize) -> Vec<f32> {
@@ -84,6 +84,59 @@ fn gate_and_up_meet_in_the_epilogue() {
                     check(&cuda, Q8::E5M2, act, [t, f, k]).unwrap();
                 }
             }
+        }
+    }
+}
+
+/// The rows of a product of `t` tokens equal those of products of fewer, bit for bit.
+fn same(cuda: &Cuda, product: &dyn Fn(usize) -> Result<Vec<f32>>, n: usize, what: &str) -> Result<()> {
+    let all = product(300)?;
+    for t in [1, 3, 8, 14, 32, 60, 129] {
+        let some = product(t)?;
+        let equal = some.iter().zip(&all[..t * n]).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(equal, "{what}: {t} tokens of 300 on {}", cuda.describe());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_token_is_the_same_in_any_company() {
+    for arch in [89, 80, 75, 70] {
+        let cuda = match Cuda::open(Options { ordinal: 0, kernels_of: Some(arch) }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        let (n, k) = (1000, 1104);
+        for kind in Q8::ALL.into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
+            let w = cuda.load_linear(&[part(kind, n, k, 3).unwrap()]).unwrap();
+            let product = |t| {
+                let mut out = cuda.alloc(DType::F32, t, n)?;
+                cuda.gemm_w8a8(&tokens(&cuda, kind, t, k)?, &w, &mut out)?;
+                downloaded(&cuda, &out)
+            };
+            same(&cuda, &product, n, &format!("{kind:?}")).unwrap();
+        }
+        for (dtype, math) in [
+            (DType::F32, FloatMath::F32),
+            (DType::BF16, FloatMath::F32),
+            (DType::BF16, FloatMath::Bf16),
+            (DType::F32, FloatMath::Bf16),
+        ] {
+            let values = floats(5, n * k);
+            let bytes = match dtype {
+                DType::F32 => bytes(&values),
+                _ => values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+            };
+            let weight = HostTensor::from_bytes(dtype, vec![n, k], bytes).unwrap();
+            let w = cuda.load_linear(&[LinearPart { weight, scales: None, bias: None }]).unwrap();
+            let product = |t| {
+                let mut x = cuda.alloc(DType::F32, t, k)?;
+                cuda.upload(&self::bytes(&floats(11, t * k)), &mut x)?;
+                let mut out = cuda.alloc(DType::F32, t, n)?;
+                cuda.gemm_float(&x, &w, math, &mut out)?;
+                downloaded(&cuda, &out)
+            };
+            same(&cuda, &product, n, &format!("{dtype} {math:?}")).unwrap();
         }
     }
 }

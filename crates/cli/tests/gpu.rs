@@ -1,0 +1,133 @@
+//! The engine on a GPU: the same request gives the same answer, to the bit, in any company, order and chunks, from
+//! recorded steps or not, in every type of cache; and the answer is the CPU's. Without a GPU: `skipped: no device`.
+use planish::{Model, Pipeline, PipelineOptions};
+use planish_engine::{EngineOptions, Event, Request, Sampling, Stream};
+use planish_tensor::DType;
+use std::path::Path;
+
+/// Tokens with the bits of their log-probabilities.
+type Answer = Vec<(u32, u32)>;
+
+const REQUESTS: usize = 48;
+
+fn open(device: &str, name: &str, engine: EngineOptions) -> Pipeline {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data").join(name);
+    let model = Model::open(dir.to_str().unwrap()).unwrap();
+    let options = PipelineOptions { device: Some(device.into()), engine, ..PipelineOptions::default() };
+    Pipeline::open(&model, &options).unwrap()
+}
+
+fn has_gpu() -> bool {
+    let (_, why_not) = planish_devices::devices();
+    if let Some(why) = &why_not {
+        println!("skipped: no device ({why})");
+    }
+    why_not.is_none()
+}
+
+/// Prompts of 1 to 80 tokens, many with a common beginning; greedy and drawn.
+fn requests() -> Vec<Request> {
+    let request = |i: usize| {
+        let (common, own) = ((i % 3) * 17, 1 + i * 7 % 30);
+        let mut prompt: Vec<u32> = (0..common as u32).map(|t| 3 + t * 31 % 250).collect();
+        prompt.extend((0..own as u32).map(|t| 3 + (t * 13 + i as u32 * 29) % 250));
+        let temperature = [0.0, 0.9, 0.0, 1.3][i % 4];
+        Request {
+            prompt,
+            sampling: Sampling { temperature, seed: i as u64, top_p: 0.95, ..Sampling::default() },
+            max_new_tokens: 1 + i * 5 % 16,
+            logprobs: (i % 3 != 0).then_some(0),
+            ..Request::default()
+        }
+    };
+    (0..REQUESTS).map(request).collect()
+}
+
+fn answer(stream: Stream) -> Answer {
+    let mut answer = Vec::new();
+    for event in stream {
+        match event {
+            Event::Token { id, logprobs, .. } => answer.push((id, logprobs.map_or(0, |l| l.chosen.to_bits()))),
+            Event::Failed(e) => panic!("{e}"),
+            Event::Prompt(_) | Event::Done { .. } => {}
+        }
+    }
+    answer
+}
+
+/// All at once, in the given order; answers in the order of the requests.
+fn together(pipeline: &Pipeline, requests: &[Request], order: impl Iterator<Item = usize>) -> Vec<Answer> {
+    let start = |i: usize| (i, pipeline.handle().generate(requests[i].clone()).unwrap());
+    let streams: Vec<_> = order.map(start).collect();
+    let mut answers = vec![Vec::new(); requests.len()];
+    for (i, stream) in streams {
+        answers[i] = answer(stream);
+    }
+    answers
+}
+
+fn alone(pipeline: &Pipeline, requests: &[Request]) -> Vec<Answer> {
+    requests.iter().map(|r| answer(pipeline.handle().generate(r.clone()).unwrap())).collect()
+}
+
+fn check(name: &str, kv: DType) {
+    let requests = requests();
+    let options = || EngineOptions {
+        kv_dtype: Some(kv),
+        max_model_len: Some(128),
+        page_size: Some(16),
+        kv_pages: Some(600),
+        ..EngineOptions::default()
+    };
+    let pipeline = open("cuda", name, EngineOptions { prefix_cache: Some(false), ..options() });
+    let expected = alone(&pipeline, &requests);
+    let shuffled = || (0..REQUESTS).map(|i| (i * 37 + 11) % REQUESTS);
+    assert_eq!(together(&pipeline, &requests, 0..REQUESTS), expected, "{name} {kv}: together");
+    assert_eq!(together(&pipeline, &requests, shuffled()), expected, "{name} {kv}: shuffled");
+    drop(pipeline);
+    let ways = [
+        ("in chunks", EngineOptions { step_tokens: Some(7), max_batch: Some(7), ..options() }),
+        ("with few pages", EngineOptions { kv_pages: Some(17), ..options() }),
+        ("in the plain loop", EngineOptions { overlap: Some(false), ..options() }),
+        ("with guesses", EngineOptions { speculate: Some(4), ..options() }),
+    ];
+    for (way, options) in ways {
+        let pipeline = open("cuda", name, options);
+        for round in ["cold", "warm"] {
+            assert_eq!(together(&pipeline, &requests, shuffled()), expected, "{name} {kv}: {way}, {round}");
+        }
+        pipeline.handle().check_integrity().unwrap();
+    }
+}
+
+#[test]
+fn int8_answers_do_not_depend_on_company() {
+    if has_gpu() {
+        [DType::BF16, DType::I8, DType::F8E4M3, DType::F32].into_iter().for_each(|kv| check("w8a8_rtn", kv));
+    }
+}
+
+#[test]
+fn float_and_fp8_answers_do_not_depend_on_company() {
+    if has_gpu() {
+        check("llama_f32", DType::F32);
+        check("qwen2", DType::BF16);
+        check("fp8_dynamic", DType::BF16);
+    }
+}
+
+#[test]
+fn answers_are_the_cpu_s() {
+    if !has_gpu() {
+        return;
+    }
+    let options = || EngineOptions { max_model_len: Some(128), max_batch: Some(8), ..EngineOptions::default() };
+    for name in ["llama_f32", "mistral", "qwen2", "w8a8_rtn", "w8a8_sq_gptq_f32", "fp8_dynamic"] {
+        let (cpu, gpu) = (open("cpu", name, options()), open("cuda", name, options()));
+        let greedy = |p: &Pipeline| -> Vec<Vec<u32>> {
+            let requests: Vec<Request> = requests().into_iter().filter(|r| r.sampling.temperature == 0.0).collect();
+            alone(p, &requests).into_iter().map(|a| a.into_iter().map(|(id, _)| id).collect()).collect()
+        };
+        assert_eq!(greedy(&cpu), greedy(&gpu), "{name}");
+    }
+}

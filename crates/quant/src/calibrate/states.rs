@@ -1,0 +1,138 @@
+//! The calibration states between blocks, a chunk of sequences at a time: on the device while it has room for them
+//! beside its work, else on the host.
+use super::observe::read;
+use crate::error::Result;
+use planish_model::{Input, Plan, Role};
+use planish_tensor::host::encode_f32;
+use planish_tensor::{Backend, Solver, Tensor};
+
+/// States of all sequences.
+pub struct States<B: Backend> {
+    /// In order.
+    pub chunks: Vec<Chunk<B>>,
+}
+
+/// Sequences that go through a block together.
+pub struct Chunk<B: Backend> {
+    /// Tokens of each sequence.
+    pub lengths: Vec<usize>,
+    place: Place<B>,
+}
+
+enum Place<B: Backend> {
+    /// `[t, h]` as f32.
+    Host(Vec<f32>),
+    /// `[t, h]`.
+    Device(Tensor<B>),
+}
+
+impl<B: Backend> Chunk<B> {
+    /// A chunk of values in host memory.
+    pub fn on_host(lengths: Vec<usize>, values: Vec<f32>) -> Chunk<B> {
+        Chunk { lengths, place: Place::Host(values) }
+    }
+
+    /// A copy of what is on the device: there if `reserve` bytes stay free, else in host memory.
+    pub fn of(
+        backend: &B,
+        solver: Option<&dyn Solver<B>>,
+        reserve: u64,
+        lengths: Vec<usize>,
+        x: &Tensor<B>,
+    ) -> Result<Chunk<B>> {
+        let bytes = (x.rows * x.cols * x.dtype.size()) as u64;
+        let place = match solver.filter(|_| backend.memory().free > reserve + bytes) {
+            Some(solver) => {
+                let mut copy = backend.alloc(x.dtype, x.rows, x.cols)?;
+                solver.copy(x, &mut copy)?;
+                Place::Device(copy)
+            }
+            None => Place::Host(read(backend, x)?),
+        };
+        Ok(Chunk { lengths, place })
+    }
+
+    /// Tokens.
+    pub fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// Copies the states into `x`, which has as many rows.
+    pub fn load(&self, backend: &B, solver: Option<&dyn Solver<B>>, x: &mut Tensor<B>) -> Result<()> {
+        match (&self.place, solver) {
+            (Place::Device(states), Some(solver)) => Ok(solver.copy(states, x)?),
+            (Place::Device(states), None) => Ok(backend.upload(&encode_f32(x.dtype, &read(backend, states)?)?, x)?),
+            (Place::Host(values), _) => Ok(backend.upload(&encode_f32(x.dtype, values)?, x)?),
+        }
+    }
+
+    /// Copies `x` into the states.
+    pub fn store(&mut self, backend: &B, solver: Option<&dyn Solver<B>>, x: &Tensor<B>) -> Result<()> {
+        match (&mut self.place, solver) {
+            (Place::Device(states), Some(solver)) => Ok(solver.copy(x, states)?),
+            (place, _) => {
+                *place = Place::Host(read(backend, x)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// The values as f32.
+    pub fn values(&self, backend: &B) -> Result<std::borrow::Cow<'_, [f32]>> {
+        Ok(match &self.place {
+            Place::Host(values) => values.into(),
+            Place::Device(states) => read(backend, states)?.into(),
+        })
+    }
+}
+
+impl<B: Backend> States<B> {
+    /// Tokens in all.
+    pub fn tokens(&self) -> usize {
+        self.chunks.iter().map(Chunk::tokens).sum()
+    }
+}
+
+/// Bytes that work on one block takes on a device at most: statistics, factors, the block in f32 (twice while it is
+/// packed), and the walk over its largest weight.
+pub fn block_bytes(plan: &Plan) -> u64 {
+    let sizes = || Role::ALL.iter().map(|&role| plan.linear_size(role)).map(|(n, k)| (n * k) as u64);
+    let squares = || Input::ALL.iter().map(|&input| (plan.input_width(input) as u64).pow(2));
+    let (weights, largest) = (sizes().sum::<u64>(), sizes().max().unwrap_or(0));
+    let (grams, square) = (squares().sum::<u64>(), squares().max().unwrap_or(0));
+    4 * (2 * weights + 4 * largest + grams + 2 * square) + (2 << 30)
+}
+
+/// Cuts sequences into groups of at most `most` tokens (one sequence may be longer).
+pub fn groups(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
+    let mut out: Vec<Vec<usize>> = Vec::new();
+    let mut tokens = most;
+    for &length in lengths {
+        match out.last_mut() {
+            Some(group) if tokens + length <= most => {
+                group.push(length);
+                tokens += length;
+            }
+            _ => {
+                out.push(vec![length]);
+                tokens = length;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_cover_everything_once() {
+        let lengths = [512, 512, 100, 2048, 1, 1000, 24];
+        let got = groups(&lengths, 1024);
+        assert_eq!(got.concat(), lengths);
+        assert_eq!(got[0], [512, 512]);
+        assert_eq!(got[1..], [vec![100], vec![2048], vec![1, 1000], vec![24]]);
+        assert!(groups(&[], 7).is_empty());
+    }
+}

@@ -17,6 +17,11 @@ fn open(device: &str, name: &str, engine: EngineOptions) -> Pipeline {
     Pipeline::open(&model, &options).unwrap()
 }
 
+/// Another device by `PLANISH_TEST_GPU`, such as `cuda:0@80`.
+fn gpu() -> String {
+    std::env::var("PLANISH_TEST_GPU").unwrap_or_else(|_| "cuda".into())
+}
+
 fn has_gpu() -> bool {
     let (_, why_not) = planish_devices::devices();
     if let Some(why) = &why_not {
@@ -36,7 +41,7 @@ fn requests() -> Vec<Request> {
             prompt,
             sampling: Sampling { temperature, seed: i as u64, top_p: 0.95, ..Sampling::default() },
             max_new_tokens: 1 + i * 5 % 16,
-            logprobs: (i % 3 != 0).then_some(0),
+            logprobs: (!i.is_multiple_of(3)).then_some(0),
             ..Request::default()
         }
     };
@@ -79,7 +84,7 @@ fn check(name: &str, kv: DType) {
         kv_pages: Some(600),
         ..EngineOptions::default()
     };
-    let pipeline = open("cuda", name, EngineOptions { prefix_cache: Some(false), ..options() });
+    let pipeline = open(&gpu(), name, EngineOptions { prefix_cache: Some(false), ..options() });
     let expected = alone(&pipeline, &requests);
     let shuffled = || (0..REQUESTS).map(|i| (i * 37 + 11) % REQUESTS);
     assert_eq!(together(&pipeline, &requests, 0..REQUESTS), expected, "{name} {kv}: together");
@@ -92,7 +97,7 @@ fn check(name: &str, kv: DType) {
         ("with guesses", EngineOptions { speculate: Some(4), ..options() }),
     ];
     for (way, options) in ways {
-        let pipeline = open("cuda", name, options);
+        let pipeline = open(&gpu(), name, options);
         for round in ["cold", "warm"] {
             let found = together(&pipeline, &requests, shuffled());
             let differing = (0..REQUESTS).find(|&i| found[i] != expected[i]);
@@ -124,8 +129,11 @@ fn near_tie(name: &str) -> f32 {
     if name.starts_with("fp8") { 0.5 } else { 0.05 }
 }
 
+/// A token, and the likeliest there with their log-probabilities.
+type Step = (u32, Vec<(u32, f32)>);
+
 /// Greedy answers of a device, with the likeliest tokens at each position.
-fn greedy(device: &str, name: &str) -> Vec<Vec<(u32, Vec<(u32, f32)>)>> {
+fn greedy(device: &str, name: &str) -> Vec<Vec<Step>> {
     let options = EngineOptions { max_model_len: Some(128), max_batch: Some(8), ..EngineOptions::default() };
     let pipeline = open(device, name, options);
     let answer = |request: Request| {
@@ -146,7 +154,7 @@ fn answers_are_the_cpu_s_but_for_near_ties() {
         return;
     }
     for name in ["llama_f32", "mistral", "qwen2", "w8a8_rtn", "w8a8_sq_gptq_f32", "fp8_dynamic"] {
-        let (cpu, gpu) = (greedy("cpu", name), greedy("cuda", name));
+        let (cpu, gpu) = (greedy("cpu", name), greedy(&gpu(), name));
         let mut ties = 0;
         for (i, (cpu, gpu)) in cpu.iter().zip(&gpu).enumerate() {
             let Some(at) = cpu.iter().zip(gpu).position(|(a, b)| a.0 != b.0) else { continue };

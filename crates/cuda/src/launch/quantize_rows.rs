@@ -109,10 +109,10 @@ pub(crate) fn check(cuda: &Cuda, operation: &str, rows: usize, cols: usize, out:
 pub(crate) fn spread(rows: usize, cols: usize) -> (usize, Grid) {
     let chunks = cols.div_ceil(4);
     let turns = match chunks {
-        _ if cols % 4 != 0 => 0,
-        ..=512 => 1,
-        ..=2048 => 2,
-        ..=8192 => 8,
+        _ if !cols.is_multiple_of(4) => 0,
+        0..=512 => 1,
+        513..=2048 => 2,
+        2049..=8192 => 8,
         _ => 0,
     };
     let threads = chunks.div_ceil(turns.max(1)).next_multiple_of(32).clamp(32, 1024);

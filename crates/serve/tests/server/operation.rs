@@ -143,7 +143,7 @@ fn breaking() -> Handle {
     use planish_engine::device::{Machine, Produced, Want};
     struct Broken;
     impl Machine for Broken {
-        fn run(&mut self, _: &planish_tensor::Batch, _: Want, _: &mut Produced) -> planish_engine::Result<()> {
+        fn run(&mut self, _: &planish_tensor::Batch, _: &Want, _: &mut Produced) -> planish_engine::Result<()> {
             panic!("at 0xdeadbeef in {}", file!())
         }
         fn clear(&mut self, _: &[u32]) -> planish_engine::Result<()> {

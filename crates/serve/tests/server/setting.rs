@@ -69,7 +69,7 @@ struct Gated {
 }
 
 impl Machine for Gated {
-    fn run(&mut self, batch: &Batch, want: Want, out: &mut Produced) -> Result<()> {
+    fn run(&mut self, batch: &Batch, want: &Want, out: &mut Produced) -> Result<()> {
         // A gate that is gone stands open.
         let _ = self.gate.recv();
         self.inner.run(batch, want, out)

@@ -56,6 +56,8 @@ enum Command {
     Chat(commands::chat::Flags),
     /// Serve models over HTTP, OpenAI-compatible, with Swagger UI at /
     Serve(Box<commands::serve::Flags>),
+    /// Talk to any OpenAI-compatible server in the terminal
+    Client(commands::client::Flags),
     /// Measure speed
     #[command(subcommand)]
     Bench(commands::bench::Bench),
@@ -92,6 +94,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Generate(flags) => commands::generate::run(global, flags),
         Command::Chat(flags) => commands::chat::run(global, flags),
         Command::Serve(flags) => commands::serve::run(global, flags),
+        Command::Client(flags) => commands::client::run(global, flags),
         Command::Bench(bench) => commands::bench::run(global, bench),
         Command::Inspect(flags) => commands::inspect::run(global, flags),
         Command::CheckEnv => commands::check_env::run(global),

@@ -141,6 +141,13 @@ impl Pipeline {
         Ok(words.tokenizer.encode_chat(&rendered)?)
     }
 
+    /// Whether a prompt ends within the model's reasoning, which its template began.
+    pub fn begins_reasoning(&self, prompt: &[u32]) -> bool {
+        let tail = &prompt[prompt.len().saturating_sub(16)..];
+        let text = self.words.as_ref().map(|words| words.tokenizer.decode(tail, false));
+        text.and_then(Result::ok).is_some_and(|text| planish_serve::reasoning::is_begun_by(&text))
+    }
+
     /// Token ids of a text with nothing added.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.words()?.tokenizer.encode(text, SpecialText::Plain)?)

@@ -33,6 +33,29 @@ fn a_conversation_remembers_and_forgets() {
 }
 
 #[test]
+fn a_conversation_is_changed_saved_and_loaded() {
+    let dir = scratch();
+    let model = with_words(&golden("llama"), &dir.path().join("model"));
+    let file = dir.path().join("talk.json");
+    let chat = |flags: &str, input: &str| {
+        let program = Program::new("chat --max-new-tokens 6 --ignore-eos").words(flags).arg(&model).input(input);
+        program.run().ok().stdout
+    };
+    let both = chat("--system Kind.", &format!("Hi\n/save {}\nyou\\\nthere\n", file.display()));
+    let first = chat("", "/system Kind.\nHi\n");
+    assert!(both.starts_with(&first) && both.len() > first.len(), "{both:?} {first:?}");
+    let saved = program::read_json(&file);
+    assert_eq!(saved["messages"][0], json!({"role": "system", "content": "Kind."}));
+    assert_eq!(saved["messages"][2]["content"], json!(first.strip_suffix('\n').unwrap()));
+    let load = format!("--load {}", file.display());
+    assert_eq!(first.clone() + &chat(&load, "you\\\nthere\n"), both);
+    assert_eq!(chat("", &format!("/load {}\n/clear\nHi\n", file.display())), first, "/clear keeps the system's text");
+    let hot = |temperature: &str| chat("--seed 5", &format!("/temp {temperature}\nHi\n"));
+    assert_ne!(hot("50"), hot("0"));
+    assert_eq!(hot("0"), chat("--seed 5", "Hi\n"));
+}
+
+#[test]
 fn a_model_without_words_or_template_says_so() {
     let dir = scratch();
     let chat = |model: &std::path::Path| Program::new("chat").arg(model).input("Hi\n").run();

@@ -94,7 +94,9 @@ fn check(name: &str, kv: DType) {
     for (way, options) in ways {
         let pipeline = open("cuda", name, options);
         for round in ["cold", "warm"] {
-            assert_eq!(together(&pipeline, &requests, shuffled()), expected, "{name} {kv}: {way}, {round}");
+            let found = together(&pipeline, &requests, shuffled());
+            let differing = (0..REQUESTS).find(|&i| found[i] != expected[i]);
+            assert_eq!(differing, None, "{name} {kv}: {way}, {round}: a request's answer is another");
         }
         pipeline.handle().check_integrity().unwrap();
     }
@@ -116,8 +118,11 @@ fn float_and_fp8_answers_do_not_depend_on_company() {
     }
 }
 
-/// Log-probabilities this close are a near tie: which of the two wins is decided by the order of a sum.
-const NEAR_TIE: f32 = 0.05;
+/// Log-probabilities this close are a near tie: which of the two wins is decided by the order of a sum, and in FP8 by
+/// the digits that tensor cores keep of it, which may move the next layer's codes by a whole step of 1/16.
+fn near_tie(name: &str) -> f32 {
+    if name.starts_with("fp8") { 0.5 } else { 0.05 }
+}
 
 /// Greedy answers of a device, with the likeliest tokens at each position.
 fn greedy(device: &str, name: &str) -> Vec<Vec<(u32, Vec<(u32, f32)>)>> {
@@ -148,7 +153,12 @@ fn answers_are_the_cpu_s_but_for_near_ties() {
             let top = &cpu[at].1;
             let of = |id| top.iter().find(|t| t.0 == id).map_or(f32::NEG_INFINITY, |t| t.1);
             let gap = of(cpu[at].0) - of(gpu[at].0);
-            assert!(gap < NEAR_TIE, "{name}, request {i}, token {at}: {} for {}, {gap} apart", gpu[at].0, cpu[at].0);
+            assert!(
+                gap < near_tie(name),
+                "{name}, request {i}, token {at}: {} for {}, {gap} apart",
+                gpu[at].0,
+                cpu[at].0
+            );
             ties += 1;
         }
         println!("{name}: {ties} of {} answers part at a near tie", cpu.len());

@@ -1,22 +1,22 @@
 //! `planish chat`: talk to a model in the terminal; its answers appear as they are made.
 use super::flags::{EngineFlags, SamplingFlags};
-use super::{open, print};
+use super::open;
+use super::talk::{self, Conversation, Part, Partner, Reply, TalkFlags};
 use crate::Global;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use planish::Model;
-use planish_text::Message;
-use std::io::{BufRead, IsTerminal};
-use std::time::Instant;
+use planish::{Generation, Model, Pipeline};
+use planish_engine::FinishReason;
+use planish_serve::reasoning::Splitter;
+use planish_serve::tools::Delta;
 
 /// Flags of the command.
 #[derive(Args)]
 pub struct Flags {
     /// Directory, .gguf file or hub id
     model: String,
-    /// What the model is told before the conversation
-    #[arg(long)]
-    system: Option<String>,
+    #[command(flatten)]
+    talk: TalkFlags,
     #[command(flatten)]
     sampling: SamplingFlags,
     #[command(flatten)]
@@ -28,48 +28,53 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let generation = flags.sampling.generation()?;
     let model = Model::open(&flags.model)?;
     let pipeline = open(global, &model, &flags.engine.options(global))?;
-    let terminal = std::io::stdin().is_terminal();
-    let system = flags.system.iter().map(|text| message("system", text));
-    let mut messages: Vec<Message> = system.clone().collect();
-    if terminal && global.talks() {
-        eprintln!("{} on {}. /clear forgets, /exit ends.", model.path.display(), pipeline.handle().info().device);
-    }
-    loop {
-        if terminal {
-            print("> ")?;
-        }
-        let mut line = String::new();
-        if std::io::stdin().lock().read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        match line.trim() {
-            "" => continue,
-            "/exit" | "/quit" => return Ok(()),
-            "/clear" => messages = system.clone().collect(),
-            text => {
-                messages.push(message("user", text));
-                let start = Instant::now();
-                let mut broken = None;
-                let answers = pipeline.stream(pipeline.encode_chat(&messages)?, &generation, |_, piece| {
-                    if let Err(e) = print(piece) {
-                        broken = Some(e);
-                    }
-                })?;
-                let answer = &answers[0];
-                if let Some(e) = broken {
-                    return Err(e);
-                }
-                print("\n")?;
-                if terminal && global.talks() {
-                    let rate = answer.token_ids.len() as f64 / start.elapsed().as_secs_f64();
-                    eprintln!("({} tokens, {rate:.1} tokens/s)", answer.token_ids.len());
-                }
-                messages.push(message("assistant", &answer.text));
-            }
-        }
-    }
+    let greeting = format!("{} on {}.", model.path.display(), pipeline.handle().info().device);
+    let temperature = Some(generation.sampling.temperature);
+    let mut engine = Engine { pipeline: &pipeline, generation };
+    talk::talk(global, &flags.talk, temperature, &greeting, &mut engine)
 }
 
-fn message(role: &str, content: &str) -> Message {
-    Message { role: role.into(), content: content.into() }
+/// Who answers: a model in this process.
+struct Engine<'a> {
+    pipeline: &'a Pipeline,
+    generation: Generation,
+}
+
+impl Partner for Engine<'_> {
+    fn answer(&mut self, talk: &Conversation, show: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<Reply> {
+        let mut generation = self.generation.clone();
+        generation.sampling.temperature = talk.temperature.unwrap_or(generation.sampling.temperature);
+        let prompt = self.pipeline.encode_chat(&talk.all())?;
+        let mut splitter = Splitter::new(self.pipeline.begins_reasoning(&prompt));
+        let (mut text, mut broken) = (String::new(), None);
+        let mut tell = |deltas: Vec<Delta>| {
+            for delta in deltas {
+                let shown = match &delta {
+                    Delta::Reasoning(part) => show(Part::Thought(part)),
+                    Delta::Content(part) => {
+                        text += part;
+                        show(Part::Text(part))
+                    }
+                    _ => Ok(()),
+                };
+                if let Err(error) = shown {
+                    broken.get_or_insert(error);
+                }
+            }
+        };
+        let answers = self.pipeline.stream(prompt, &generation, |_, piece| {
+            let mut deltas = Vec::new();
+            splitter.push(piece, &mut deltas);
+            tell(deltas);
+        })?;
+        let mut rest = Vec::new();
+        splitter.finish(&mut rest);
+        tell(rest);
+        if let Some(error) = broken {
+            return Err(error);
+        }
+        let Some(answer) = answers.first() else { bail!("the engine: expected an answer, found none") };
+        let cut = (answer.finish_reason == FinishReason::Length).then(|| "length".to_owned());
+        Ok(Reply { text, tokens: Some(answer.token_ids.len()), cut })
+    }
 }

@@ -2,6 +2,7 @@
 pub mod bench;
 pub mod chat;
 pub mod check_env;
+pub mod client;
 pub mod compare;
 mod finite;
 mod flags;
@@ -10,6 +11,7 @@ pub mod inspect;
 pub mod quantize;
 pub mod serve;
 mod structure;
+mod talk;
 mod usage;
 
 use crate::Global;

@@ -15,7 +15,7 @@ pub fn shows_tools(template: &str) -> bool {
 }
 
 /// Brings messages into the form that templates expect: arguments as objects, not as their text; content that is
-/// missing beside calls as null; ids as long as the format wants them.
+/// missing beside calls as an empty text; ids as long as the format wants them.
 pub fn for_template(format: &Format, messages: &mut Value) {
     for message in messages.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
         if let Some(id) = message.get_mut("tool_call_id").filter(|_| format.short_ids) {
@@ -36,7 +36,11 @@ pub fn for_template(format: &Format, messages: &mut Value) {
                 *arguments = object;
             }
         }
-        message.entry("content").or_insert(Value::Null);
+        // Some templates search the content for marks, which fails where there is none.
+        let content = message.entry("content").or_insert(Value::Null);
+        if content.is_null() {
+            *content = json!("");
+        }
     }
 }
 

@@ -15,7 +15,17 @@ const WIDTH: usize = 49152;
 fn tokenizer(markers: &[&str]) -> Tokenizer {
     let mut json: Value =
         serde_json::from_slice(include_bytes!("../../../text/tests/data/smollm2/tokenizer.json")).unwrap();
-    let spare = ["<repo_name>", "<reponame>", "<file_sep>", "<filename>"];
+    let spare = [
+        "<repo_name>",
+        "<reponame>",
+        "<file_sep>",
+        "<filename>",
+        "<gh_stars>",
+        "<issue_start>",
+        "<issue_comment>",
+        "<issue_closed>",
+    ];
+    assert!(markers.len() <= spare.len());
     for (old, new) in spare.iter().zip(markers) {
         let tokens = json["added_tokens"].as_array_mut().unwrap();
         let token = tokens.iter_mut().find(|token| token["content"] == *old).unwrap();
@@ -82,17 +92,25 @@ fn calls(format: &'static Format, answer: &str) -> Vec<(String, String)> {
     found.calls
 }
 
-/// Random answers of one format and choice.
-fn enforced(
-    format: &'static Format,
-    markers: &[&str],
-    choice: &ToolChoice,
-    parallel: bool,
-) -> Vec<Vec<(String, String)>> {
-    let tokenizer = tokenizer(markers);
-    let vocabulary = Vocabulary::new(tokenizer.clone(), vec![END, 0], WIDTH);
-    let spec = call_grammar(format, &tools(), choice, parallel, &tokenizer).unwrap();
-    (0..6).map(|seed| calls(format, &random_answer(&tokenizer, &vocabulary, &spec, seed))).collect()
+/// A model's words.
+struct Words {
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+}
+
+impl Words {
+    fn new(markers: &[&str]) -> Words {
+        let tokenizer = tokenizer(markers);
+        let vocabulary = Vocabulary::new(tokenizer.clone(), vec![END, 0], WIDTH);
+        Words { tokenizer, vocabulary }
+    }
+
+    /// Random answers of one format and choice.
+    fn enforced(&self, format: &'static Format, choice: &ToolChoice, parallel: bool) -> Vec<Vec<(String, String)>> {
+        let spec = call_grammar(format, &tools(), choice, parallel, &self.tokenizer).unwrap();
+        let answer = |seed| random_answer(&self.tokenizer, &self.vocabulary, &spec, seed);
+        (0..6).map(|seed| calls(format, &answer(seed))).collect()
+    }
 }
 
 #[track_caller]
@@ -109,14 +127,17 @@ fn check(call: &(String, String)) {
 
 #[test]
 fn every_format_gives_calls_that_its_reader_finds() {
+    let mut markers: Vec<&str> = FORMATS.iter().flat_map(|format| format.markers()).collect();
+    markers.sort_unstable();
+    markers.dedup();
+    let (plain, special) = (Words::new(&[]), Words::new(&markers));
+    let named = ToolChoice::Named("get_weather".to_owned());
     for format in FORMATS {
-        let special: Vec<&str> = format.markers().collect();
-        for markers in [&[][..], &special] {
-            let answers = enforced(format, markers, &ToolChoice::Required, true);
+        for words in [&plain, &special] {
+            let answers = words.enforced(format, &ToolChoice::Required, true);
             assert!(answers.iter().all(|calls| !calls.is_empty()), "{}", format.name);
             answers.iter().flatten().for_each(check);
-            let named = ToolChoice::Named("get_weather".to_owned());
-            let answers = enforced(format, markers, &named, false);
+            let answers = words.enforced(format, &named, false);
             assert!(answers.iter().all(|calls| calls.len() == 1 && calls[0].0 == "get_weather"), "{answers:?}");
             answers.iter().flatten().for_each(check);
         }

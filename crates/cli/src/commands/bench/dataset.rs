@@ -2,7 +2,7 @@
 //! counts them and the filters of vLLM's benchmark.
 use super::Random;
 use super::drive::job;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use planish_engine::Request;
 use planish_text::{SpecialText, Tokenizer};
 use serde_json::Value;
@@ -18,12 +18,19 @@ const MOST_TOTAL: usize = 2048;
 /// A conversation's first question and the first answer to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exchange {
-    prompt: String,
-    answer: String,
+    /// What is asked.
+    pub prompt: String,
+    /// Empty where none is needed.
+    pub answer: String,
 }
 
 /// Reads a file: a JSON list, or one JSON object in each line. Conversations without an answer are left out.
 pub fn read(path: &Path) -> Result<Vec<Exchange>> {
+    read_prompts(path, false)
+}
+
+/// The same; `alone` takes prompts without an answer too.
+pub fn read_prompts(path: &Path, alone: bool) -> Result<Vec<Exchange>> {
     let name = || format!("--dataset {}", path.display());
     let text = std::fs::read_to_string(path).with_context(name)?;
     let entries: Vec<(String, Value)> = match text.trim_start().starts_with('[') {
@@ -42,7 +49,7 @@ pub fn read(path: &Path) -> Result<Vec<Exchange>> {
     };
     let mut found = Vec::new();
     for (place, entry) in entries {
-        found.extend(exchange(&entry).with_context(|| format!("{}: {place}", name()))?);
+        found.extend(exchange(&entry, alone).with_context(|| format!("{}: {place}", name()))?);
     }
     if found.is_empty() {
         bail!("{}: expected conversations with a question and an answer, found none", name());
@@ -66,24 +73,34 @@ pub fn jobs(
         }
         let prompt = tokenizer.encode_with_special(&exchange.prompt)?;
         let output = tokenizer.encode(&exchange.answer, SpecialText::Plain)?.len();
-        let total = prompt.len() + output;
-        let short = prompt.len() < LEAST || output < LEAST;
-        if !short && prompt.len() <= MOST_PROMPT && total <= MOST_TOTAL.min(longest) {
+        if is_of_use(prompt.len(), output, false, longest) {
             jobs.push(job(prompt, output));
         }
     }
     if jobs.is_empty() {
-        bail!(
-            "--dataset: expected a prompt and an answer of {LEAST} tokens or more, prompts up to {MOST_PROMPT} and {} \
-             together; found none",
-            MOST_TOTAL.min(longest)
-        );
+        return Err(none_of_use(longest));
     }
     Ok(jobs)
 }
 
+/// Whether lengths are within the limits, and together at most `longest`; an answer whose length is `fixed` may be
+/// shorter.
+pub fn is_of_use(prompt: usize, output: usize, fixed: bool, longest: usize) -> bool {
+    let short = prompt < LEAST || (output < LEAST && !fixed);
+    !short && prompt <= MOST_PROMPT && prompt + output <= MOST_TOTAL.min(longest)
+}
+
+/// No lengths are within the limits.
+pub fn none_of_use(longest: usize) -> Error {
+    anyhow!(
+        "--dataset: expected a prompt and an answer of {LEAST} tokens or more, prompts up to {MOST_PROMPT} and {} \
+         together; found none",
+        MOST_TOTAL.min(longest)
+    )
+}
+
 /// `conversations` (ShareGPT), or `prompt` with `output` or `completion`; `None` if nothing was answered.
-fn exchange(entry: &Value) -> Result<Option<Exchange>> {
+fn exchange(entry: &Value, alone: bool) -> Result<Option<Exchange>> {
     if !entry.is_object() {
         bail!("expected an object with conversations, or with prompt and output");
     }
@@ -92,6 +109,9 @@ fn exchange(entry: &Value) -> Result<Option<Exchange>> {
     }
     let answer = if entry.get("output").is_some() { "output" } else { "completion" };
     let prompt = string(entry, "prompt", "prompt")?;
+    if alone && entry.get(answer).is_none() {
+        return Ok(Some(Exchange { prompt, answer: String::new() }));
+    }
     Ok(Some(Exchange { prompt, answer: string(entry, answer, answer)? }))
 }
 

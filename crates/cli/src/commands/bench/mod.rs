@@ -4,6 +4,7 @@ mod drive;
 mod latency;
 mod lengths;
 mod page;
+mod serve;
 mod statistics;
 mod throughput;
 
@@ -23,6 +24,8 @@ pub enum Bench {
     Latency(latency::Flags),
     /// Tokens per second of many requests at once, and how long each waited
     Throughput(throughput::Flags),
+    /// The same over HTTP, against any OpenAI-compatible server, with random arrivals or a number of clients
+    Serve(serve::Flags),
 }
 
 /// Runs the command.
@@ -30,6 +33,7 @@ pub fn run(global: &Global, bench: &Bench) -> Result<()> {
     match bench {
         Bench::Latency(flags) => latency::run(global, flags),
         Bench::Throughput(flags) => throughput::run(global, flags),
+        Bench::Serve(flags) => serve::run(global, flags),
     }
 }
 

@@ -24,6 +24,13 @@ impl Distribution {
         self.0.iter().sum::<f64>() / self.0.len().max(1) as f64
     }
 
+    /// Their standard deviation, as of a whole population; 0 of none.
+    pub fn deviation(&self) -> f64 {
+        let mean = self.mean();
+        let squares: f64 = self.0.iter().map(|value| (value - mean).powi(2)).sum();
+        (squares / self.0.len().max(1) as f64).sqrt()
+    }
+
     /// The value that a share `q` of them does not exceed, between two neighbours in proportion; 0 of none.
     pub fn at(&self, q: f64) -> f64 {
         let Some(last) = self.0.len().checked_sub(1) else { return 0.0 };
@@ -66,7 +73,7 @@ mod tests {
             (50.0, 50.0, 90.0, 99.0, 0.0, 100.0)
         );
         let d: Distribution = [1.0, 2.0].into_iter().collect();
-        assert_eq!((d.median(), d.at(1.0), d.at(0.0)), (1.5, 2.0, 1.0));
+        assert_eq!((d.median(), d.at(1.0), d.at(0.0), d.deviation()), (1.5, 2.0, 1.0, 0.5));
         let none = Distribution::default();
         assert_eq!((none.mean(), none.median(), none.least()), (0.0, 0.0, 0.0));
         assert_eq!([3.0].into_iter().collect::<Distribution>().at(0.99), 3.0);

@@ -29,7 +29,6 @@
     KERNEL(NAME##_128x128_112_1, W, X, 128, 1, 2, 1, 1, 2, 1)                                                          \
     KERNEL(NAME##_128x128_212_1, W, X, 128, 1, 2, 2, 1, 2, 1)                                                          \
     KERNEL(NAME##_128x128_221_1, W, X, 128, 1, 2, 2, 2, 1, 1)                                                          \
-    KERNEL(NAME##_128x256_121_1, W, X, 128, 2, 2, 1, 2, 1, 1)                                                          \
     KERNEL(NAME##_256x128_211_1, W, X, 256, 1, 2, 2, 1, 1, 1)
 // What the rarer types have.
 #define FEW_TILES(NAME, W, X)                                                                                          \

@@ -76,7 +76,6 @@ pub const TILES: &[Tile] = &[
     tile(128, 128, [1, 1, 2], 1),
     tile(128, 128, [2, 1, 2], 1),
     tile(128, 128, [2, 2, 1], 1),
-    tile(128, 256, [1, 2, 1], 1),
     tile(256, 128, [2, 1, 1], 1),
 ];
 
@@ -179,41 +178,48 @@ fn clusters_at_once(tile: &Tile, sm_count: usize) -> usize {
     once.max(1)
 }
 
-/// Microseconds that a block needs for a step, when `busy` of `sm_count` multiprocessors work.
-fn step_time(tile: &Tile, busy: f64, sm_count: usize) -> f64 {
-    // 4096 products a cycle; operands come from shared memory at 128 bytes a cycle. 1.5 GHz under load.
-    let multiply = (tile.rows / 64) as f64 * (2 * tile.tokens).max(64 + tile.tokens) as f64 / 1500.0;
-    // What the cache delivers, shared by those that ask, and at most what one takes.
+/// Microseconds that a block needs for a step, when a share `busy` of the multiprocessors works.
+fn step_time(tile: &Tile, busy: f64) -> f64 {
+    // 4096 products a cycle; operands come from shared memory at 128 bytes a cycle. The largest tiles keep the tensor
+    // cores so busy that the clock (in MHz) falls.
+    let clock = if tile.rows * tile.tokens >= 128 * 256 { 1900.0 - 500.0 * busy } else { 1750.0 };
+    let multiply = (tile.rows / 64 * (2 * tile.tokens).max(64 + tile.tokens)) as f64 / clock;
+    // What the cache delivers (bytes in a microsecond), shared by those that ask, and at most what one takes.
     let [cn, ct, _] = tile.cluster;
     let bytes = ((tile.rows / ct + tile.tokens / cn) * STEP_BYTES) as f64;
-    let rate = (60e3 * sm_count as f64 / busy).min(90e3) * if tile.resident == 2 { 0.93 } else { 1.0 };
-    multiply.max(bytes / rate)
+    let waiting = if tile.size() == 4 { 0.55 } else { 1.0 };
+    let shallow = if tile.resident == 2 { 0.93 } else { 1.0 };
+    multiply.max(bytes / ((64e3 / busy).min(95e3) * waiting * shallow))
 }
 
 fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: usize) -> Choice {
     let [cn, ct, ck] = tile.cluster;
-    let (columns, size) = (m.div_ceil(tile.tokens * ct), tile.size());
-    let clusters = n.div_ceil(tile.rows * cn) * columns;
+    let size = tile.size();
+    let clusters = n.div_ceil(tile.rows * cn) * m.div_ceil(tile.tokens * ct);
     let once = clusters_at_once(tile, sm_count);
+    let whole_rounds = clusters.div_ceil(once) as f64;
     // Where the memory is the limit, blocks that have nothing to do cost nothing.
-    let rounds = clusters as f64 / once as f64;
-    let rounds = if m <= 64 { rounds.max(1.0) } else { rounds.ceil() };
-    let busy = (clusters.min(once) * size) as f64;
-    let step = step_time(tile, busy, sm_count);
-    let store = (tile.rows * tile.tokens) as f64 / 6500.0 + if ck > 1 { 2.0 } else { 0.5 };
-    let multiplied = rounds * (steps(k, element) as f64 / ck as f64 * step + store);
+    let rounds = if m <= 64 { (clusters as f64 / once as f64).max(1.0) } else { whole_rounds };
+    let step = step_time(tile, (clusters.min(once) * size) as f64 / sm_count as f64);
+    let finish = (tile.rows * tile.tokens) as f64 / 12e3 + if ck > 1 { 2.0 } else { 0.5 };
+    let refill = if ck > 1 && tile.resident == 1 { 2.0 * (whole_rounds - 1.0) } else { 0.0 };
+    let multiplied = rounds * (steps(k, element) as f64 / ck as f64 * step + finish) + refill;
     // Half a ring keeps fewer bytes on their way.
     let bandwidth = if tile.resident == 2 && ck > 1 { 3.64e6 } else { 3.9e6 };
     let moved = ((n + m) * k * element.size() + 4 * m * n) as f64 / bandwidth;
     let start = if tile.resident == 2 { 1.5 } else { 2.0 };
+    // Blocks walk over tiles, except those that share a tile's k: these add up once.
     let slots = if ck == 1 { once * tile.resident } else { clusters };
     Choice {
         tile: *tile,
         blocks: clusters.min(slots) * size,
-        group: 8,
+        group: (GROUP_TOKENS / (tile.tokens * ct)).max(1),
         expected: multiplied.max(moved) + start + 0.3 * rounds,
     }
 }
+
+/// Tokens whose tiles are walked before the next tile of rows: some megabytes of the second-level cache.
+const GROUP_TOKENS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
@@ -233,6 +239,7 @@ mod tests {
         assert_eq!(tile_of(16, 28672, 4096), ([16, 128, 2], 1));
         assert_eq!(tile_of(32, 28672, 4096), ([32, 128, 2], 1));
         assert_eq!(tile_of(64, 28672, 4096), ([64, 128, 1], 1));
+        assert_eq!(tile_of(128, 4096, 14336), ([128, 128, 1], 2));
         assert_eq!(tile_of(256, 4096, 14336), ([128, 128, 1], 2));
         assert_eq!(tile_of(512, 4096, 4096), ([128, 128, 1], 1));
         assert_eq!(tile_of(1024, 4096, 4096), ([256, 128, 1], 1));

@@ -9,7 +9,8 @@ __device__ __forceinline__ float sigmoid_product(float x, float u) {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
     r = fmaf(fmaf(-d, r, 1.f), r, r);
     float q = __fmul_rn(x, r);
-    q = fmaf(fmaf(-q, d, x), r, q);
+    // An infinite quotient has no correction.
+    if (fabsf(q) <= 3.4028234e38f) q = fmaf(fmaf(-q, d, x), r, q);
     // Beyond, the reciprocal is 0 and its correction no number; -infinity and NaN must stay NaN.
     return d < 0x1p126f ? q : __fmul_rn(x, 0.f);
 }

@@ -4,6 +4,7 @@
 // scale and store. Blocks take tiles in turn; or the blocks of a cluster share the k of one tile and add up their sums,
 // in the order of k, through each other's shared memory. Clusters also load what they share once (multicast).
 #pragma once
+#include "activation.cuh"
 #include "dependency.cuh"
 #include "gemm_hopper_tma.cuh"
 #include "gemm_hopper_wgmma.cuh"
@@ -246,19 +247,8 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         warpgroup_sync(l.warpgroup);
     }
 
-    // exp(x) to about two units in the last place.
-    static __device__ float exponential(float x) {
-        const float y = __fmul_rn(x, 1.44269502f);
-        const float rest = fmaf(x, 1.92596303e-8f, fmaf(x, 1.44269502f, -y));
-        float e;
-        asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(y));
-        return isinf(e) ? e : fmaf(e, rest * 0.693147182f, e);
-    }
-    static __device__ float gate(float g, float up, int kind) {
-        // gelu: 0.5 x (1 + tanh(u)) = x / (1 + exp(-2u))
-        const float u = kind == SILU ? g : 1.59576912f * (g + 0.044715f * g * g * g);
-        return __fdividef(1.0f, 1.0f + exponential(-u)) * g * up;
-    }
+    // As every other kernel has it: an INT8 product may be taken by either, and a last digit may move a code.
+    static __device__ float gate(float g, float up, int kind) { return __fmul_rn(activated(g, kind != SILU), up); }
     static __device__ float scale(Acc acc, float xs, float ws, float bias) {
         return __fadd_rn(__fmul_rn(__fmul_rn((float)acc, xs), ws), bias);
     }

@@ -191,7 +191,9 @@ mod tests {
         };
         for floor in FLOORS {
             for used in floor.uses.iter().chain(floor.tests_use) {
-                assert!(floor_of(used) < floor_of(floor.krate), "{} uses {used}", floor.krate);
+                // The reference that every machine is compared with stands on the CPU.
+                let reference = floor.krate == "cuda" && *used == "cpu" && !floor.uses.contains(used);
+                assert!(reference || floor_of(used) < floor_of(floor.krate), "{} uses {used}", floor.krate);
             }
         }
     }

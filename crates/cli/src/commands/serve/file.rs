@@ -58,9 +58,10 @@ mod tests {
 
     #[test]
     fn entries_become_flags() {
-        let text = "model: [a, b]\nserver_port: 8000\nstrict-fields: true\npublic-metrics: false\napi-key:\n- x\n- y\n";
+        let text =
+            "model: [a, b]\nserver_port: 8000\nstrict-fields: true\npublic-metrics: false\napi-key:\n- one\n- two\n";
         let flags = read(text).unwrap();
-        assert_eq!(flags, ["a", "b", "--server-port=8000", "--strict-fields", "--api-key=x", "--api-key=y"]);
+        assert_eq!(flags, ["a", "b", "--server-port=8000", "--strict-fields", "--api-key=one", "--api-key=two"]);
         assert_eq!(read("{\"max-batch\": 2}").unwrap(), ["--max-batch=2"]);
     }
 

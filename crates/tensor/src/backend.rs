@@ -2,7 +2,7 @@
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
 use crate::host::decode_f32_into;
 use crate::q8::quantize_weight_row;
-use crate::{Batch, DType, Error, HostTensor, Q8, Result, SampleRow, Solver};
+use crate::{Batch, DType, Error, Grid, HostTensor, Q8, Result, SampleRow, Solver};
 
 /// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.
 pub struct Tensor<B: Backend> {
@@ -30,15 +30,33 @@ impl<B: Backend> Tensor<B> {
 pub struct Q8Rows<B: Backend> {
     /// `[t, k]` codes, element type [`Q8::dtype`].
     pub codes: Tensor<B>,
-    /// `[t, 1]` f32 scales `xs`.
+    /// `[t, groups]` f32 scales `xs`, see [`Grid::groups`].
     pub scales: Tensor<B>,
+    /// `[t, 1]` I32 zero points of [`Grid::Asymmetric`], where there is room for such rows.
+    pub zeros: Option<Tensor<B>>,
+    /// How the codes come to be.
+    pub grid: Grid,
 }
 
 impl<B: Backend> Q8Rows<B> {
+    /// Codes and a scale for each token.
+    pub fn of_tokens(codes: Tensor<B>, scales: Tensor<B>) -> Q8Rows<B> {
+        Q8Rows { codes, scales, zeros: None, grid: Grid::Token }
+    }
+
     /// Changes the number of rows in use.
     pub fn set_rows(&mut self, rows: usize) {
         self.codes.set_rows(rows);
         self.scales.set_rows(rows);
+        self.zeros.iter_mut().for_each(|zeros| zeros.set_rows(rows));
+    }
+
+    /// Makes these the rows that a linear of this kind and grid reads. They must have been allocated with room for
+    /// the grid, see [`Backend::alloc_q8_for`].
+    pub fn become_input(&mut self, kind: Q8, grid: Grid) {
+        self.codes.dtype = kind.dtype();
+        self.scales.cols = grid.groups(self.codes.cols);
+        self.grid = grid;
     }
 }
 
@@ -97,13 +115,25 @@ pub enum FloatMath {
 pub struct LinearPart {
     /// `[n, k]` F32, F16 or BF16; or I8 / F8 codes, then `scales` must be present.
     pub weight: HostTensor,
-    /// `[n]` channel scales `ws` of an 8-bit weight.
+    /// `[n, groups]` scales `ws` of an 8-bit weight: one for each channel, or for each of its groups ([`Grid::groups`]).
     pub scales: Option<Vec<f32>>,
     /// `[n]` bias.
     pub bias: Option<Vec<f32>>,
+    /// How the input of an 8-bit weight becomes codes.
+    pub grid: Grid,
 }
 
 impl LinearPart {
+    /// A float weight `[n, k]`.
+    pub fn float(weight: HostTensor, bias: Option<Vec<f32>>) -> LinearPart {
+        LinearPart { weight, scales: None, bias, grid: Grid::Token }
+    }
+
+    /// Codes `[n, k]` with a scale for each channel, for inputs with a scale for each token.
+    pub fn channels(weight: HostTensor, scales: Vec<f32>, bias: Option<Vec<f32>>) -> LinearPart {
+        LinearPart { weight, scales: Some(scales), bias, grid: Grid::Token }
+    }
+
     /// A float part with its rows rounded to the nearest codes of `kind`, as [`crate::q8::quantize_weight_row`] does.
     pub fn quantized(&self, kind: Q8) -> Result<LinearPart> {
         let &[n, k] = self.weight.shape() else {
@@ -119,12 +149,12 @@ impl LinearPart {
             scales[i] = quantize_weight_row(kind, &row, &mut codes[i * k..][..k]);
         }
         let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes)?;
-        Ok(LinearPart { weight, scales: Some(scales), bias: self.bias.clone() })
+        Ok(LinearPart::channels(weight, scales, self.bias.clone()))
     }
 }
 
 /// What a loaded linear is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinearShape {
     /// Output channels.
     pub n: usize,
@@ -132,6 +162,8 @@ pub struct LinearShape {
     pub k: usize,
     /// The 8-bit type, or `None` for a float weight.
     pub q8: Option<Q8>,
+    /// How the input of an 8-bit weight becomes codes.
+    pub grid: Grid,
     /// Bytes that one pass over the weight reads.
     pub bytes: usize,
 }
@@ -264,7 +296,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn sync(&self) -> Result<()>;
     /// Uploads a step's arrays. `pages` is the size of the pool that the batch refers to.
     fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<Self::Batch>;
-    /// Packs a weight made of parts with equal `k`, all float or all of one 8-bit type.
+    /// Packs a weight made of parts with equal `k`, all float or all of one 8-bit type and grid.
     fn load_linear(&self, parts: &[LinearPart]) -> Result<Self::Linear>;
     /// As [`Backend::load_linear`], of float parts that are rounded to the nearest codes of `kind` on the way.
     fn load_linear_as(&self, kind: Q8, parts: &[LinearPart]) -> Result<Self::Linear> {
@@ -282,11 +314,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn embed(&self, table: &Tensor<Self>, batch: &Self::Batch, scale: f32, out: &mut Tensor<Self>) -> Result<()>;
     /// `out = x / sqrt(mean(x²) + eps) * weight`, by row; weight `[1, h]` f32.
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32, out: &mut Tensor<Self>) -> Result<()>;
-    /// Quantizes each token as [`crate::q8::quantize_activation_row`] does; the 8-bit type is that of `out.codes`.
+    /// Quantizes each token as [`Grid::quantize_row`] does, on the grid of `out`; the 8-bit type is that of `out.codes`.
     fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()>;
     /// `out[t, n] = x[t, k] · w[n, k]ᵀ + bias`, float weight; `out` may be F32 (logits) or the activation type.
     fn gemm_float(&self, x: &Tensor<Self>, w: &Self::Linear, math: FloatMath, out: &mut Tensor<Self>) -> Result<()>;
-    /// `out[t, n] = (acc * xs[t]) * ws[n] + bias[n]`, see [`crate::q8`].
+    /// `out[t, n] = (acc * xs[t]) * ws[n] + bias[n]`, see [`crate::q8`]; of other grids than the usual one as
+    /// [`crate::grid`] says. `x` is on the grid of `w`.
     fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &Self::Linear, out: &mut Tensor<Self>) -> Result<()>;
     /// Rotates q and k inside `qkv` `[t, (nq + 2 nkv) d]` and stores k and v at the batch's slots. No table: only stores.
     fn rope_store_kv(
@@ -418,8 +451,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
         None
     }
 
-    /// Allocates room for `rows` quantized tokens of width `k`.
+    /// Allocates room for `rows` quantized tokens of width `k`, each with one scale.
     fn alloc_q8(&self, kind: Q8, rows: usize, k: usize) -> Result<Q8Rows<Self>> {
-        Ok(Q8Rows { codes: self.alloc(kind.dtype(), rows, k)?, scales: self.alloc(DType::F32, rows, 1)? })
+        Ok(Q8Rows::of_tokens(self.alloc(kind.dtype(), rows, k)?, self.alloc(DType::F32, rows, 1)?))
+    }
+
+    /// As [`Backend::alloc_q8`], with room for rows of any of these grids; they begin on the first.
+    fn alloc_q8_for(&self, kind: Q8, grids: &[Grid], rows: usize, k: usize) -> Result<Q8Rows<Self>> {
+        let mut scales = self.alloc(DType::F32, rows, grids.iter().map(|g| g.groups(k)).max().unwrap_or(1))?;
+        let zeros = grids.contains(&Grid::Asymmetric).then(|| self.alloc(DType::I32, rows, 1)).transpose()?;
+        let grid = grids.first().copied().unwrap_or_default();
+        scales.cols = grid.groups(k);
+        Ok(Q8Rows { codes: self.alloc(kind.dtype(), rows, k)?, scales, zeros, grid })
     }
 }

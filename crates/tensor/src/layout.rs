@@ -1,5 +1,5 @@
 //! What every back end checks of its arguments before it reads them.
-use crate::{DType, Error, HostTensor, LinearPart, Q8, Result};
+use crate::{DType, Error, Grid, HostTensor, LinearPart, Q8, Result};
 
 /// Fails with the operation's name unless its sizes fit.
 pub fn require(operation: &str, fits: bool) -> Result<()> {
@@ -23,6 +23,8 @@ pub struct LinearLayout {
     pub k: usize,
     /// The 8-bit type, or `None` for float weights.
     pub q8: Option<Q8>,
+    /// How the input of 8-bit weights becomes codes.
+    pub grid: Grid,
 }
 
 /// Checks that parts can be one linear.
@@ -41,11 +43,16 @@ pub fn linear_layout(parts: &[LinearPart]) -> Result<LinearLayout> {
                 first.weight, part.weight
             )));
         }
-        let lengths_fit = |v: &Option<Vec<f32>>| v.as_ref().is_none_or(|v| v.len() == rows);
-        if part.scales.is_some() != q8.is_some() || !lengths_fit(&part.scales) || !lengths_fit(&part.bias) {
+        if part.grid != first.grid {
+            let (a, b) = (first.grid, part.grid);
+            return Err(Error::unsupported(format!("inputs of one linear become codes in two ways: {a:?} and {b:?}")));
+        }
+        q8.map_or(Ok(()), |kind| part.grid.check(kind))?;
+        let fits = |v: &Option<Vec<f32>>, each: usize| v.as_ref().is_none_or(|v| v.len() == rows * each);
+        if part.scales.is_some() != q8.is_some() || !fits(&part.scales, part.grid.groups(k)) || !fits(&part.bias, 1) {
             return Err(Error::shape(format!("scales or bias do not fit {:?}", part.weight)));
         }
         n += rows;
     }
-    Ok(LinearLayout { n, k, q8 })
+    Ok(LinearLayout { n, k, q8, grid: first.grid })
 }

@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod dtype;
 pub mod error;
 pub mod float8;
+pub mod grid;
 pub mod host;
 pub mod layout;
 pub mod q8;
@@ -24,6 +25,7 @@ pub use backend::{
 pub use batch::Batch;
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use grid::Grid;
 pub use host::{HostTensor, SharedBytes};
 pub use q8::Q8;
 pub use sample::SampleRow;

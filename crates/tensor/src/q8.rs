@@ -5,6 +5,7 @@
 //! Activations: symmetric, one scale per token (`xs`), computed when the token runs: `absmax / 127`, `/ 448`, `/ 57344`.
 //! Product: `y = (acc * xs) * ws (+ bias)` in f32, where `acc` is the exact int32 sum for INT8 and, for FP8,
 //! the f32 sum of the (exact) products in ascending order of the input channel by fused multiply-adds.
+//! Less usual ways in which inputs share scales (static, asymmetric, by groups) are in [`crate::grid`].
 use crate::{DType, float8};
 
 /// The 8-bit element types.

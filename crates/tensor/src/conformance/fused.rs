@@ -104,7 +104,7 @@ impl GatedProduct {
             let weight = HostTensor::from_bytes(kind.dtype(), vec![f, k], random.codes(kind, f * k));
             let scales = random.floats(f).iter().map(|s| s / 16384.0).collect();
             let bias = biased.then(|| random.floats(f));
-            LinearPart { weight: weight.expect("sizes fit"), scales: Some(scales), bias }
+            LinearPart::channels(weight.expect("sizes fit"), scales, bias)
         });
         let x = random.codes(kind, t * k).into_iter().map(|c| kind.decode(c)).collect();
         GatedProduct {
@@ -131,7 +131,8 @@ impl Case for GatedProduct {
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         let (t, f) = (self.xs.len(), self.f);
         let w = b.load_gated(&self.parts)?;
-        let x = Q8Rows { codes: put(b, self.kind.dtype(), self.k, &self.x)?, scales: put(b, DType::F32, 1, &self.xs)? };
+        let codes = put(b, self.kind.dtype(), self.k, &self.x)?;
+        let x = Q8Rows::of_tokens(codes, put(b, DType::F32, 1, &self.xs)?);
         let act = b.activation_dtype();
         let (mut gate_up, mut inner) = (blank(b, act, t, 2 * f)?, blank(b, act, t, f)?);
         let mut out = b.alloc_q8(self.kind, t, f)?;

@@ -42,12 +42,8 @@ struct Float {
 impl Float {
     fn new(random: &mut Random, i: usize, t: usize, k: usize) -> Float {
         let dtype = [DType::BF16, DType::F32, DType::F16][i % 3];
-        let parts = part_sizes(random).into_iter().map(|n| LinearPart {
-            weight: random.weight(dtype, n, k),
-            scales: None,
-            bias: bias(random, n),
-        });
-        let parts = parts.collect();
+        let parts = part_sizes(random).into_iter();
+        let parts = parts.map(|n| LinearPart::float(random.weight(dtype, n, k), bias(random, n))).collect();
         let math = if i % 5 == 4 { FloatMath::Bf16 } else { FloatMath::F32 };
         Float { math, k, x: random.odd_activations(t, k), parts, wide: i.is_multiple_of(2) }
     }
@@ -110,7 +106,7 @@ impl W8A8 {
         for n in part_sizes(random) {
             let codes = random.codes(kind, n * k);
             let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes).expect("sizes fit");
-            parts.push(LinearPart { weight, scales: Some(random.floats(n)), bias: bias(random, n) });
+            parts.push(LinearPart::channels(weight, random.floats(n), bias(random, n)));
         }
         let x = random.codes(kind, t * k).into_iter().map(|c| kind.decode(c)).collect();
         let mut xs = random.floats(t);
@@ -134,7 +130,7 @@ impl Case for W8A8 {
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         let linear = b.load_linear(&self.parts)?;
         let codes = put(b, self.kind.dtype(), self.k, &self.x)?;
-        let x = Q8Rows { codes, scales: put(b, DType::F32, 1, &self.xs)? };
+        let x = Q8Rows::of_tokens(codes, put(b, DType::F32, 1, &self.xs)?);
         let mut out = blank(b, b.activation_dtype(), self.xs.len(), b.linear_shape(&linear).n)?;
         b.gemm_w8a8(&x, &linear, &mut out)?;
         let check = if self.kind == Q8::Int8 { Check::Equal } else { Check::Float8 };

@@ -14,6 +14,17 @@ pub fn f32s_mut<B: Backend<Buf = CpuBuf>>(t: &mut Tensor<B>) -> Result<&mut [f32
     Ok(&mut t.buf.view_mut::<f32>(t.dtype)?[..used])
 }
 
+/// The rows in use of an i32 tensor.
+pub fn i32s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[i32]> {
+    Ok(&t.buf.view::<i32>(t.dtype)?[..t.rows * t.cols])
+}
+
+/// The rows in use of an i32 tensor, writable.
+pub fn i32s_mut<B: Backend<Buf = CpuBuf>>(t: &mut Tensor<B>) -> Result<&mut [i32]> {
+    let used = t.rows * t.cols;
+    Ok(&mut t.buf.view_mut::<i32>(t.dtype)?[..used])
+}
+
 /// The rows in use of a tensor of 8-bit codes.
 pub fn u8s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[u8]> {
     Ok(&t.buf.view::<u8>(t.dtype)?[..t.rows * t.cols])

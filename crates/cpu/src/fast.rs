@@ -1,19 +1,19 @@
 //! The fast back end: every operation of the trait handed to the kernel of its name.
-use crate::access::{f32s, f32s_mut, gather, u8s, u8s_mut};
+use crate::access::{f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
 use crate::attention::{Attention, KvSlice, KvSliceMut, Operands};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::gemm_float::{PackedFloat, gemm_float};
-use crate::gemm_w8a8::{PackedQ8, Q8Slice, gemm_w8a8};
+use crate::gemm_w8a8::{GroupedQ8, PackedQ8, Q8Slice, gemm_grouped, gemm_shifted, gemm_w8a8};
 use crate::isa::Isa;
 use crate::rope::{RopeSlice, rope_store_kv};
-use crate::rowwise::{self, Q8SliceMut};
+use crate::rowwise::{self, Q8SliceMut, Units};
 use crate::threads::Threads;
 use crate::{gram, host_memory};
 use half::bf16;
 use planish_tensor::layout::{linear_layout, require, rows_of};
 use planish_tensor::{
-    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Q8, Q8Rows, Result, RopeTable, Tensor, kv_scale_bytes,
+    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, Grid, HostTensor, KvLayer, LinearPart,
+    LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Tensor, kv_scale_bytes,
 };
 
 /// The CPU with its vector instructions and a pool of threads.
@@ -27,8 +27,10 @@ pub struct Cpu {
 pub enum CpuLinear {
     /// Float weight.
     Float(PackedFloat),
-    /// 8-bit weight.
+    /// 8-bit weight with a scale for each channel.
     Q8(PackedQ8),
+    /// 8-bit weight with a scale for each channel and group, and the grid of its input.
+    Grouped(GroupedQ8, Grid),
 }
 
 impl Cpu {
@@ -41,6 +43,11 @@ impl Cpu {
 
 fn kind_of(codes: &Tensor<Cpu>) -> Result<Q8> {
     Q8::from_dtype(codes.dtype).ok_or_else(|| Error::dtype(format!("expected 8-bit codes, found {}", codes.dtype)))
+}
+
+/// What tokens become where they have one scale and no zero point: fused operations end with that alone.
+fn units_of(rows: &Q8Rows<Cpu>) -> Result<Option<Units>> {
+    Ok(Units::of(kind_of(&rows.codes)?, rows.grid))
 }
 
 fn q8_mut(rows: &mut Q8Rows<Cpu>) -> Result<Q8SliceMut<'_>> {
@@ -130,14 +137,19 @@ impl Backend for Cpu {
         let scales: Vec<Vec<f32>> = parts.iter().map(scales).collect();
         let codes: Vec<(&[u8], &[f32])> =
             parts.iter().zip(&scales).map(|(p, s)| (p.weight.bytes(), s.as_slice())).collect();
-        Ok(CpuLinear::Q8(PackedQ8::pack(kind, layout.k, &codes, bias, self.isa, &self.threads)))
+        if let Grid::Group(size) | Grid::Powers(size) = layout.grid {
+            let packed = GroupedQ8::pack(kind, layout.k, size, &codes, bias, self.isa, &self.threads);
+            return Ok(CpuLinear::Grouped(packed, layout.grid));
+        }
+        let packed = PackedQ8::pack(kind, layout.k, &codes, bias, self.isa, &self.threads);
+        Ok(CpuLinear::Q8(packed.on(layout.grid, &codes)))
     }
 
     fn load_linear_as(&self, kind: Q8, parts: &[LinearPart]) -> Result<CpuLinear> {
         let quantize = |part: &LinearPart| {
             let (codes, scales) = rowwise::quantize_weight(&self.threads, self.isa, kind, &part.weight)?;
             let weight = HostTensor::from_bytes(kind.dtype(), part.weight.shape().to_vec(), codes)?;
-            Ok(LinearPart { weight, scales: Some(scales), bias: part.bias.clone() })
+            Ok(LinearPart::channels(weight, scales, part.bias.clone()))
         };
         let quantized: Vec<LinearPart> = parts.iter().map(quantize).collect::<Result<_>>()?;
         self.load_linear(&quantized)
@@ -145,8 +157,13 @@ impl Backend for Cpu {
 
     fn linear_shape(&self, linear: &CpuLinear) -> LinearShape {
         match linear {
-            CpuLinear::Float(w) => LinearShape { n: w.n(), k: w.k(), q8: None, bytes: w.bytes() },
-            CpuLinear::Q8(w) => LinearShape { n: w.n(), k: w.k(), q8: Some(w.kind()), bytes: w.bytes() },
+            CpuLinear::Float(w) => LinearShape { n: w.n(), k: w.k(), q8: None, grid: Grid::Token, bytes: w.bytes() },
+            CpuLinear::Q8(w) => {
+                LinearShape { n: w.n(), k: w.k(), q8: Some(w.kind()), grid: w.grid(), bytes: w.bytes() }
+            }
+            CpuLinear::Grouped(w, grid) => {
+                LinearShape { n: w.n(), k: w.k(), q8: w.kind(), grid: *grid, bytes: w.bytes() }
+            }
         }
     }
 
@@ -163,7 +180,10 @@ impl Backend for Cpu {
     fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {
         let kind = kind_of(&out.codes)?;
         require("quantize_rows", x.cols == out.codes.cols && x.rows == out.codes.rows)?;
-        rowwise::quantize_rows(&self.threads, self.isa, kind, f32s(x)?, x.cols, q8_mut(out)?);
+        let Q8Rows { codes, scales, zeros, grid } = out;
+        let to = Q8SliceMut { codes: u8s_mut(codes)?, xs: f32s_mut(scales)? };
+        let zeros = zeros.as_mut().map(i32s_mut).transpose()?;
+        rowwise::quantize_on(&self.threads, self.isa, kind, *grid, f32s(x)?, x.cols, to, zeros);
         Ok(())
     }
 
@@ -175,11 +195,21 @@ impl Backend for Cpu {
     }
 
     fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &CpuLinear, out: &mut Tensor<Self>) -> Result<()> {
-        let CpuLinear::Q8(w) = w else { return Err(Error::dtype("gemm_w8a8: the weight is float")) };
-        let fits = x.codes.cols == w.k() && out.cols == w.n() && out.rows == x.codes.rows;
-        require("gemm_w8a8", fits && kind_of(&x.codes)? == w.kind())?;
+        let shape = self.linear_shape(w);
+        let fits = x.codes.cols == shape.k && out.cols == shape.n && out.rows == x.codes.rows;
+        require("gemm_w8a8", fits && Some(kind_of(&x.codes)?) == shape.q8 && x.grid == shape.grid)?;
+        let (zeros, out) = (&x.zeros, f32s_mut(out)?);
         let x = Q8Slice { codes: u8s(&x.codes)?, xs: f32s(&x.scales)? };
-        gemm_w8a8(&self.threads, x, w, f32s_mut(out)?);
+        match w {
+            CpuLinear::Float(_) => return Err(Error::dtype("gemm_w8a8: the weight is float")),
+            CpuLinear::Grouped(w, _) => gemm_grouped(&self.threads, x, w, out),
+            CpuLinear::Q8(w) => match (shape.grid.zero(), zeros) {
+                (Some(0), _) => gemm_w8a8(&self.threads, x, w, out),
+                (Some(zero), _) => gemm_shifted(&self.threads, x, &vec![zero.into(); x.xs.len()], w, out),
+                (None, Some(zeros)) => gemm_shifted(&self.threads, x, i32s(zeros)?, w, out),
+                (None, None) => return Err(Error::shape("gemm_w8a8: inputs without the zero points of their grid")),
+            },
+        }
         Ok(())
     }
 
@@ -231,12 +261,16 @@ impl Backend for Cpu {
         scratch: &mut Tensor<Self>,
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
-        let (kind, t, cols) = (kind_of(&out.codes)?, batch.t(), shape.nq * shape.d);
+        let Some(units) = units_of(out)? else {
+            self.paged_attention(qkv, shape, batch, kv, scratch)?;
+            return self.quantize_rows(scratch, out);
+        };
+        let (t, cols) = (batch.t(), shape.nq * shape.d);
         let fits = qkv.cols == shape.qkv_width() && out.codes.cols == cols && scratch.cols == cols;
         require("paged_attention_quantize", fits && qkv.rows == t && out.codes.rows == t && scratch.rows == t)?;
         let (k, v) = (kv_slice(&kv.k, kv.k_scales.as_ref())?, kv_slice(&kv.v, kv.v_scales.as_ref())?);
         let operands = Operands { qkv: f32s(qkv)?, shape, batch, k, v };
-        self.attention.attend_quantize(&self.threads, self.isa, operands, f32s_mut(scratch)?, kind, q8_mut(out)?);
+        self.attention.attend_quantize(&self.threads, self.isa, operands, f32s_mut(scratch)?, units, q8_mut(out)?);
         Ok(())
     }
 
@@ -299,14 +333,17 @@ impl Backend for Cpu {
         delta: Option<&Tensor<Self>>,
         weight: &Tensor<Self>,
         eps: f32,
-        _scratch: &mut Tensor<Self>,
+        scratch: &mut Tensor<Self>,
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
-        let kind = kind_of(&out.codes)?;
+        let Some(units) = units_of(out)? else {
+            self.add_rms_norm(x, delta, weight, eps, scratch)?;
+            return self.quantize_rows(scratch, out);
+        };
         require("add_rms_norm_quantize", x.cols == out.codes.cols && x.rows == out.codes.rows)?;
         let delta = delta.map(f32s).transpose()?;
         let (x, weight) = (f32s_mut(x)?, f32s(weight)?);
-        rowwise::add_rms_norm_quantize(&self.threads, self.isa, kind, x, delta, weight, eps, q8_mut(out)?);
+        rowwise::add_rms_norm_quantize(&self.threads, self.isa, units, x, delta, weight, eps, q8_mut(out)?);
         Ok(())
     }
 
@@ -314,12 +351,16 @@ impl Backend for Cpu {
         &self,
         gate_up: &Tensor<Self>,
         act: Activation,
-        _scratch: &mut Tensor<Self>,
+        scratch: &mut Tensor<Self>,
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
-        let (kind, f) = (kind_of(&out.codes)?, out.codes.cols);
+        let (units, f) = (units_of(out)?, out.codes.cols);
+        let Some(units) = units else {
+            self.gated(gate_up, act, scratch)?;
+            return self.quantize_rows(scratch, out);
+        };
         require("gated_quantize", gate_up.cols == 2 * f && gate_up.rows == out.codes.rows)?;
-        rowwise::gated_quantize(&self.threads, self.isa, kind, f32s(gate_up)?, f, act, q8_mut(out)?);
+        rowwise::gated_quantize(&self.threads, self.isa, units, f32s(gate_up)?, f, act, q8_mut(out)?);
         Ok(())
     }
 }

@@ -58,7 +58,7 @@ impl Backend for Null {
     fn load_linear(&self, parts: &[LinearPart]) -> Result<LinearShape> {
         let layout = linear_layout(parts)?;
         let bytes = parts.iter().map(|p| p.weight.bytes().len()).sum();
-        Ok(LinearShape { n: layout.n, k: layout.k, q8: layout.q8, bytes })
+        Ok(LinearShape { n: layout.n, k: layout.k, q8: layout.q8, grid: layout.grid, bytes })
     }
 
     fn linear_shape(&self, linear: &LinearShape) -> LinearShape {

@@ -1,12 +1,12 @@
 //! The scalar reference: every operation in plain loops. This file is the definition; fast paths are tested against it.
-use crate::access::{f32s, f32s_mut, gather, u8s, u8s_mut};
+use crate::access::{f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::host_memory;
 use half::bf16;
 use planish_tensor::layout::{linear_layout, require, rows_of};
 use planish_tensor::{
-    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Q8, Q8Rows, Result, RopeTable, Tensor, q8,
+    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, Grid, HostTensor, KvLayer, LinearPart,
+    LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Tensor, grid,
 };
 
 mod kv;
@@ -36,7 +36,9 @@ pub enum ScalarLinear {
         kind: Q8,
         /// Codes.
         codes: Vec<u8>,
-        /// `[n]` channel scales.
+        /// How the input becomes codes.
+        grid: Grid,
+        /// `[n, groups]` scales.
         ws: Vec<f32>,
         /// `[n]` bias.
         bias: Vec<f32>,
@@ -103,14 +105,17 @@ impl Backend for Scalar {
         };
         let codes = parts.iter().flat_map(|p| p.weight.bytes().to_vec()).collect();
         let ws = parts.iter().flat_map(|p| p.scales.clone().unwrap_or_default()).collect();
-        Ok(ScalarLinear::W8A8 { kind, codes, ws, bias, k: layout.k })
+        Ok(ScalarLinear::W8A8 { kind, codes, grid: layout.grid, ws, bias, k: layout.k })
     }
 
     fn linear_shape(&self, linear: &ScalarLinear) -> LinearShape {
         match linear {
-            ScalarLinear::Float { bias, k, bytes, .. } => LinearShape { n: bias.len(), k: *k, q8: None, bytes: *bytes },
-            ScalarLinear::W8A8 { kind, codes, ws, k, .. } => {
-                LinearShape { n: ws.len(), k: *k, q8: Some(*kind), bytes: codes.len() + 4 * ws.len() }
+            ScalarLinear::Float { bias, k, bytes, .. } => {
+                LinearShape { n: bias.len(), k: *k, q8: None, grid: Grid::Token, bytes: *bytes }
+            }
+            ScalarLinear::W8A8 { kind, codes, grid, ws, bias, k } => {
+                let bytes = codes.len() + 4 * ws.len();
+                LinearShape { n: bias.len(), k: *k, q8: Some(*kind), grid: *grid, bytes }
             }
         }
     }
@@ -135,9 +140,14 @@ impl Backend for Scalar {
     fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {
         let k = x.cols;
         let kind = Q8::from_dtype(out.codes.dtype).ok_or_else(|| Error::dtype("quantize_rows: 8-bit codes"))?;
+        let groups = out.grid.groups(k);
+        require("quantize_rows", out.codes.cols == k && out.codes.rows == x.rows && out.scales.cols == groups)?;
         let (x, codes, xs) = (f32s(x)?, u8s_mut(&mut out.codes)?, f32s_mut(&mut out.scales)?);
-        for ((x, codes), xs) in x.chunks_exact(k).zip(codes.chunks_exact_mut(k)).zip(xs) {
-            *xs = q8::quantize_activation_row(kind, x, codes);
+        let mut zeros = out.zeros.as_mut().map(i32s_mut).transpose()?;
+        let rows = x.chunks_exact(k).zip(codes.chunks_exact_mut(k)).zip(xs.chunks_exact_mut(groups));
+        for (i, ((x, codes), xs)) in rows.enumerate() {
+            let zero = out.grid.quantize_row(kind, x, codes, xs);
+            zeros.iter_mut().for_each(|zeros| zeros[i] = zero.into());
         }
         Ok(())
     }
@@ -159,15 +169,22 @@ impl Backend for Scalar {
     }
 
     fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &ScalarLinear, out: &mut Tensor<Self>) -> Result<()> {
-        let ScalarLinear::W8A8 { kind, codes: w, ws, bias, k } = w else {
+        let ScalarLinear::W8A8 { kind, codes: w, grid, ws, bias, k } = w else {
             return Err(Error::dtype("gemm_w8a8: the weight is float"));
         };
-        require("gemm_w8a8", x.codes.cols == *k && out.cols == ws.len() && out.rows == x.codes.rows)?;
-        let n = ws.len();
+        let (n, groups, size) = (bias.len(), grid.groups(*k), grid.group_size(*k));
+        let fits = x.codes.cols == *k && out.cols == n && out.rows == x.codes.rows;
+        require("gemm_w8a8", fits && x.grid == *grid)?;
+        let zeros = match (grid.zero(), &x.zeros) {
+            (Some(zero), _) => vec![zero.into(); out.rows],
+            (None, Some(zeros)) => i32s(zeros)?.to_vec(),
+            (None, None) => return Err(Error::shape("gemm_w8a8: inputs without the zero points of their grid")),
+        };
         let (x, xs, out) = (u8s(&x.codes)?, f32s(&x.scales)?, f32s_mut(out)?);
-        for ((x, xs), out) in x.chunks_exact(*k).zip(xs).zip(out.chunks_exact_mut(n)) {
-            for (j, w) in w.chunks_exact(*k).enumerate() {
-                out[j] = q8::rescale(q8::dot(*kind, x, w), *xs, ws[j], bias[j]);
+        let rows = x.chunks_exact(*k).zip(xs.chunks_exact(groups)).zip(&zeros);
+        for (((x, xs), zero), out) in rows.zip(out.chunks_exact_mut(n)) {
+            for (j, (w, ws)) in w.chunks_exact(*k).zip(ws.chunks_exact(groups)).enumerate() {
+                out[j] = grid::product(*kind, size, (x, xs, *zero as i8), (w, ws)) + bias[j];
             }
         }
         Ok(())

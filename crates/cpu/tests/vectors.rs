@@ -2,9 +2,9 @@
 use half::bf16;
 use planish_cpu::gemm_w8a8::{PackedQ8, Q8Slice, gemm_w8a8};
 use planish_cpu::isa::Isa;
-use planish_cpu::rowwise::{Q8SliceMut, quantize_rows};
+use planish_cpu::rowwise::{Q8SliceMut, quantize_on, quantize_rows};
 use planish_cpu::threads::Threads;
-use planish_tensor::{Q8, float8, q8};
+use planish_tensor::{Grid, Q8, float8, q8};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -95,6 +95,25 @@ fn int8_is_exact() {
             assert_eq!(product(isa, Q8::Int8, &codes, &[1.0; T], &w_q, &[1.0; N]), acc, "{isa:?} {p}");
             let y = product(isa, Q8::Int8, &codes, &xs, &w_q, &ws);
             assert_eq!(bits(&y), bits(&file.floats(&format!("{p}.int8.y_f32"))), "{isa:?} {p}");
+        }
+    }
+}
+
+#[test]
+fn zero_points_are_exact() {
+    let file = Tensors::read("w8a8_vectors.safetensors");
+    let threads = Threads::new(2);
+    for p in ["f32", "bf16"] {
+        let name = |part: &str| format!("{p}.int8_asym.{part}");
+        let x = file.floats(&format!("{p}.x"));
+        for isa in Isa::available() {
+            let (mut codes, mut xs, mut zeros) = (vec![0; T * K], vec![0.0; T], vec![9; T]);
+            let out = Q8SliceMut { codes: &mut codes, xs: &mut xs };
+            quantize_on(&threads, isa, Q8::Int8, Grid::Asymmetric, &x, K, out, Some(&mut zeros));
+            assert_eq!(bits(&xs), bits(&file.floats(&name("x_scale"))), "{isa:?} {p}");
+            let want: Vec<i32> = file.bytes(&name("x_zp")).iter().map(|&z| z as i8 as i32).collect();
+            assert_eq!(zeros, want, "{isa:?} {p}");
+            assert_eq!(codes, file.bytes(&name("x_q")), "{isa:?} {p}");
         }
     }
 }

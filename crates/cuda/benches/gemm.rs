@@ -177,7 +177,7 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
     let codes = random.codes(kind, n * k);
     let ws: Vec<f32> = (0..n).map(|_| 0.01 + random.float().abs()).collect();
     let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes.clone())?;
-    let weights = copies(cuda, &LinearPart { weight, scales: Some(ws.clone()), bias: None })?;
+    let weights = copies(cuda, &LinearPart::channels(weight, ws.clone(), None))?;
     let mut rows = Vec::new();
     for t in TOKENS {
         let tokens = random.codes(kind, t * k);
@@ -256,7 +256,7 @@ fn float(
         _ => values.iter().flat_map(|&v| widened(v).to_le_bytes()).collect::<Vec<u8>>(),
     };
     let weight = HostTensor::from_bytes(dtype, vec![n, k], bytes)?;
-    let weights = copies(cuda, &LinearPart { weight, scales: None, bias: None })?;
+    let weights = copies(cuda, &LinearPart::float(weight, None))?;
     let mut rows = Vec::new();
     for &t in tokens {
         let inputs: Vec<f32> = random.bf16s(t * k).into_iter().map(widened).collect();

@@ -3,7 +3,7 @@ use crate::buffer::Buffer;
 use crate::driver::{Context, check};
 use cudarc::driver::sys;
 use planish_tensor::layout::linear_layout;
-use planish_tensor::{DType, Error, HostTensor, LinearPart, LinearShape, Q8, Result};
+use planish_tensor::{DType, Error, Grid, HostTensor, LinearPart, LinearShape, Q8, Result};
 use std::sync::Arc;
 
 /// Rows of gate, then of up, that alternate in a gated weight: a thread of the tensor cores' 16-row tiles holds rows
@@ -47,6 +47,7 @@ impl Linear {
 
     fn placed(context: &Arc<Context>, parts: &[LinearPart], interleaved: bool) -> Result<Linear> {
         let layout = linear_layout(parts)?;
+        only_tokens(layout.grid)?;
         let (n, k) = (layout.n, layout.k);
         let size =
             |v: usize| i32::try_from(v).map_err(|_| Error::shape(format!("a weight of [{n}, {k}] is too large")));
@@ -83,7 +84,18 @@ impl Linear {
 
     /// What the trait asks of a linear.
     pub(crate) fn shape(&self) -> LinearShape {
-        LinearShape { n: self.n, k: self.k, q8: self.q8, bytes: self.weight.len() }
+        LinearShape { n: self.n, k: self.k, q8: self.q8, grid: Grid::Token, bytes: self.weight.len() }
+    }
+}
+
+/// The kernels know one grid of inputs.
+pub(crate) fn only_tokens(grid: Grid) -> Result<()> {
+    match grid {
+        Grid::Token => Ok(()),
+        other => Err(Error::unsupported(format!(
+            "CUDA: expected activations with a scale for each token, computed when it runs, found {other:?}; --device \
+             cpu runs them"
+        ))),
     }
 }
 

@@ -19,7 +19,7 @@ fn bytes(values: &[f32]) -> Vec<u8> {
 
 fn part(kind: Q8, f: usize, k: usize, seed: u32) -> Result<LinearPart> {
     let weight = HostTensor::from_f32(vec![f, k], &floats(seed, f * k))?;
-    LinearPart { weight, scales: None, bias: Some(floats(seed + 1, f)) }.quantized(kind)
+    LinearPart::float(weight, Some(floats(seed + 1, f))).quantized(kind)
 }
 
 /// `[t, f]` and `[t, 2f]` of a back end, the gate applied by `gate`.
@@ -128,7 +128,7 @@ fn a_token_is_the_same_in_any_company() {
                 _ => values.iter().flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect(),
             };
             let weight = HostTensor::from_bytes(dtype, vec![n, k], bytes).unwrap();
-            let w = cuda.load_linear(&[LinearPart { weight, scales: None, bias: None }]).unwrap();
+            let w = cuda.load_linear(&[LinearPart::float(weight, None)]).unwrap();
             let product = |t| {
                 let mut x = cuda.alloc(DType::F32, t, k)?;
                 cuda.upload(&self::bytes(&floats(11, t * k)), &mut x)?;

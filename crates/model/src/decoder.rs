@@ -25,7 +25,7 @@ impl<B: Backend> Ends<B> {
         let embed = read(source, names.embed, &[plan.vocab, plan.hidden])?;
         let norm = read_norm(plan, source, names.norm)?;
         let head = match plan.tied && !source.contains(&format!("{}.weight", names.head)) {
-            true => planish_tensor::LinearPart { weight: embed.clone(), scales: None, bias: None },
+            true => planish_tensor::LinearPart::float(embed.clone(), None),
             false => read_weight(source, names.head, plan.vocab, plan.hidden, None)?,
         };
         Ok(Ends {

@@ -3,7 +3,7 @@ use crate::arch::Role;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use planish_checkpoint::source::TensorSource;
-use planish_tensor::{DType, HostTensor, LinearPart};
+use planish_tensor::{DType, Grid, HostTensor, LinearPart};
 
 /// One block. Norm weights are as applied (the family's offset is added).
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ pub fn read_weight(
         DType::I8 | DType::F8E4M3 | DType::F8E5M2 => Some(read_scales(source, module, n)?),
         other => return Err(wrong(&name, "a float or 8-bit type".into(), other.to_string())),
     };
-    Ok(LinearPart { weight, scales, bias })
+    Ok(LinearPart { weight, scales, bias, grid: Grid::Token })
 }
 
 /// Channel scales as compressed-tensors (`weight_scale`) or LMDeploy (`scale`) name them; one for all is repeated.

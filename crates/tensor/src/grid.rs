@@ -163,12 +163,9 @@ fn encode_units(kind: Q8, row: &[f32], scale: f32, codes: &mut [u8]) -> f32 {
 
 /// Product of one token and one output channel before the bias: codes `[k]` each, scales `[groups]` each.
 pub fn product(kind: Q8, size: usize, (x, xs, zero): (&[u8], &[f32], i8), (w, ws): (&[u8], &[f32])) -> f32 {
+    let acc = |x, w| if zero == 0 { dot(kind, x, w) } else { shifted_dot(x, w, zero) };
     let terms = x.chunks(size).zip(w.chunks(size)).zip(xs.iter().zip(ws));
-    let term = |((x, w), (&xs, &ws)): ((&[u8], &[u8]), (&f32, &f32))| {
-        let acc = if zero == 0 { dot(kind, x, w) } else { shifted_dot(x, w, zero) };
-        (acc * xs) * ws
-    };
-    terms.map(term).reduce(|sum, term| sum + term).unwrap_or(0.0)
+    terms.map(|((x, w), (xs, ws))| (acc(x, w) * xs) * ws).reduce(|sum, term| sum + term).unwrap_or(0.0)
 }
 
 /// `Σ (x - zero) * w` of INT8 codes.
@@ -226,7 +223,9 @@ mod tests {
 
     #[test]
     fn powers_of_two_hold_their_group() {
-        for (absmax, scale) in [(448.0, 2.0), (447.0, 1.0), (256.0, 1.0), (255.0, 1.0), (223.0, 0.5), (1.0, 1.0 / 256.0)] {
+        for (absmax, scale) in
+            [(448.0, 2.0), (447.0, 1.0), (256.0, 1.0), (255.0, 1.0), (223.0, 0.5), (1.0, 1.0 / 256.0)]
+        {
             assert_eq!(power_scale(Q8::E4M3, absmax), scale, "{absmax}");
         }
         assert_eq!(power_scale(Q8::E5M2, 32768.0), 1.0);

@@ -20,7 +20,7 @@ mod split;
 mod tile;
 
 use crate::isa::Isa;
-use crate::rowwise::{Q8SliceMut, quantize_rows};
+use crate::rowwise::{Q8SliceMut, Units, quantize_rows};
 use crate::threads::Threads;
 use crate::vector::Shared;
 use half::bf16;
@@ -126,7 +126,7 @@ impl Operands<'_> {
 
 /// Where a call's outputs go once more, quantized by token.
 pub struct Quantized<'a> {
-    kind: Q8,
+    units: Units,
     codes: Shared<u8>,
     xs: Shared<f32>,
     /// A pool of one: rows are quantized by the thread that finishes them.
@@ -146,7 +146,7 @@ impl Quantized<'_> {
                 xs: std::slice::from_raw_parts_mut(self.xs.at(tokens.start), tokens.len()),
             }
         };
-        quantize_rows(self.alone, isa, self.kind, x, width, out);
+        quantize_rows(self.alone, isa, self.units, x, width, out);
     }
 }
 
@@ -181,13 +181,13 @@ impl Attention {
         isa: Isa,
         operands: Operands<'_>,
         out: &mut [f32],
-        kind: Q8,
+        units: impl Into<Units>,
         to: Q8SliceMut<'_>,
     ) {
         let fits = to.codes.len() == out.len() && to.xs.len() == operands.batch.t();
         assert!(fits, "paged_attention: codes are [t, nq d], their scales [t]");
         let (codes, xs) = (Shared(to.codes.as_mut_ptr()), Shared(to.xs.as_mut_ptr()));
-        self.run(threads, isa, operands, out, Some(Quantized { kind, codes, xs, alone: &self.alone }));
+        self.run(threads, isa, operands, out, Some(Quantized { units: units.into(), codes, xs, alone: &self.alone }));
     }
 
     fn run(&self, threads: &Threads, isa: Isa, o: Operands<'_>, out: &mut [f32], quantized: Option<Quantized<'_>>) {

@@ -272,7 +272,8 @@ impl Pass<'_> {
                     let surplus = s.isplat(surplus[first + r]);
                     for c in (0..self.panel.width).step_by(COLUMNS) {
                         let sum = s.iload(self.sums.add(((tile * TILE + r) * self.panel.width + c) * 4).cast());
-                        target.put(s, r, c, s.to_float(s.isub(sum, surplus)));
+                        let sum = target.shift(s, r, c, s.isub(sum, surplus));
+                        target.put(s, r, c, s.to_float(sum));
                     }
                 }
             }

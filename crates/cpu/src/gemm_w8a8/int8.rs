@@ -197,8 +197,9 @@ impl Sums {
                         sums[r][v] = s.iadd(sums[r][v], s.iload(partial));
                     }
                     if self.target.last {
-                        let acc = s.to_float(s.isub(sums[r][v], s.isplat(*self.surplus.add(r))));
-                        self.target.put(s, r, v * S::LANES, acc);
+                        let acc = s.isub(sums[r][v], s.isplat(*self.surplus.add(r)));
+                        let acc = self.target.shift(s, r, v * S::LANES, acc);
+                        self.target.put(s, r, v * S::LANES, s.to_float(acc));
                     } else {
                         s.istore(partial, sums[r][v]);
                     }

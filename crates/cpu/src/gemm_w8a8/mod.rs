@@ -1,18 +1,21 @@
-//! The 8-bit product: packed weights, and how the work is divided. See `planish_tensor::q8` for what it computes.
+//! The 8-bit product: packed weights, and how the work is divided. See `planish_tensor::q8` and `grid` for what it computes.
 //! The result never depends on the division: every output is summed by one thread, over ascending input channels.
 use crate::buffer::Aligned;
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
-use planish_tensor::Q8;
+use planish_tensor::{Grid, Q8};
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod float8;
+mod grouped;
 mod int8;
 mod pack;
 mod tile;
+
+pub use grouped::{GroupedQ8, gemm_grouped};
 
 /// Quantized activations `[t, k]`.
 #[derive(Clone, Copy)]
@@ -31,11 +34,14 @@ pub struct PackedQ8 {
     n: usize,
     k: usize,
     kind: Q8,
+    grid: Grid,
     isa: Isa,
     layout: Layout,
     codes: Aligned,
     /// Channel scales, and zeros up to whole vectors.
     ws: Vec<f32>,
+    /// Sums of the channels' INT8 codes, and zeros up to whole vectors; empty where inputs have no zero points.
+    sums: Vec<i32>,
     /// Biases (zero if there are none), and zeros up to whole vectors.
     bias: Vec<f32>,
 }
@@ -74,6 +80,24 @@ impl PackedQ8 {
         threads: &Threads,
     ) -> PackedQ8 {
         pack::pack(kind, k, parts, bias, isa, threads)
+    }
+
+    /// The same weight for inputs on another grid; `parts` are the codes it was packed from. Panics if inputs of the
+    /// grid have more than one scale.
+    pub fn on(mut self, grid: Grid, parts: &[(&[u8], &[f32])]) -> PackedQ8 {
+        assert_eq!(grid.groups(self.k), 1, "one scale for each token");
+        self.grid = grid;
+        if grid.zero() != Some(0) {
+            let rows = parts.iter().flat_map(|(codes, _)| codes.chunks_exact(self.k.max(1)));
+            self.sums = rows.map(|row| row.iter().map(|&code| code as i8 as i32).sum()).collect();
+            self.sums.resize(self.ws.len(), 0);
+        }
+        self
+    }
+
+    /// How the input becomes codes.
+    pub fn grid(&self) -> Grid {
+        self.grid
     }
 
     /// Output channels.
@@ -130,6 +154,16 @@ const INLINE_WORK: usize = 150_000;
 
 /// `out[t, n] = (x · wᵀ * xs[t]) * ws[n] + bias[n]`. Panics if lengths disagree.
 pub fn gemm_w8a8(threads: &Threads, x: Q8Slice<'_>, w: &PackedQ8, out: &mut [f32]) {
+    gemm(threads, x, None, w, out);
+}
+
+/// As [`gemm_w8a8`] of INT8 codes that are `zeros[t]` above their values; `w` was packed for such a grid.
+pub fn gemm_shifted(threads: &Threads, x: Q8Slice<'_>, zeros: &[i32], w: &PackedQ8, out: &mut [f32]) {
+    assert_eq!((zeros.len(), w.sums.len()), (x.xs.len(), w.ws.len()), "zero points and sums");
+    gemm(threads, x, Some(zeros), w, out);
+}
+
+fn gemm(threads: &Threads, x: Q8Slice<'_>, zeros: Option<&[i32]>, w: &PackedQ8, out: &mut [f32]) {
     let t = x.xs.len();
     assert_eq!(x.codes.len(), t * w.k, "codes of {t} tokens of width {}", w.k);
     assert_eq!(out.len(), t * w.n, "output of {t} tokens and {} channels", w.n);
@@ -153,6 +187,7 @@ pub fn gemm_w8a8(threads: &Threads, x: Q8Slice<'_>, w: &PackedQ8, out: &mut [f32
             x: unsafe { codes.as_ptr().add(rows.start * ldx) },
             ldx,
             xs: &x.xs[rows.clone()],
+            zeros: zeros.map(|zeros| &zeros[rows.clone()]),
             panels,
             // SAFETY: as above. Tasks write disjoint parts.
             out: unsafe { out.at(rows.start * w.n) },
@@ -178,6 +213,7 @@ struct Block<'a> {
     x: *const u8,
     ldx: usize,
     xs: &'a [f32],
+    zeros: Option<&'a [i32]>,
     panels: Range<usize>,
     /// First row of the output; rows are `w.n` apart.
     out: *mut f32,

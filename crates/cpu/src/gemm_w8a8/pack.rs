@@ -4,7 +4,7 @@ use crate::buffer::Aligned;
 use crate::isa::Isa;
 use crate::simd::dispatch;
 use crate::threads::Threads;
-use planish_tensor::Q8;
+use planish_tensor::{Grid, Q8};
 
 pub(super) fn pack(
     kind: Q8,
@@ -27,7 +27,8 @@ pub(super) fn pack(
     let np = n.next_multiple_of(layout.lanes);
     ws.resize(np, 0.0);
     bias.resize(np, 0.0);
-    let mut packed = PackedQ8 { n, k, kind, isa, layout, codes: Aligned::zeroed(np * kp), ws, bias };
+    let codes = Aligned::zeroed(np * kp);
+    let mut packed = PackedQ8 { n, k, kind, grid: Grid::Token, isa, layout, codes, ws, sums: Vec::new(), bias };
     if k == 0 || n == 0 {
         return packed;
     }

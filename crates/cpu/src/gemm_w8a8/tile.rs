@@ -16,6 +16,10 @@ pub(super) struct Target {
     pub xs: *const f32,
     pub ws: *const f32,
     pub bias: *const f32,
+    /// Zero points of the rows; null if all are 0.
+    pub zeros: *const i32,
+    /// Sums of the columns' weights, where there are zero points.
+    pub sums: *const i32,
     pub out: *mut f32,
     /// From row to row of `out`.
     pub ldo: usize,
@@ -35,10 +39,25 @@ impl Target {
                 xs: b.xs.as_ptr().add(rows.start),
                 ws: b.w.ws.as_ptr().add(panel.first),
                 bias: b.w.bias.as_ptr().add(panel.first),
+                zeros: b.zeros.map_or(std::ptr::null(), |zeros| zeros[rows.start..].as_ptr()),
+                sums: b.w.sums.as_ptr().wrapping_add(panel.first),
                 out: b.out.add(rows.start * b.w.n + panel.first),
                 ldo: b.w.n,
             }
         }
+    }
+
+    /// What is left of one vector of integer sums when the zero points' share is taken away.
+    ///
+    /// # Safety
+    /// The pointers must be valid for the tile.
+    #[inline(always)]
+    pub unsafe fn shift<S: Simd>(&self, s: S, r: usize, c: usize, acc: S::I) -> S::I {
+        if self.zeros.is_null() {
+            return acc;
+        }
+        // SAFETY: the caller's. Sums are padded to whole vectors.
+        unsafe { s.isub(acc, s.imul(s.isplat(*self.zeros.add(r)), s.iload(self.sums.add(c)))) }
     }
 
     /// Scales one vector of sums and stores it.

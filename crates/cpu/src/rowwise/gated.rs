@@ -1,10 +1,10 @@
 //! Gated activations.
-use super::quantize::quantize_bounded;
+use super::quantize::{Units, quantize_bounded};
 use super::{Fold, Magnitude, Q8SliceMut, RowsMut, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
-use planish_tensor::{Q8, backend::Activation};
+use planish_tensor::backend::Activation;
 use std::ops::Range;
 
 /// `out[t, f] = act(gate) * up` for `gate_up[t, 2f]` = gate then up.
@@ -14,20 +14,20 @@ pub fn gated(threads: &Threads, isa: Isa, gate_up: &[f32], f: usize, act: Activa
     split(threads, t, 4 * f, |rows| dispatch(isa, Gated { rows, gate_up, act, out: &out }));
 }
 
-/// As [`gated`], quantized: codes `[t, f]` and scales `[t]` of `kind`. The product itself is not kept.
+/// As [`gated`], quantized: codes `[t, f]` and scales `[t]`. The product itself is not kept.
 pub fn gated_quantize(
     threads: &Threads,
     isa: Isa,
-    kind: Q8,
+    to: impl Into<Units>,
     gate_up: &[f32],
     f: usize,
     act: Activation,
     out: Q8SliceMut<'_>,
 ) {
-    let t = row_count(gate_up.len(), 2 * f);
+    let (to, t) = (to.into(), row_count(gate_up.len(), 2 * f));
     let (codes, xs) = (RowsMut::new(out.codes, t, f), RowsMut::new(out.xs, t, 1));
     split(threads, t, 4 * f, |rows| {
-        dispatch(isa, GatedQuantize { kind, rows, gate_up, act, codes: &codes, xs: &xs });
+        dispatch(isa, GatedQuantize { to, rows, gate_up, act, codes: &codes, xs: &xs });
     });
 }
 
@@ -51,7 +51,7 @@ impl Op for Gated<'_> {
 }
 
 struct GatedQuantize<'a> {
-    kind: Q8,
+    to: Units,
     rows: Range<usize>,
     gate_up: &'a [f32],
     act: Activation,
@@ -69,7 +69,7 @@ impl Op for GatedQuantize<'_> {
             let bound = gated_row(s, &self.gate_up[r * 2 * f..][..2 * f], self.act, &mut product);
             // SAFETY: each row is in one range.
             let (codes, xs) = unsafe { (self.codes.row(r), self.xs.row(r)) };
-            xs[0] = quantize_bounded(s, self.kind, &product, bound, codes);
+            xs[0] = quantize_bounded(s, self.to, &product, bound, codes);
         }
     }
 }

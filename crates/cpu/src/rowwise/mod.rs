@@ -13,7 +13,7 @@ mod quantize;
 pub use gated::{gated, gated_quantize};
 pub use logits::{argmax, log_softmax};
 pub use norm::{add, add_rms_norm, add_rms_norm_quantize, rms_norm};
-pub use quantize::{Q8SliceMut, quantize_rows, quantize_weight};
+pub use quantize::{Q8SliceMut, Units, quantize_on, quantize_rows, quantize_weight};
 
 /// Elements that are not worth waking a thread for.
 const INLINE_ELEMENTS: usize = 1 << 12;

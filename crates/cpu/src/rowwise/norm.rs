@@ -1,10 +1,9 @@
 //! Sums of hidden states and their root-mean-square norms.
-use super::quantize::quantize_bounded;
+use super::quantize::{Units, quantize_bounded};
 use super::{Fold, Magnitude, Q8SliceMut, RowsMut, fold4, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
-use planish_tensor::Q8;
 use std::ops::Range;
 
 /// `out = x / sqrt(mean(x²) + eps) * weight` by row; `x[t, h]`, `weight[h]`, `out[t, h]`.
@@ -30,23 +29,23 @@ pub fn add_rms_norm(
     split(threads, t, h, |rows| dispatch(isa, AddNorm { rows, x: &x, delta, weight, eps, out: &out }));
 }
 
-/// As [`add_rms_norm`], quantized: codes `[t, h]` and scales `[t]` of `kind`. The norm itself is not kept.
+/// As [`add_rms_norm`], quantized: codes `[t, h]` and scales `[t]`. The norm itself is not kept.
 pub fn add_rms_norm_quantize(
     threads: &Threads,
     isa: Isa,
-    kind: Q8,
+    to: impl Into<Units>,
     x: &mut [f32],
     delta: Option<&[f32]>,
     weight: &[f32],
     eps: f32,
     out: Q8SliceMut<'_>,
 ) {
-    let (h, t) = (weight.len(), row_count(x.len(), weight.len()));
+    let (to, h, t) = (to.into(), weight.len(), row_count(x.len(), weight.len()));
     let x = RowsMut::new(x, t, h);
     let (codes, xs) = (RowsMut::new(out.codes, t, h), RowsMut::new(out.xs, t, 1));
     check_delta(delta, t * h);
     split(threads, t, 2 * h, |rows| {
-        dispatch(isa, AddNormQuantize { kind, rows, x: &x, delta, weight, eps, codes: &codes, xs: &xs });
+        dispatch(isa, AddNormQuantize { to, rows, x: &x, delta, weight, eps, codes: &codes, xs: &xs });
     });
 }
 
@@ -120,7 +119,7 @@ impl Op for AddNorm<'_> {
 }
 
 struct AddNormQuantize<'a> {
-    kind: Q8,
+    to: Units,
     rows: Range<usize>,
     x: &'a RowsMut<'a, f32>,
     delta: Option<&'a [f32]>,
@@ -143,7 +142,7 @@ impl Op for AddNormQuantize<'_> {
                 Add { x, y: &delta[r * h..][..h] }.run(s);
             }
             let bound = norm_row(s, x, self.weight, self.eps, &mut normed);
-            xs[0] = quantize_bounded(s, self.kind, &normed, bound, codes);
+            xs[0] = quantize_bounded(s, self.to, &normed, bound, codes);
         }
     }
 }

@@ -1,10 +1,11 @@
-//! Tokens to 8 bits: bit for bit what `planish_tensor::q8::quantize_activation_row` says.
+//! Tokens to 8 bits: bit for bit what `planish_tensor::Grid::quantize_row` says.
 use super::{Magnitude, RowsMut, fold4, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
+use planish_tensor::grid::power_scale;
 use planish_tensor::host::decode_f32_into;
-use planish_tensor::{Error, HostTensor, Q8, Result};
+use planish_tensor::{Error, Grid, HostTensor, Q8, Result};
 use std::ops::Range;
 
 /// Where quantized tokens go.
@@ -15,11 +16,77 @@ pub struct Q8SliceMut<'a> {
     pub xs: &'a mut [f32],
 }
 
+/// What a row becomes when it has one scale and no zero point.
+#[derive(Clone, Copy)]
+pub struct Units {
+    /// The 8-bit type.
+    pub kind: Q8,
+    /// A scale that is given; `None` for one from the row's own values.
+    pub scale: Option<f32>,
+}
+
+impl From<Q8> for Units {
+    fn from(kind: Q8) -> Units {
+        Units { kind, scale: None }
+    }
+}
+
+impl Units {
+    /// Those of a grid, if it has one scale and no zero point.
+    pub fn of(kind: Q8, grid: Grid) -> Option<Units> {
+        match grid {
+            Grid::Token => Some(kind.into()),
+            Grid::Static { scale, zero: 0 } => Some(Units { kind, scale: Some(scale) }),
+            _ => None,
+        }
+    }
+}
+
 /// Quantizes each row of `x[t, k]`.
-pub fn quantize_rows(threads: &Threads, isa: Isa, kind: Q8, x: &[f32], k: usize, out: Q8SliceMut<'_>) {
-    let t = row_count(x.len(), k);
+pub fn quantize_rows(threads: &Threads, isa: Isa, to: impl Into<Units>, x: &[f32], k: usize, out: Q8SliceMut<'_>) {
+    let (to, t) = (to.into(), row_count(x.len(), k));
     let (codes, xs) = (RowsMut::new(out.codes, t, k), RowsMut::new(out.xs, t, 1));
-    split(threads, t, k, |rows| dispatch(isa, Quantize { kind, rows, x, k, codes: &codes, xs: &xs }));
+    split(threads, t, k, |rows| {
+        dispatch(isa, Quantize { to, rows, x, size: k, powers: false, codes: &codes, xs: &xs })
+    });
+}
+
+/// Quantizes each row of `x[t, k]` on any grid: `out.xs` is `[t, groups]`, `zeros` `[t]` if the grid has zero points.
+pub fn quantize_on(
+    threads: &Threads,
+    isa: Isa,
+    kind: Q8,
+    grid: Grid,
+    x: &[f32],
+    k: usize,
+    out: Q8SliceMut<'_>,
+    zeros: Option<&mut [i32]>,
+) {
+    if let Some(to) = Units::of(kind, grid) {
+        return quantize_rows(threads, isa, to, x, k, out);
+    }
+    let t = row_count(x.len(), k);
+    let (codes, xs) = (RowsMut::new(out.codes, t, k), RowsMut::new(out.xs, t, grid.groups(k)));
+    if let Grid::Group(size) | Grid::Powers(size) = grid {
+        let powers = matches!(grid, Grid::Powers(_));
+        let to = kind.into();
+        return split(threads, t, k, |rows| {
+            dispatch(isa, Quantize { to, rows, x, size, powers, codes: &codes, xs: &xs });
+        });
+    }
+    let mut unused = Vec::new();
+    let zeros = zeros.unwrap_or_else(|| {
+        unused.resize(t, 0);
+        &mut unused
+    });
+    let zeros = RowsMut::new(zeros, t, 1);
+    split(threads, t, k, |rows| {
+        for r in rows {
+            // SAFETY: each row is in one range.
+            let (codes, xs, zero) = unsafe { (codes.row(r), xs.row(r), zeros.row(r)) };
+            zero[0] = grid.quantize_row(kind, &x[r * k..][..k], codes, xs).into();
+        }
+    });
 }
 
 /// Rounds a float weight `[n, k]` to codes `[n, k]` and scales `[n]`, as [`planish_tensor::LinearPart::quantized`] does.
@@ -63,10 +130,13 @@ impl Op for QuantizeWeight<'_> {
 }
 
 struct Quantize<'a> {
-    kind: Q8,
+    to: Units,
     rows: Range<usize>,
     x: &'a [f32],
-    k: usize,
+    /// Neighbours that share a scale.
+    size: usize,
+    /// Scales are powers of two.
+    powers: bool,
     codes: &'a RowsMut<'a, u8>,
     xs: &'a RowsMut<'a, f32>,
 }
@@ -75,24 +145,32 @@ impl Op for Quantize<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let k = self.codes.width;
         for r in self.rows.clone() {
             // SAFETY: each row is in one range.
             let (codes, xs) = unsafe { (self.codes.row(r), self.xs.row(r)) };
-            xs[0] = quantize_row(s, self.kind, &self.x[r * self.k..][..self.k], codes);
+            let groups = self.x[r * k..][..k].chunks(self.size).zip(codes.chunks_mut(self.size));
+            for ((x, codes), xs) in groups.zip(xs) {
+                let (bound, mut to) = (fold4(s, Magnitude, x), self.to);
+                if self.powers {
+                    to.scale = Some(power_scale(to.kind, f32::from_bits(s.ilargest(bound) as u32)));
+                }
+                *xs = quantize_bounded(s, to, x, bound, codes);
+            }
         }
     }
 }
 
-/// Quantizes one token and returns its scale.
+/// Quantizes values that share a scale, and returns that. Their largest magnitude is the largest lane of `bound`, as
+/// [`Magnitude`] has it.
 #[inline(always)]
-pub(super) fn quantize_row<S: Simd>(s: S, kind: Q8, x: &[f32], codes: &mut [u8]) -> f32 {
-    quantize_bounded(s, kind, x, fold4(s, Magnitude, x), codes)
-}
-
-/// As [`quantize_row`], for a token whose largest magnitude is the largest lane of `bound`, as [`Magnitude`] has it.
-#[inline(always)]
-pub(super) fn quantize_bounded<S: Simd>(s: S, kind: Q8, x: &[f32], bound: S::I, codes: &mut [u8]) -> f32 {
-    let scale = f32::from_bits(s.ilargest(bound) as u32) / kind.activation_range();
+pub(super) fn quantize_bounded<S: Simd>(s: S, to: Units, x: &[f32], bound: S::I, codes: &mut [u8]) -> f32 {
+    let (kind, largest) = (to.kind, f32::from_bits(s.ilargest(bound) as u32));
+    let scale = match to.scale {
+        None => largest / kind.activation_range(),
+        Some(scale) if largest.is_finite() => scale,
+        Some(_) => f32::NAN,
+    };
     if !scale.is_finite() || scale == 0.0 {
         codes.fill(0);
         return if scale == 0.0 { scale } else { f32::NAN };

@@ -132,7 +132,7 @@ fn weights_are_rounded_as_the_definition_says() {
         w[(n - 1) * k] = if n == 7 { f32::NAN } else { 1e-45 };
         for dtype in [DType::F32, DType::BF16] {
             let weight = HostTensor::from_f32_as(dtype, vec![n, k], &w).unwrap();
-            let part = LinearPart { weight: weight.clone(), scales: None, bias: None };
+            let part = LinearPart::float(weight.clone(), None);
             for kind in Q8::ALL {
                 let want = part.quantized(kind).unwrap();
                 for isa in Isa::available() {

@@ -108,6 +108,7 @@ macro_rules! lanes8 {
                 fn to_float(x: __m256i) -> __m256 = _mm256_cvtepi32_ps(x);
                 fn iadd(a: __m256i, b: __m256i) -> __m256i = _mm256_add_epi32(a, b);
                 fn isub(a: __m256i, b: __m256i) -> __m256i = _mm256_sub_epi32(a, b);
+                fn imul(a: __m256i, b: __m256i) -> __m256i = _mm256_mullo_epi32(a, b);
                 fn imax(a: __m256i, b: __m256i) -> __m256i = _mm256_max_epi32(a, b);
                 fn iand(a: __m256i, b: __m256i) -> __m256i = _mm256_and_si256(a, b);
                 fn ior(a: __m256i, b: __m256i) -> __m256i = _mm256_or_si256(a, b);

@@ -66,6 +66,8 @@ pub(crate) trait Simd: Copy {
     fn to_float(self, x: Self::I) -> Self::F;
     fn iadd(self, a: Self::I, b: Self::I) -> Self::I;
     fn isub(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The low 32 bits of products.
+    fn imul(self, a: Self::I, b: Self::I) -> Self::I;
     fn imax(self, a: Self::I, b: Self::I) -> Self::I;
     fn iand(self, a: Self::I, b: Self::I) -> Self::I;
     fn ior(self, a: Self::I, b: Self::I) -> Self::I;

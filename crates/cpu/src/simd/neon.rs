@@ -87,6 +87,7 @@ impl Simd for Neon {
         fn to_float(x: int32x4_t) -> float32x4_t = vcvtq_f32_s32(x);
         fn iadd(a: int32x4_t, b: int32x4_t) -> int32x4_t = vaddq_s32(a, b);
         fn isub(a: int32x4_t, b: int32x4_t) -> int32x4_t = vsubq_s32(a, b);
+        fn imul(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmulq_s32(a, b);
         fn imax(a: int32x4_t, b: int32x4_t) -> int32x4_t = vmaxq_s32(a, b);
         fn iand(a: int32x4_t, b: int32x4_t) -> int32x4_t = vandq_s32(a, b);
         fn ior(a: int32x4_t, b: int32x4_t) -> int32x4_t = vorrq_s32(a, b);

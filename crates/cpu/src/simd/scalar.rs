@@ -123,6 +123,10 @@ impl Simd for Scalar {
         a.wrapping_add(b)
     }
     #[inline(always)]
+    fn imul(self, a: i32, b: i32) -> i32 {
+        a.wrapping_mul(b)
+    }
+    #[inline(always)]
     fn isub(self, a: i32, b: i32) -> i32 {
         a.wrapping_sub(b)
     }

@@ -4,6 +4,7 @@ use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
 use crate::driver::Arch;
+use crate::linear::only_tokens;
 use planish_tensor::layout::require;
 use planish_tensor::{Error, Q8, Q8Rows, Result, Tensor};
 
@@ -97,6 +98,7 @@ fn kind_of(cuda: &Cuda, q8: Q8) -> i32 {
 pub(crate) fn check(cuda: &Cuda, operation: &str, rows: usize, cols: usize, out: &Q8Rows<Cuda>) -> Result<i32> {
     let q8 = Q8::from_dtype(out.codes.dtype)
         .ok_or_else(|| Error::dtype(format!("{operation}: expected 8-bit codes, found {}", out.codes.dtype)))?;
+    only_tokens(out.grid)?;
     let (codes, scales) = (&out.codes, &out.scales);
     require(operation, codes.rows == rows && codes.cols == cols && scales.rows == rows && scales.cols == 1)?;
     floats(operation, &[scales])?;

@@ -115,7 +115,7 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
             Changing::Host(weights) => HostTensor::from_f32(vec![n, k], &weights[role as usize])?,
             Changing::Device(..) => HostTensor::from_f32(vec![n, k], &self.weights.values(role)?)?,
         };
-        Ok(LinearPart { weight, scales: None, bias: self.biases[role as usize].clone() })
+        Ok(LinearPart::float(weight, self.biases[role as usize].clone()))
     }
 
     /// The block with linears made one by one.

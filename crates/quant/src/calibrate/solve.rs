@@ -133,5 +133,5 @@ fn solve_one<B: Backend>(
 /// A quantized weight as a linear.
 fn to_part(weight: QuantizedWeight, bias: Option<Vec<f32>>) -> Result<LinearPart> {
     let codes = HostTensor::from_bytes(weight.kind.dtype(), vec![weight.n, weight.k], weight.codes)?;
-    Ok(LinearPart { weight: codes, scales: Some(weight.scales), bias })
+    Ok(LinearPart::channels(codes, weight.scales, bias))
 }

@@ -2,7 +2,7 @@
 use super::numbers::{bits, load, noise, read};
 use super::open;
 use planish_quant::smooth;
-use planish_tensor::{Backend, DType, HostTensor, LinearShape};
+use planish_tensor::{Backend, DType, Grid, HostTensor, LinearShape};
 
 #[test]
 fn widened_multiplied_and_divided() {
@@ -51,7 +51,7 @@ fn linears_of_tensors() {
     let solver = cuda.solver().unwrap();
     let (a, b) = (load(&cuda, 3, 8, &noise(24, 6)), load(&cuda, 5, 8, &noise(40, 7)));
     let linear = solver.linear_of(&[(&a, None), (&b, Some(&[1.0; 5]))]).unwrap();
-    assert_eq!(cuda.linear_shape(&linear), LinearShape { n: 8, k: 8, q8: None, bytes: 256 });
+    assert_eq!(cuda.linear_shape(&linear), LinearShape { n: 8, k: 8, q8: None, grid: Grid::Token, bytes: 256 });
     assert!(solver.linear_of(&[(&a, Some(&[1.0; 2]))]).is_err());
     assert!(solver.linear_of(&[]).is_err());
 }

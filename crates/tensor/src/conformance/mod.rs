@@ -4,6 +4,7 @@ mod attention;
 mod case;
 mod data;
 mod fused;
+mod grids;
 mod products;
 mod report;
 mod rows;
@@ -80,6 +81,7 @@ fn every_case(judge: &mut impl Judge, activations: DType) {
     products::cases(judge, &mut random);
     attention::cases(judge, &mut random);
     fused::cases(judge, &mut random);
+    grids::cases(judge, &mut random);
 }
 
 struct Comparison<'a, R, B> {

@@ -11,6 +11,7 @@ use crate::threads::Threads;
 use crate::{gram, host_memory};
 use half::bf16;
 use planish_tensor::layout::{linear_layout, require, rows_of};
+use planish_tensor::mixture::Mixer;
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, Grid, HostTensor, KvLayer, LinearPart,
     LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Tensor, kv_scale_bytes,
@@ -18,8 +19,8 @@ use planish_tensor::{
 
 /// The CPU with its vector instructions and a pool of threads.
 pub struct Cpu {
-    threads: Threads,
-    isa: Isa,
+    pub(crate) threads: Threads,
+    pub(crate) isa: Isa,
     attention: Attention,
 }
 
@@ -362,5 +363,9 @@ impl Backend for Cpu {
         require("gated_quantize", gate_up.cols == 2 * f && gate_up.rows == out.codes.rows)?;
         rowwise::gated_quantize(&self.threads, self.isa, units, f32s(gate_up)?, f, act, q8_mut(out)?);
         Ok(())
+    }
+
+    fn mixer(&self) -> Option<&dyn Mixer<Self>> {
+        Some(self)
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::host_memory;
 use planish_tensor::layout::{linear_layout, rows_of};
+use planish_tensor::mixture::{self, ExpertMath, ExpertRows, Experts, Mixer, Routes, Routing};
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, DType, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape, Memory,
     Q8Rows, Result, RopeTable, Tensor,
@@ -137,5 +138,43 @@ impl Backend for Null {
 
     fn accumulate_gram(&self, _: &Tensor<Self>, _: FloatMath, _: &mut Tensor<Self>) -> Result<()> {
         Ok(())
+    }
+
+    fn mixer(&self) -> Option<&dyn Mixer<Self>> {
+        Some(self)
+    }
+}
+
+impl Mixer<Null> for Null {
+    fn load(&self, experts: &[[LinearPart; 3]]) -> Result<Experts<Null>> {
+        Ok(Experts { grouped: true, ..mixture::load_plainly(self, experts)? })
+    }
+
+    fn route(&self, _: &Tensor<Null>, _: &Routing, _: &mut Routes<Null>) -> Result<()> {
+        Ok(())
+    }
+
+    fn mix(
+        &self,
+        _: &Tensor<Null>,
+        _: &Routes<Null>,
+        _: &Experts<Null>,
+        _: ExpertMath,
+        _: &mut ExpertRows<Null>,
+        _: &mut Tensor<Null>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn add_gated(&self, _: &mut Tensor<Null>, _: &Tensor<Null>, _: &Tensor<Null>) -> Result<()> {
+        Ok(())
+    }
+
+    fn select_rows(&self, _: &Tensor<Null>, _: &[u32], _: &mut Tensor<Null>) -> Result<()> {
+        Ok(())
+    }
+
+    fn queues(&self) -> bool {
+        true
     }
 }

@@ -64,7 +64,8 @@ impl<B: Backend> Device<B> {
         let Device { backend, decoder, kv, ws, recordings } = self;
         let on_device = backend.upload_batch(batch, kv.pages)?;
         ws.prepare(batch.t(), batch.logit_rows.len());
-        let Some(key) = backend.recording_key(&on_device) else {
+        let key = backend.recording_key(&on_device).filter(|_| decoder.queues_only(backend));
+        let Some(key) = key else {
             return Ok(decoder.queue(backend, &on_device, kv, ws)?);
         };
         let mut queue = || {

@@ -20,6 +20,49 @@ pub struct Arch {
     pub window: Window,
     /// Added to the stored norm weight when it is applied.
     pub norm_offset: f32,
+    /// Where MLPs are mixtures of experts.
+    pub mixture: Option<&'static Mixture>,
+}
+
+/// Layers whose MLP is a mixture of experts: a router chooses some experts for each token.
+#[derive(Debug)]
+pub struct Mixture {
+    /// Which layers they are.
+    pub layers: Sparse,
+    /// Fields of the number of experts; the first that is there counts.
+    pub count: &'static [&'static str],
+    /// Field of the number of experts chosen for each token.
+    pub chosen: &'static str,
+    /// Field of the width of an expert's MLP.
+    pub width: &'static str,
+    /// The weights of the chosen experts are made to sum to 1.
+    pub normalize: Flag,
+    /// Module of the router, after the block's prefix.
+    pub router: &'static str,
+    /// Modules of gate, up and down, after the block's prefix; `{}` stands for the expert's number.
+    pub experts: [&'static str; 3],
+    /// An expert that sees every token.
+    pub shared: Option<SharedExpert>,
+}
+
+/// Which layers are mixtures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sparse {
+    /// All.
+    All,
+    /// Every `decoder_sparse_step`-th one, but none of `mlp_only_layers`.
+    Step,
+}
+
+/// An expert that sees every token, and whose output is multiplied by the sigmoid of a gate of its own.
+#[derive(Debug)]
+pub struct SharedExpert {
+    /// Field of the width of its MLP.
+    pub width: &'static str,
+    /// Module of the gate `[1, h]`, after the block's prefix.
+    pub gate: &'static str,
+    /// Modules of gate, up and down, after the block's prefix.
+    pub linears: [&'static str; 3],
 }
 
 /// Whether something is there.
@@ -31,6 +74,8 @@ pub enum Flag {
     Never,
     /// If this boolean field of the configuration is true.
     Config(&'static str),
+    /// Unless this boolean field of the configuration is false.
+    ConfigUnless(&'static str),
 }
 
 /// Which layers attend to a sliding window only.
@@ -59,7 +104,7 @@ pub struct Names {
     pub attention_norm: &'static str,
     /// Norm before the MLP, after the prefix.
     pub mlp_norm: &'static str,
-    /// Modules of a block in the order of [`Role::ALL`], after the prefix.
+    /// Modules q, k, v, o, gate, up and down of a block, after the prefix.
     pub linears: [&'static str; 7],
 }
 
@@ -82,6 +127,17 @@ pub const LLAMA_NAMES: Names = Names {
     ],
 };
 
+/// Which MLP of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mlp {
+    /// The only one.
+    Dense,
+    /// Of a mixture, the expert that sees every token.
+    Shared,
+    /// Of a mixture, one that the router chooses.
+    Expert(u16),
+}
+
 /// What a linear of a block is for. Everything else about it follows from this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
@@ -93,30 +149,37 @@ pub enum Role {
     V,
     /// Attention output.
     O,
+    /// A mixture's choice of experts `[e, h]`.
+    Router,
+    /// The weight of the shared expert `[1, h]`.
+    SharedGate,
     /// MLP gate.
-    Gate,
+    Gate(Mlp),
     /// MLP up.
-    Up,
+    Up(Mlp),
     /// MLP down.
-    Down,
+    Down(Mlp),
 }
 
 impl Role {
-    /// Every role, in the order of a block.
-    pub const ALL: [Role; 7] = [Role::Q, Role::K, Role::V, Role::O, Role::Gate, Role::Up, Role::Down];
-
-    /// What it reads; linears with the same input share one Gram matrix and one fused product.
+    /// What it reads; linears with the same input share one Gram matrix.
     pub const fn input(self) -> Input {
         match self {
             Role::Q | Role::K | Role::V => Input::AttentionNorm,
             Role::O => Input::AttentionOutput,
-            Role::Gate | Role::Up => Input::MlpNorm,
-            Role::Down => Input::MlpInner,
+            Role::Gate(Mlp::Expert(e)) | Role::Up(Mlp::Expert(e)) => Input::Routed(e),
+            Role::Router | Role::SharedGate | Role::Gate(_) | Role::Up(_) => Input::MlpNorm,
+            Role::Down(mlp) => Input::MlpInner(mlp),
         }
+    }
+
+    /// Whether it decides where tokens go: such linears stay in float, whatever is asked.
+    pub const fn steers(self) -> bool {
+        matches!(self, Role::Router | Role::SharedGate)
     }
 }
 
-/// The four distinct inputs of a block's linears.
+/// The distinct inputs of a block's linears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Input {
     /// Output of the norm before attention `[t, h]`.
@@ -125,31 +188,20 @@ pub enum Input {
     AttentionOutput,
     /// Output of the norm before the MLP `[t, h]`.
     MlpNorm,
+    /// The rows of that which an expert is given.
+    Routed(u16),
     /// act(gate)·up `[t, f]`.
-    MlpInner,
+    MlpInner(Mlp),
 }
 
 impl Input {
-    /// Every input, in the order of a block.
-    pub const ALL: [Input; 4] = [Input::AttentionNorm, Input::AttentionOutput, Input::MlpNorm, Input::MlpInner];
-
-    /// The linears that read it.
-    pub const fn readers(self) -> &'static [Role] {
-        match self {
-            Input::AttentionNorm => &[Role::Q, Role::K, Role::V],
-            Input::AttentionOutput => &[Role::O],
-            Input::MlpNorm => &[Role::Gate, Role::Up],
-            Input::MlpInner => &[Role::Down],
-        }
-    }
-
     /// Where 1/s goes when the input's channels are smoothed by s.
     pub const fn absorber(self) -> Absorber {
         match self {
             Input::AttentionNorm => Absorber::AttentionNorm,
             Input::AttentionOutput => Absorber::Rows(Role::V),
-            Input::MlpNorm => Absorber::MlpNorm,
-            Input::MlpInner => Absorber::Rows(Role::Up),
+            Input::MlpNorm | Input::Routed(_) => Absorber::MlpNorm,
+            Input::MlpInner(mlp) => Absorber::Rows(Role::Up(mlp)),
         }
     }
 
@@ -159,7 +211,8 @@ impl Input {
             Input::AttentionNorm => "attention_norm",
             Input::AttentionOutput => "attention_output",
             Input::MlpNorm => "mlp_norm",
-            Input::MlpInner => "mlp_inner",
+            Input::Routed(_) => "routed",
+            Input::MlpInner(_) => "mlp_inner",
         }
     }
 }
@@ -173,18 +226,4 @@ pub enum Absorber {
     MlpNorm,
     /// The output rows (and bias) of a linear; v's rows serve a whole query group.
     Rows(Role),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_linear_has_one_input() {
-        for role in Role::ALL {
-            assert!(role.input().readers().contains(&role));
-        }
-        let readers: usize = Input::ALL.iter().map(|i| i.readers().len()).sum();
-        assert_eq!(readers, Role::ALL.len());
-    }
 }

@@ -1,14 +1,15 @@
-//! One transformer block: norm, attention, norm, gated MLP, on packed tokens.
-use crate::arch::Input;
+//! One transformer block: norm, attention, norm, MLP or mixture of experts, on packed tokens.
+use crate::arch::{Input, Mlp, Role};
 use crate::error::Result;
 use crate::linear::Linear;
+use crate::mlp::Gated;
+use crate::moe::Mixture;
 use crate::plan::Plan;
 use crate::tap::Tap;
 use crate::weights::HostBlock;
 use crate::workspace::Workspace;
-use planish_tensor::{
-    Activation, AttentionShape, Backend, FloatMath, HostTensor, KvLayer, Q8, Q8Rows, RopeTable, Tensor,
-};
+use planish_tensor::mixture::Experts;
+use planish_tensor::{AttentionShape, Backend, FloatMath, HostTensor, KvLayer, Q8, Q8Rows, RopeTable, Tensor};
 
 /// A block's weights on a device.
 pub struct Block<B: Backend> {
@@ -16,11 +17,45 @@ pub struct Block<B: Backend> {
     qkv: Linear<B>,
     o: Linear<B>,
     mlp_norm: Tensor<B>,
-    gate_up: Linear<B>,
-    down: Linear<B>,
+    mlp: Half<B>,
     attention: AttentionShape,
-    activation: Activation,
     eps: f32,
+}
+
+/// The half after attention.
+enum Half<B: Backend> {
+    Dense(Gated<B>),
+    Mixture(Mixture<B>),
+}
+
+/// What a block's linears are packed from.
+pub trait Pack<B: Backend> {
+    /// Linears with a common input, as one product.
+    fn linear(&self, roles: &[Role]) -> Result<Linear<B>>;
+
+    /// The experts of a mixture.
+    fn experts(&self, numbers: &[u16]) -> Result<Experts<B>> {
+        let mut experts = Experts { gate_up: Vec::new(), down: Vec::new(), grouped: false };
+        for &e in numbers {
+            let mlp = Mlp::Expert(e);
+            experts.gate_up.push(self.linear(&[Role::Gate(mlp), Role::Up(mlp)])?.into_packed());
+            experts.down.push(self.linear(&[Role::Down(mlp)])?.into_packed());
+        }
+        Ok(experts)
+    }
+}
+
+/// A block in host memory.
+struct FromHost<'a, B: Backend>(&'a B, &'a HostBlock);
+
+impl<B: Backend> Pack<B> for FromHost<'_, B> {
+    fn linear(&self, roles: &[Role]) -> Result<Linear<B>> {
+        Linear::of(self.0, self.1, roles)
+    }
+
+    fn experts(&self, numbers: &[u16]) -> Result<Experts<B>> {
+        crate::moe::of_parts(self.0, |role| self.1.linear(role).clone(), numbers)
+    }
 }
 
 /// What a block needs besides its weights and buffers.
@@ -38,42 +73,55 @@ pub struct Step<'a, B: Backend> {
 impl<B: Backend> Block<B> {
     /// Packs block `layer`.
     pub fn load(backend: &B, plan: &Plan, layer: usize, host: &HostBlock) -> Result<Block<B>> {
-        let linear = |input| Linear::of_input(backend, host, input);
-        Block::of(backend, plan, layer, [&host.attention_norm, &host.mlp_norm], linear)
+        Block::of(backend, plan, layer, [&host.attention_norm, &host.mlp_norm], &FromHost(backend, host))
     }
 
-    /// Block `layer` of its norms, `[h]` each as applied, and a linear for each input.
+    /// Block `layer` of its norms, `[h]` each as applied, and what its linears are packed from.
     pub fn of(
         backend: &B,
         plan: &Plan,
         layer: usize,
         norms: [&[f32]; 2],
-        linear: impl Fn(Input) -> Result<Linear<B>>,
+        pack: &impl Pack<B>,
     ) -> Result<Block<B>> {
         let norm = |w: &[f32]| backend.load(&HostTensor::from_f32(vec![w.len()], w)?);
         Ok(Block {
             attention_norm: norm(norms[0])?,
-            qkv: linear(Input::AttentionNorm)?,
-            o: linear(Input::AttentionOutput)?,
+            qkv: pack.linear(&[Role::Q, Role::K, Role::V])?,
+            o: pack.linear(&[Role::O])?,
             mlp_norm: norm(norms[1])?,
-            gate_up: linear(Input::MlpNorm)?,
-            down: linear(Input::MlpInner)?,
+            mlp: match plan.mixture(layer) {
+                None => Half::Dense(Gated::load(pack, Mlp::Dense, plan.activation)?),
+                Some(experts) => Half::Mixture(Mixture::load(backend, pack, plan, experts)?),
+            },
             attention: plan.attention(layer),
-            activation: plan.activation,
             eps: plan.eps,
         })
     }
 
-    /// Bytes that one pass over the weights reads.
+    /// Bytes of weights that one token reads.
     pub fn weight_bytes(&self) -> usize {
-        [&self.qkv, &self.o, &self.gate_up, &self.down].iter().map(|l| l.shape().bytes).sum()
+        let mlp = match &self.mlp {
+            Half::Dense(mlp) => mlp.weight_bytes(),
+            Half::Mixture(mixture) => mixture.weight_bytes(),
+        };
+        self.qkv.shape().bytes + self.o.shape().bytes + mlp
     }
 
     /// Runs the block on `ws.x` (and a pending `ws.delta`); leaves the MLP's output pending.
     pub fn run(&self, step: &Step<'_, B>, kv: &mut KvLayer<B>, ws: &mut Workspace<B>) -> Result<()> {
         self.attend(step, kv, ws, &mut None)?;
-        self.mlp(step, ws, &mut None)?;
-        self.down.apply(step.backend, step.math, &ws.inner, &ws.inner_q8, &mut ws.delta)?;
+        self.normalize_for_mlp(step, ws, &mut None)?;
+        match (&self.mlp, &mut ws.mlp, &mut ws.mixture) {
+            (Half::Dense(mlp), Some(rows), _) => {
+                mlp.inner(step, &ws.normed, &ws.normed_q8, rows, &mut None)?;
+                mlp.down(step, rows, &mut ws.delta)?;
+            }
+            (Half::Mixture(mixture), _, Some(rows)) => {
+                mixture.run(step, &ws.normed, &mut ws.normed_q8, rows, &mut ws.delta)?;
+            }
+            _ => unreachable!("a workspace has room for every kind of layer that its plan has"),
+        }
         ws.pending = true;
         Ok(())
     }
@@ -88,7 +136,14 @@ impl<B: Backend> Block<B> {
     ) -> Result<()> {
         let mut tap = Some(tap);
         self.attend(step, kv, ws, &mut tap)?;
-        self.mlp(step, ws, &mut tap)
+        self.normalize_for_mlp(step, ws, &mut tap)?;
+        match (&self.mlp, &mut ws.mlp, &mut ws.mixture, tap) {
+            (Half::Dense(mlp), Some(rows), _, mut tap) => mlp.inner(step, &ws.normed, &ws.normed_q8, rows, &mut tap),
+            (Half::Mixture(mixture), _, Some(rows), tap) => {
+                mixture.observe(step, &ws.normed, &mut ws.normed_q8, rows, tap)
+            }
+            _ => unreachable!("a workspace has room for every kind of layer that its plan has"),
+        }
     }
 
     fn attend(
@@ -118,27 +173,17 @@ impl<B: Backend> Block<B> {
         Ok(())
     }
 
-    fn mlp(&self, step: &Step<'_, B>, ws: &mut Workspace<B>, tap: &mut Option<&mut dyn Tap<B>>) -> Result<()> {
-        let b = step.backend;
-        normalize(step, ws, &self.mlp_norm, self.eps, self.gate_up.q8(), Input::MlpNorm, tap)?;
-        if let (Some(_), Some(kind), None) = (self.gate_up.q8(), self.down.q8(), &tap) {
-            ws.inner_q8.codes.dtype = kind.dtype();
-            let (w, scratch, inner) = (self.gate_up.weight(), &mut ws.gate_up, &mut ws.inner);
-            b.gemm_gated_quantize(&ws.normed_q8, w, self.activation, scratch, inner, &mut ws.inner_q8)?;
-            return Ok(());
+    /// A mixture's router reads floats, so that the norm is not fused with quantizing there, nor shown to the tap yet.
+    fn normalize_for_mlp(
+        &self,
+        step: &Step<'_, B>,
+        ws: &mut Workspace<B>,
+        tap: &mut Option<&mut dyn Tap<B>>,
+    ) -> Result<()> {
+        match &self.mlp {
+            Half::Dense(mlp) => normalize(step, ws, &self.mlp_norm, self.eps, mlp.q8(), Input::MlpNorm, tap),
+            Half::Mixture(_) => normalize(step, ws, &self.mlp_norm, self.eps, None, Input::MlpNorm, &mut None),
         }
-        self.gate_up.apply(b, step.math, &ws.normed, &ws.normed_q8, &mut ws.gate_up)?;
-        match (self.down.q8(), &tap) {
-            (Some(kind), None) => {
-                ws.inner_q8.codes.dtype = kind.dtype();
-                b.gated_quantize(&ws.gate_up, self.activation, &mut ws.inner, &mut ws.inner_q8)?;
-            }
-            (kind, _) => {
-                b.gated(&ws.gate_up, self.activation, &mut ws.inner)?;
-                observe(b, Input::MlpInner, &ws.inner, kind, &mut ws.inner_q8, tap)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -169,7 +214,7 @@ fn normalize<B: Backend>(
 }
 
 /// Shows an input to the tap, then quantizes it if the reader wants codes.
-fn observe<B: Backend>(
+pub(crate) fn observe<B: Backend>(
     backend: &B,
     input: Input,
     x: &Tensor<B>,

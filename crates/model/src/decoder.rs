@@ -155,6 +155,12 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
+    /// Whether a step only queues work on this back end, and so may be recorded: a mixture's routes may pass through
+    /// the host.
+    pub fn queues_only(&self, backend: &B) -> bool {
+        self.plan.experts.is_none() || backend.mixer().is_some_and(|mixer| mixer.queues())
+    }
+
     /// Bytes of weights that one decode step reads.
     pub fn step_bytes(&self) -> usize {
         self.blocks.iter().map(Block::weight_bytes).sum::<usize>() + self.ends.head_bytes()
@@ -163,7 +169,7 @@ impl<B: Backend> Decoder<B> {
 
 /// Tells the source that a block's pages are not needed soon.
 pub fn release_block(plan: &Plan, source: &dyn TensorSource, layer: usize) {
-    for role in crate::arch::Role::ALL {
+    for role in plan.roles(layer) {
         source.release(&format!("{}.weight", plan.linear_name(layer, role)));
     }
 }

@@ -1,6 +1,5 @@
 //! Weights that nobody trained: random numbers of the right shapes, made when they are asked for, so that a model of any
 //! size can be timed from its `config.json` alone.
-use crate::arch::Role;
 use crate::plan::Plan;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::{Error, Result};
@@ -53,13 +52,13 @@ impl DummySource {
             for name in [names.attention_norm, names.mlp_norm] {
                 source.add(format!("{prefix}{name}"), DType::BF16, vec![plan.hidden], norm);
             }
-            for role in Role::ALL {
+            for role in plan.roles(layer) {
                 let (n, k) = plan.linear_size(role);
                 let name = plan.linear_name(layer, role);
                 if plan.has_bias(role) {
                     source.add(format!("{name}.bias"), DType::BF16, vec![n], Fill::Even(0.01));
                 }
-                source.linear(name, n, k, quant);
+                source.linear(name, n, k, quant.filter(|_| !role.steers()));
             }
         }
         source
@@ -187,6 +186,7 @@ fn next(state: &mut u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Role;
     use planish_checkpoint::config::Config;
     use std::path::Path;
 
@@ -208,7 +208,7 @@ mod tests {
             }
             assert_eq!(bytes, source.bytes());
             let block = crate::weights::HostBlock::read(&plan, &source, 0).unwrap();
-            for part in &block.linears {
+            for part in block.linears.values() {
                 let (values, k) = (part.weight.to_f32(), part.weight.shape()[1]);
                 let scale = part.scales.as_ref().map_or(1.0, |s| s[0]);
                 let square: f32 = values.iter().map(|x| (x * scale).powi(2)).sum::<f32>() / values.len() as f32;

@@ -1,5 +1,5 @@
 //! A fused linear on a device: float or W8A8, one product either way.
-use crate::arch::{Input, Role};
+use crate::arch::Role;
 use crate::error::{Error, Result};
 use crate::weights::HostBlock;
 use planish_tensor::{Backend, FloatMath, LinearPart, LinearShape, Q8, Q8Rows, Tensor};
@@ -11,19 +11,12 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Backend> Linear<B> {
-    /// Packs all readers of `input`.
-    pub fn of_input(backend: &B, block: &HostBlock, input: Input) -> Result<Linear<B>> {
-        let parts: Vec<LinearPart> = input.readers().iter().map(|&r| block.linear(r).clone()).collect();
-        let kinds: Vec<_> = parts.iter().map(|p| Q8::from_dtype(p.weight.dtype())).collect();
-        if kinds.iter().any(|k| *k != kinds[0]) {
-            let names: Vec<String> = input.readers().iter().map(|r: &Role| format!("{r:?}").to_lowercase()).collect();
-            return Err(Error::Unsupported(format!(
-                "{} read one input and run as one product: all or none of them must be quantized, in one type",
-                names.join(", ")
-            )));
-        }
-        match <&[LinearPart; 2]>::try_from(parts.as_slice()) {
-            Ok(gate_up) if input == Input::MlpNorm => Linear::packed(backend, backend.load_gated(gate_up)?),
+    /// Packs linears of a block that have a common input.
+    pub fn of(backend: &B, block: &HostBlock, roles: &[Role]) -> Result<Linear<B>> {
+        let parts: Vec<LinearPart> = roles.iter().map(|&r| block.linear(r).clone()).collect();
+        one_kind(roles, &parts)?;
+        match (<&[LinearPart; 2]>::try_from(parts.as_slice()), roles) {
+            (Ok(gate_up), [Role::Gate(_), Role::Up(_)]) => Linear::packed(backend, backend.load_gated(gate_up)?),
             _ => Linear::new(backend, &parts),
         }
     }
@@ -54,6 +47,11 @@ impl<B: Backend> Linear<B> {
         self.shape.q8
     }
 
+    /// The back end's weight alone.
+    pub fn into_packed(self) -> B::Linear {
+        self.packed
+    }
+
     /// The back end's weight.
     pub(crate) fn weight(&self) -> &B::Linear {
         &self.packed
@@ -67,4 +65,18 @@ impl<B: Backend> Linear<B> {
         }
         Ok(())
     }
+}
+
+/// Fails unless all parts of a product are float, or of one 8-bit type.
+pub(crate) fn one_kind(roles: &[Role], parts: &[LinearPart]) -> Result<()> {
+    let mut kinds = parts.iter().map(|p| Q8::from_dtype(p.weight.dtype()));
+    let first = kinds.next();
+    if kinds.all(|k| Some(k) == first) {
+        return Ok(());
+    }
+    let names: Vec<String> = roles.iter().map(|r| format!("{r:?}").to_lowercase()).collect();
+    Err(Error::Unsupported(format!(
+        "{} read one input and run as one product: all or none of them must be quantized, in one type",
+        names.join(", ")
+    )))
 }

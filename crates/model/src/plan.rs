@@ -1,7 +1,8 @@
 //! From a declaration and a configuration to a decided plan: every size, bias and window of one model.
-use crate::arch::{Arch, Flag, Input, Role, Window};
+use crate::arch::{Arch, Flag, Input, Mlp, Role, Window};
 use crate::archs;
 use crate::error::{Error, Result};
+use crate::experts::ExpertPlan;
 use planish_checkpoint::{config::Config, rope::RopeConfig};
 use planish_tensor::{Activation, AttentionShape};
 
@@ -36,6 +37,8 @@ pub struct Plan {
     pub rope: RopeConfig,
     /// `[layers]` sliding windows.
     pub windows: Vec<Option<u32>>,
+    /// The experts of the layers that are mixtures.
+    pub experts: Option<ExpertPlan>,
     biases: [bool; 3],
 }
 
@@ -76,8 +79,62 @@ impl Plan {
             max_positions: config.usize("max_position_embeddings")?,
             rope: config.rope()?,
             windows: windows(arch.window, config, layers)?,
+            experts: arch.mixture.map(|mixture| ExpertPlan::new(mixture, config, layers)).transpose()?,
             biases: [flag(arch.qkv_bias, config)?, flag(arch.o_bias, config)?, flag(arch.mlp_bias, config)?],
         })
+    }
+
+    /// The experts of a layer, if it is a mixture.
+    pub fn mixture(&self, layer: usize) -> Option<&ExpertPlan> {
+        self.experts.as_ref().filter(|experts| experts.layers[layer])
+    }
+
+    /// Whether any layer has one MLP instead of a mixture.
+    pub fn has_dense_layers(&self) -> bool {
+        self.experts.as_ref().is_none_or(|experts| experts.layers.contains(&false))
+    }
+
+    /// The linears of a block, in the order in which they are stored.
+    pub fn roles(&self, layer: usize) -> Vec<Role> {
+        let mlp = |mlp| [Role::Gate(mlp), Role::Up(mlp), Role::Down(mlp)];
+        let mut roles = vec![Role::Q, Role::K, Role::V, Role::O];
+        let Some(experts) = self.mixture(layer) else {
+            roles.extend(mlp(Mlp::Dense));
+            return roles;
+        };
+        roles.push(Role::Router);
+        if experts.shared_width.is_some() {
+            roles.push(Role::SharedGate);
+            roles.extend(mlp(Mlp::Shared));
+        }
+        roles.extend(experts.numbers().flat_map(|e| mlp(Mlp::Expert(e))));
+        roles
+    }
+
+    /// The distinct inputs of a block's linears.
+    pub fn inputs(&self, layer: usize) -> Vec<Input> {
+        let mut inputs: Vec<Input> = Vec::new();
+        for input in self.roles(layer).into_iter().map(Role::input) {
+            if !inputs.contains(&input) {
+                inputs.push(input);
+            }
+        }
+        inputs
+    }
+
+    /// The linears of a block that read an input.
+    pub fn readers(&self, layer: usize, input: Input) -> Vec<Role> {
+        self.roles(layer).into_iter().filter(|role| role.input() == input).collect()
+    }
+
+    /// Width of an MLP.
+    pub fn mlp_width(&self, mlp: Mlp) -> usize {
+        let experts = self.experts.as_ref();
+        match mlp {
+            Mlp::Dense => self.ffn,
+            Mlp::Shared => experts.and_then(|e| e.shared_width).unwrap_or(0),
+            Mlp::Expert(_) => experts.map_or(0, |e| e.width),
+        }
     }
 
     /// Output and input channels of a linear.
@@ -85,8 +142,10 @@ impl Plan {
         let n = match role {
             Role::Q => self.nq * self.d,
             Role::K | Role::V => self.nkv * self.d,
-            Role::Gate | Role::Up => self.ffn,
-            Role::O | Role::Down => self.hidden,
+            Role::Gate(mlp) | Role::Up(mlp) => self.mlp_width(mlp),
+            Role::O | Role::Down(_) => self.hidden,
+            Role::Router => self.experts.as_ref().map_or(0, |e| e.routing.experts),
+            Role::SharedGate => 1,
         };
         (n, self.input_width(role.input()))
     }
@@ -94,9 +153,9 @@ impl Plan {
     /// Width of a linear's input.
     pub fn input_width(&self, input: Input) -> usize {
         match input {
-            Input::AttentionNorm | Input::MlpNorm => self.hidden,
+            Input::AttentionNorm | Input::MlpNorm | Input::Routed(_) => self.hidden,
             Input::AttentionOutput => self.nq * self.d,
-            Input::MlpInner => self.ffn,
+            Input::MlpInner(mlp) => self.mlp_width(mlp),
         }
     }
 
@@ -105,7 +164,8 @@ impl Plan {
         match role {
             Role::Q | Role::K | Role::V => self.biases[0],
             Role::O => self.biases[1],
-            Role::Gate | Role::Up | Role::Down => self.biases[2],
+            Role::Gate(Mlp::Dense) | Role::Up(Mlp::Dense) | Role::Down(Mlp::Dense) => self.biases[2],
+            Role::Router | Role::SharedGate | Role::Gate(_) | Role::Up(_) | Role::Down(_) => false,
         }
     }
 
@@ -128,21 +188,47 @@ impl Plan {
 
     /// Module name of a linear (its weight is this and `.weight`).
     pub fn linear_name(&self, layer: usize, role: Role) -> String {
-        self.block_prefix(layer) + self.arch.names.linears[role as usize]
+        let linears = &self.arch.names.linears;
+        let in_block = match role {
+            Role::Q => linears[0].to_owned(),
+            Role::K => linears[1].to_owned(),
+            Role::V => linears[2].to_owned(),
+            Role::O => linears[3].to_owned(),
+            Role::Gate(Mlp::Dense) => linears[4].to_owned(),
+            Role::Up(Mlp::Dense) => linears[5].to_owned(),
+            Role::Down(Mlp::Dense) => linears[6].to_owned(),
+            of_mixture => self.arch.mixture.map(|m| m.module(of_mixture)).unwrap_or_default(),
+        };
+        self.block_prefix(layer) + &in_block
     }
 
     /// Weights in the linears of all blocks.
     pub fn linear_weights(&self) -> usize {
-        let block: usize = Role::ALL.iter().map(|&r| self.linear_size(r)).map(|(n, k)| n * k).sum();
-        block * self.layers
+        (0..self.layers).map(|layer| self.block_weights(layer).0).sum()
+    }
+
+    /// Weights in the linears of a block, and how many of them one token reads.
+    pub fn block_weights(&self, layer: usize) -> (usize, usize) {
+        let routing = self.mixture(layer).map(|experts| experts.routing);
+        let (mut all, mut of_experts) = (0, 0);
+        for role in self.roles(layer) {
+            let (n, k) = self.linear_size(role);
+            all += n * k;
+            if let Role::Gate(Mlp::Expert(_)) | Role::Up(Mlp::Expert(_)) | Role::Down(Mlp::Expert(_)) = role {
+                of_experts += n * k;
+            }
+        }
+        (all, all - of_experts + routing.map_or(0, |r| of_experts / r.experts * r.chosen))
     }
 }
 
-fn flag(flag: Flag, config: &Config) -> Result<bool> {
+/// Decides a flag.
+pub(crate) fn flag(flag: Flag, config: &Config) -> Result<bool> {
     Ok(match flag {
         Flag::Always => true,
         Flag::Never => false,
         Flag::Config(field) => config.opt_bool(field)?.unwrap_or(false),
+        Flag::ConfigUnless(field) => config.opt_bool(field)?.unwrap_or(true),
     })
 }
 

@@ -7,4 +7,20 @@ use planish_tensor::{Backend, Tensor};
 pub trait Tap<B: Backend> {
     /// `x[t, k]` is about to be read by the linears of `input`.
     fn observe(&mut self, backend: &B, input: Input, x: &Tensor<B>) -> Result<()>;
+
+    /// Which tokens an expert is to be run on and shown with.
+    fn shown(&self, _expert: u16) -> Shown {
+        Shown::Routed
+    }
+}
+
+/// Tokens that an expert is run on while it is observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// Those that the router gives it.
+    Routed,
+    /// All, whatever the router says.
+    All,
+    /// None.
+    Nothing,
 }

@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use planish_checkpoint::source::TensorSource;
 use planish_tensor::{DType, Grid, HostTensor, LinearPart};
+use std::collections::BTreeMap;
 
 /// One block. Norm weights are as applied (the family's offset is added).
 #[derive(Clone, Debug)]
@@ -12,8 +13,8 @@ pub struct HostBlock {
     pub attention_norm: Vec<f32>,
     /// `[h]` weight of the norm before the MLP.
     pub mlp_norm: Vec<f32>,
-    /// In the order of [`Role::ALL`].
-    pub linears: [LinearPart; 7],
+    /// Those of [`Plan::roles`].
+    pub linears: BTreeMap<Role, LinearPart>,
 }
 
 impl HostBlock {
@@ -21,23 +22,17 @@ impl HostBlock {
     pub fn read(plan: &Plan, source: &dyn TensorSource, layer: usize) -> Result<HostBlock> {
         let prefix = plan.block_prefix(layer);
         let norm = |name: &str| read_norm(plan, source, &format!("{prefix}{name}"));
-        let linears = Role::ALL.map(|role| read_linear(plan, source, layer, role));
-        let linears: Vec<LinearPart> = linears.into_iter().collect::<Result<_>>()?;
+        let linear = |role| Ok((role, read_linear(plan, source, layer, role)?));
         Ok(HostBlock {
             attention_norm: norm(plan.arch.names.attention_norm)?,
             mlp_norm: norm(plan.arch.names.mlp_norm)?,
-            linears: linears.try_into().expect("seven roles"),
+            linears: plan.roles(layer).into_iter().map(linear).collect::<Result<_>>()?,
         })
     }
 
-    /// The linear of a role.
+    /// The linear of a role that the block has.
     pub fn linear(&self, role: Role) -> &LinearPart {
-        &self.linears[role as usize]
-    }
-
-    /// The linear of a role.
-    pub fn linear_mut(&mut self, role: Role) -> &mut LinearPart {
-        &mut self.linears[role as usize]
+        &self.linears[&role]
     }
 }
 
@@ -63,7 +58,13 @@ fn read_linear(plan: &Plan, source: &dyn TensorSource, layer: usize, role: Role)
         true => Some(read(source, &format!("{name}.bias"), &[n])?.to_f32()),
         false => None,
     };
-    read_weight(source, &name, n, k, bias)
+    let part = read_weight(source, &name, n, k, bias)?;
+    match part.scales {
+        Some(_) if role.steers() => {
+            Err(wrong(&format!("{name}.weight"), "a float type: routers run in float".into(), part.weight.dtype().to_string()))
+        }
+        _ => Ok(part),
+    }
 }
 
 /// A module's weight `[n, k]` with, for 8-bit codes, its channel scales.

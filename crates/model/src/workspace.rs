@@ -1,5 +1,8 @@
 //! The buffers that a forward pass writes, sized once for the largest step.
 use crate::error::Result;
+use crate::experts::ExpertPlan;
+use crate::mlp::MlpRows;
+use crate::moe::MixtureRows;
 use crate::plan::Plan;
 use planish_tensor::{Backend, DType, Q8, Q8Rows, Tensor};
 
@@ -17,16 +20,14 @@ pub struct Workspace<B: Backend> {
     pub qkv: Tensor<B>,
     /// `[t, nq d]`.
     pub attended: Tensor<B>,
-    /// `[t, 2f]`.
-    pub gate_up: Tensor<B>,
-    /// `[t, f]`.
-    pub inner: Tensor<B>,
+    /// Of the layers with one MLP, if there are any.
+    pub mlp: Option<MlpRows<B>>,
+    /// Of the layers with a mixture, if there are any.
+    pub mixture: Option<MixtureRows<B>>,
     /// `[t, h]` quantized.
     pub normed_q8: Q8Rows<B>,
     /// `[t, nq d]` quantized.
     pub attended_q8: Q8Rows<B>,
-    /// `[t, f]` quantized.
-    pub inner_q8: Q8Rows<B>,
     /// `[r, h]` hidden states whose logits are wanted.
     pub selected: Tensor<B>,
     /// `[r, h]` the same after the final norm.
@@ -51,11 +52,10 @@ impl<B: Backend> Workspace<B> {
             normed: tensor(tokens, h)?,
             qkv: tensor(tokens, plan.attention(0).qkv_width())?,
             attended: tensor(tokens, attended)?,
-            gate_up: tensor(tokens, 2 * plan.ffn)?,
-            inner: tensor(tokens, plan.ffn)?,
+            mlp: plan.has_dense_layers().then(|| MlpRows::new(backend, tokens, plan.ffn)).transpose()?,
+            mixture: mixtures(plan).map(|e| MixtureRows::new(backend, plan, e, tokens)).transpose()?,
             normed_q8: q8(tokens, h)?,
             attended_q8: q8(tokens, attended)?,
-            inner_q8: q8(tokens, plan.ffn)?,
             selected: tensor(rows, h)?,
             selected_normed: tensor(rows, h)?,
             selected_q8: q8(rows, h)?,
@@ -65,11 +65,13 @@ impl<B: Backend> Workspace<B> {
 
     /// Bytes that [`Workspace::new`] takes at most.
     pub fn bytes(plan: &Plan, tokens: usize, rows: usize) -> usize {
-        let (h, f, attended, qkv) = (plan.hidden, plan.ffn, plan.nq * plan.d, plan.attention(0).qkv_width());
-        let floats = 3 * h + qkv + attended + 3 * f;
-        let codes = h + attended + f + 3 * size_of::<f32>();
+        let (h, attended, qkv) = (plan.hidden, plan.nq * plan.d, plan.attention(0).qkv_width());
+        let floats = 3 * h + qkv + attended;
+        let codes = h + attended + 2 * size_of::<f32>();
+        let mlp = if plan.has_dense_layers() { MlpRows::<B>::token_bytes(plan.ffn) } else { 0 };
+        let mixture = mixtures(plan).map_or(0, |e| MixtureRows::<B>::token_bytes(plan, e));
         let row = size_of::<f32>() * (2 * h + plan.vocab + 1) + h;
-        tokens * (size_of::<f32>() * floats + codes) + rows * row
+        tokens * (size_of::<f32>() * floats + codes + mlp + mixture) + rows * row
     }
 
     /// Prepares for a step of `tokens` tokens and `rows` rows of logits.
@@ -86,12 +88,16 @@ impl<B: Backend> Workspace<B> {
             &mut self.normed,
             &mut self.qkv,
             &mut self.attended,
-            &mut self.gate_up,
-            &mut self.inner,
         ];
         tensors.into_iter().for_each(|t| t.set_rows(tokens));
-        for q in [&mut self.normed_q8, &mut self.attended_q8, &mut self.inner_q8] {
+        for q in [&mut self.normed_q8, &mut self.attended_q8] {
             q.set_rows(tokens);
+        }
+        if let Some(rows) = &mut self.mlp {
+            rows.set_rows(tokens);
+        }
+        if let Some(rows) = &mut self.mixture {
+            rows.set_rows(tokens);
         }
         self.pending = false;
     }
@@ -105,4 +111,9 @@ impl<B: Backend> Workspace<B> {
     pub fn max_rows(&self) -> usize {
         self.logits.capacity
     }
+}
+
+/// The experts of a model that has layers with a mixture.
+fn mixtures(plan: &Plan) -> Option<&ExpertPlan> {
+    plan.experts.as_ref().filter(|experts| experts.layers.contains(&true))
 }

@@ -133,6 +133,18 @@ fn qwen2() {
     check_float("qwen2", "config_v4.json");
 }
 
+#[test]
+fn mixtral() {
+    check_float("mixtral", "config.json");
+    check_float("mixtral", "config_v4.json");
+}
+
+#[test]
+fn qwen2_moe() {
+    check_float("qwen2_moe", "config.json");
+    check_float("qwen2_moe", "config_v4.json");
+}
+
 /// llm-compressor's checkpoints, linear by linear: real products of 8-bit codes within 2e-6 of max|y|.
 /// The Python simulation quantizes INT8 activations on absmax/127.5 where kernels (and Planish) use absmax/127,
 /// so the codes are made on that grid here; the product under test is the shipped one.

@@ -95,8 +95,20 @@ pub struct LayerReport {
     pub smoothing: Vec<GroupReport>,
     /// The linears that were quantized.
     pub linears: Vec<LinearReport>,
+    /// Of a mixture: what its experts were calibrated on.
+    pub experts: ExpertTokens,
     /// `||original - quantized|| / ||original||` of the hidden states after the block, on the held-back tokens.
     pub state_error: Option<f64>,
+}
+
+/// The calibration of a mixture's experts. Empty where there are none, or nothing was to be calibrated.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExpertTokens {
+    /// `[e]` calibration tokens that the router gave to each expert.
+    pub tokens: Vec<u64>,
+    /// Experts that were given too few, and were calibrated on every token instead.
+    pub on_all_tokens: Vec<u16>,
 }
 
 /// One smoothed group.

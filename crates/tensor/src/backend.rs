@@ -1,6 +1,7 @@
 //! `trait Backend`: the one waist between what a network is and the machine that runs it.
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
 use crate::host::decode_f32_into;
+use crate::mixture::Mixer;
 use crate::q8::quantize_weight_row;
 use crate::{Batch, DType, Error, Grid, HostTensor, Q8, Result, SampleRow, Solver};
 
@@ -444,6 +445,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording>> {
         let _ = work;
         Err(Error::unsupported("this back end records nothing"))
+    }
+
+    /// What runs mixtures of experts on the device, if it can. Otherwise [`crate::mixture`] does it through the host.
+    fn mixer(&self) -> Option<&dyn Mixer<Self>> {
+        None
     }
 
     /// What changes weights on the device, if it can. Otherwise the host does it.

@@ -14,6 +14,7 @@ pub mod float8;
 pub mod grid;
 pub mod host;
 pub mod layout;
+pub mod mixture;
 pub mod q8;
 pub mod sample;
 pub mod solver;

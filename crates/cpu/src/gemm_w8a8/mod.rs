@@ -5,6 +5,7 @@ use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
 use planish_tensor::{Grid, Q8};
+use std::borrow::Cow;
 use std::ops::Range;
 
 #[cfg(target_arch = "x86_64")]
@@ -154,46 +155,79 @@ const INLINE_WORK: usize = 150_000;
 
 /// `out[t, n] = (x · wᵀ * xs[t]) * ws[n] + bias[n]`. Panics if lengths disagree.
 pub fn gemm_w8a8(threads: &Threads, x: Q8Slice<'_>, w: &PackedQ8, out: &mut [f32]) {
-    gemm(threads, x, None, w, out);
+    gemm_w8a8_all(threads, &mut [Product { x, zeros: None, w, out }]);
 }
 
 /// As [`gemm_w8a8`] of INT8 codes that are `zeros[t]` above their values; `w` was packed for such a grid.
 pub fn gemm_shifted(threads: &Threads, x: Q8Slice<'_>, zeros: &[i32], w: &PackedQ8, out: &mut [f32]) {
     assert_eq!((zeros.len(), w.sums.len()), (x.xs.len(), w.ws.len()), "zero points and sums");
-    gemm(threads, x, Some(zeros), w, out);
+    gemm_w8a8_all(threads, &mut [Product { x, zeros: Some(zeros), w, out }]);
 }
 
-fn gemm(threads: &Threads, x: Q8Slice<'_>, zeros: Option<&[i32]>, w: &PackedQ8, out: &mut [f32]) {
-    let t = x.xs.len();
-    assert_eq!(x.codes.len(), t * w.k, "codes of {t} tokens of width {}", w.k);
-    assert_eq!(out.len(), t * w.n, "output of {t} tokens and {} channels", w.n);
-    if out.is_empty() {
-        return;
+/// A product, of several that run side by side.
+pub struct Product<'a> {
+    /// `[t, k]`.
+    pub x: Q8Slice<'a>,
+    /// `[t]` zero points, as [`gemm_shifted`] has them.
+    pub zeros: Option<&'a [i32]>,
+    /// `[n, k]`.
+    pub w: &'a PackedQ8,
+    /// `[t, n]`.
+    pub out: &'a mut [f32],
+}
+
+/// As [`gemm_w8a8`], of each of the products: threads share out the tasks of all of them.
+pub fn gemm_w8a8_all(threads: &Threads, products: &mut [Product<'_>]) {
+    let (mut calls, mut tasks) = (Vec::with_capacity(products.len()), 0);
+    for Product { x, zeros, w, out } in products {
+        let t = x.xs.len();
+        assert_eq!(x.codes.len(), t * w.k, "codes of {t} tokens of width {}", w.k);
+        assert_eq!(out.len(), t * w.n, "output of {t} tokens and {} channels", w.n);
+        if out.is_empty() {
+            continue;
+        }
+        let padded = w.kind == Q8::Int8 && w.layout.kp != w.k;
+        let codes = if padded { pad_rows(x.codes, w.k, w.layout.kp).into() } else { Cow::Borrowed(x.codes) };
+        let (ldx, plan) = (codes.len() / t, Plan::new(t, w, threads.count()));
+        let first = tasks;
+        tasks += plan.tasks();
+        calls.push(Call { first, plan, w, codes, ldx, xs: x.xs, zeros: *zeros, out: Output(out.as_mut_ptr()) });
     }
-    let padded;
-    let mut codes = x.codes;
-    if w.kind == Q8::Int8 && w.layout.kp != w.k {
-        padded = pad_rows(x.codes, w.k, w.layout.kp);
-        codes = &padded;
-    }
-    let ldx = codes.len() / t;
-    let plan = Plan::new(t, w, threads.count());
-    let out = Output(out.as_mut_ptr());
-    threads.run(plan.tasks(), |task| {
-        let (rows, panels) = plan.task(task);
-        let block = Block {
-            w,
-            // SAFETY: the row exists; see the length checks above.
-            x: unsafe { codes.as_ptr().add(rows.start * ldx) },
-            ldx,
-            xs: &x.xs[rows.clone()],
-            zeros: zeros.map(|zeros| &zeros[rows.clone()]),
+    threads.run(tasks, |task| {
+        let call = &calls[calls.partition_point(|call| call.first <= task) - 1];
+        multiply(call.block(task - call.first));
+    });
+}
+
+/// A product as tasks.
+struct Call<'a> {
+    /// The first of its tasks.
+    first: usize,
+    plan: Plan,
+    w: &'a PackedQ8,
+    /// Rows `ldx` bytes apart.
+    codes: Cow<'a, [u8]>,
+    ldx: usize,
+    xs: &'a [f32],
+    zeros: Option<&'a [i32]>,
+    out: Output,
+}
+
+impl Call<'_> {
+    fn block(&self, task: usize) -> Block<'_> {
+        let (rows, panels) = self.plan.task(task);
+        Block {
+            w: self.w,
+            // SAFETY: the row exists; see the length checks of `gemm_w8a8_all`.
+            x: unsafe { self.codes.as_ptr().add(rows.start * self.ldx) },
+            ldx: self.ldx,
+            xs: &self.xs[rows.clone()],
+            zeros: self.zeros.map(|zeros| &zeros[rows.clone()]),
             panels,
             // SAFETY: as above. Tasks write disjoint parts.
-            out: unsafe { out.at(rows.start * w.n) },
-        };
-        multiply(block);
-    });
+            out: unsafe { self.out.at(rows.start * self.w.n) },
+        }
+    }
 }
 
 fn multiply(block: Block<'_>) {

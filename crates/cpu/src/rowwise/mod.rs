@@ -7,11 +7,13 @@ use std::ops::Range;
 
 mod gated;
 mod logits;
+mod mixture;
 mod norm;
 mod quantize;
 
 pub use gated::{gated, gated_quantize};
 pub use logits::{argmax, log_softmax};
+pub use mixture::{add_gated, combine, route, select_rows};
 pub use norm::{add, add_rms_norm, add_rms_norm_quantize, rms_norm};
 pub use quantize::{Q8SliceMut, Units, quantize_on, quantize_rows, quantize_weight};
 

@@ -11,4 +11,5 @@ pub const LLAMA: Arch = Arch {
     mlp_bias: Flag::Config("mlp_bias"),
     window: Window::Never,
     norm_offset: 0.0,
+    mixture: None,
 };

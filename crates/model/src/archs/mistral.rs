@@ -11,4 +11,5 @@ pub const MISTRAL: Arch = Arch {
     mlp_bias: Flag::Never,
     window: Window::All,
     norm_offset: 0.0,
+    mixture: None,
 };

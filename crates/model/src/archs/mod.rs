@@ -3,10 +3,17 @@ use crate::arch::Arch;
 
 mod llama;
 mod mistral;
+mod mixtral;
 mod qwen2;
+mod qwen2_moe;
 
 /// Every family that Planish knows.
-pub const ARCHS: [&Arch; 3] = [&llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2];
+pub const ARCHS: [&Arch; 5] =
+    [&llama::LLAMA, &mistral::MISTRAL, &mixtral::MIXTRAL, &qwen2::QWEN2, &qwen2_moe::QWEN2_MOE];
+
+/// Gate, up and down of Qwen's experts.
+const QWEN_EXPERTS: [&str; 3] =
+    ["mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"];
 
 /// The family of a class name from `config.json`.
 pub fn find(class: &str) -> Option<&'static Arch> {

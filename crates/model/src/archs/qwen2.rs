@@ -11,4 +11,5 @@ pub const QWEN2: Arch = Arch {
     mlp_bias: Flag::Never,
     window: Window::Upper,
     norm_offset: 0.0,
+    mixture: None,
 };

@@ -4,8 +4,9 @@ use super::hidden::{Hidden, Lane};
 use super::observe::read;
 use super::solve::Solved;
 use crate::error::{Error, Result};
-use planish_model::{Ends, Plan};
+use planish_model::{Ends, Input, Plan};
 use planish_tensor::{Backend, DType, FloatMath, LinearPart, Tensor, host::encode_f32};
+use std::collections::BTreeMap;
 
 /// Largest KL divergence that smoothing may cause (nats, mean over the held-back tokens).
 pub const SMOOTHING_KL_LIMIT: f64 = 1e-5;
@@ -89,24 +90,29 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
     if total == 0.0 { lost.sqrt() } else { (lost / total).sqrt() }
 }
 
-/// Relative output error of each quantized linear on recorded inputs: float product against W8A8 product.
+/// Relative output error of each quantized linear on recorded inputs: float product against W8A8 product. None of an
+/// expert that no token was given to.
 pub fn output_errors<B: Backend>(
     backend: &B,
     plan: &Plan,
     float: &FloatBlock<'_, B>,
     solved: &[Solved],
-    inputs: &[Vec<f32>],
-) -> Result<Vec<f64>> {
+    inputs: &BTreeMap<Input, Vec<f32>>,
+) -> Result<Vec<Option<f64>>> {
     let mut errors = Vec::with_capacity(solved.len());
     // Linears of one input stand side by side.
     for group in solved.chunk_by(|a, b| a.role.input() == b.role.input()) {
         let input = group[0].role.input();
-        let (k, x, act) = (plan.input_width(input), &inputs[input as usize], backend.activation_dtype());
+        let (k, act) = (plan.input_width(input), backend.activation_dtype());
+        let Some(x) = inputs.get(&input) else {
+            errors.extend(group.iter().map(|_| None));
+            continue;
+        };
         let mut on_device = backend.alloc(act, x.len() / k, k)?;
         backend.upload(&encode_f32(act, x)?, &mut on_device)?;
         for s in group {
             let float = float.packed(backend, plan, &[s.role])?;
-            errors.push(output_error(backend, &on_device, float, &s.part)?);
+            errors.push(Some(output_error(backend, &on_device, float, &s.part)?));
         }
     }
     Ok(errors)

@@ -5,12 +5,13 @@
 use super::changing::Changing;
 use crate::error::Result;
 use crate::report::GroupReport;
-use crate::smooth::{divide_rows, expand_groups, smoothing_factors, tie_groups};
-use planish_model::block::Block;
+use crate::smooth::{divide_rows, expand_groups, round_to_power_of_two, smoothing_factors, tie_groups};
+use planish_model::block::{Block, Pack};
 use planish_model::linear::Linear;
 use planish_model::weights::HostBlock;
 use planish_model::{Absorber, Input, Plan, Role};
 use planish_tensor::{Backend, DType, HostTensor, LinearPart, Solver};
+use std::collections::BTreeMap;
 
 /// A block in f32, to be changed.
 pub struct FloatBlock<'a, B: Backend> {
@@ -20,15 +21,15 @@ pub struct FloatBlock<'a, B: Backend> {
     pub mlp_norm: Vec<f32>,
     /// The linears' weights.
     pub weights: Changing<'a, B>,
-    /// `[n]` biases.
-    pub biases: Vec<Option<Vec<f32>>>,
+    /// `[n]` biases of the linears that have one.
+    pub biases: BTreeMap<Role, Vec<f32>>,
 }
 
 /// What smoothing one input did.
 #[derive(Clone, Debug)]
 pub struct Smoothing {
-    /// Which input.
-    pub input: Input,
+    /// The input, and what was made of parts of it.
+    pub inputs: Vec<Input>,
     /// `[k]` factors that the columns were multiplied by.
     pub s: Vec<f32>,
     /// Its entry in the report.
@@ -42,7 +43,7 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
             attention_norm: host.attention_norm.clone(),
             mlp_norm: host.mlp_norm.clone(),
             weights: Changing::new(backend, solver, host)?,
-            biases: host.linears.iter().map(|l| l.bias.clone()).collect(),
+            biases: host.linears.iter().filter_map(|(&role, l)| Some((role, l.bias.clone()?))).collect(),
         })
     }
 
@@ -57,8 +58,9 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
         layer: usize,
     ) -> Result<Smoothing> {
         let k = plan.input_width(input);
+        let readers = smoothed_readers(plan, layer, input);
         let mut columns = vec![0.0f32; k];
-        for &role in input.readers() {
+        for &role in readers.iter().filter(|role| !role.steers()) {
             let (n, _) = plan.linear_size(role);
             for (m, c) in columns.iter_mut().zip(self.weights.column_absmax(role, n, k)?) {
                 *m = m.max(c);
@@ -67,16 +69,22 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
         let tied = input == Input::AttentionOutput;
         let tie = |v: &[f32]| if tied { tie_groups(v, plan.nq, plan.nkv, plan.d) } else { Ok(v.to_vec()) };
         let mut factors = smoothing_factors(&tie(absmax)?, &tie(&columns)?, alpha)?;
+        if readers.iter().any(|role| role.steers()) {
+            // A router's choice is to stay what it was to the last bit, also where its weights are stored in 16 bits.
+            round_to_power_of_two(&mut factors.s);
+        }
         let exact = self.absorb(plan, input.absorber(), factors.s, stored)?;
         let s = if tied { expand_groups(&exact, plan.nq, plan.nkv, plan.d)? } else { exact };
         factors.s = s.clone();
-        for &role in input.readers() {
+        for &role in &readers {
             self.weights.scale_columns(role, k, &s)?;
         }
-        let balance: Vec<String> = input.readers().iter().map(|&r| plan.linear_name(layer, r)).collect();
+        let balance: Vec<String> = readers.iter().map(|&r| plan.linear_name(layer, r)).collect();
         let balance: Vec<&str> = balance.iter().map(String::as_str).collect();
         let report = GroupReport::new(&absorber_name(plan, layer, input), &balance, alpha, absmax, &factors);
-        Ok(Smoothing { input, s, report })
+        let mut inputs: Vec<Input> = readers.into_iter().map(Role::input).collect();
+        inputs.dedup();
+        Ok(Smoothing { inputs, s, report })
     }
 
     /// Divides the absorber by `s`; returns the factors by which it really shrank.
@@ -87,7 +95,7 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
             Absorber::Rows(role) => {
                 let (n, k) = plan.linear_size(role);
                 self.weights.divide_rows(role, n, k, &s)?;
-                if let Some(bias) = &mut self.biases[role as usize] {
+                if let Some(bias) = self.biases.get_mut(&role) {
                     divide_rows(bias, n, 1, &s)?;
                 }
                 return Ok(s);
@@ -112,19 +120,19 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
     pub fn part(&self, plan: &Plan, role: Role) -> Result<LinearPart> {
         let (n, k) = plan.linear_size(role);
         let weight = match &self.weights {
-            Changing::Host(weights) => HostTensor::from_f32(vec![n, k], &weights[role as usize])?,
+            Changing::Host(weights) => HostTensor::from_f32(vec![n, k], &weights[&role])?,
             Changing::Device(..) => HostTensor::from_f32(vec![n, k], &self.weights.values(role)?)?,
         };
-        Ok(LinearPart::float(weight, self.biases[role as usize].clone()))
+        Ok(LinearPart::float(weight, self.biases.get(&role).cloned()))
     }
 
     /// The block with linears made one by one.
-    pub fn with_linears(&self, linear: impl Fn(Role) -> Result<LinearPart>) -> Result<HostBlock> {
-        let linears: Vec<_> = Role::ALL.map(linear).into_iter().collect::<Result<_>>()?;
+    pub fn with_linears(&self, roles: &[Role], linear: impl Fn(Role) -> Result<LinearPart>) -> Result<HostBlock> {
+        let linears = roles.iter().map(|&role| Ok((role, linear(role)?)));
         Ok(HostBlock {
             attention_norm: self.attention_norm.clone(),
             mlp_norm: self.mlp_norm.clone(),
-            linears: linears.try_into().expect("seven roles"),
+            linears: linears.collect::<Result<_>>()?,
         })
     }
 
@@ -136,7 +144,7 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
                 Ok(backend.load_linear(&parts)?)
             }
             Changing::Device(_, solver, tensors) => {
-                let part = |&role: &Role| (&tensors[role as usize], self.biases[role as usize].as_deref());
+                let part = |role: &Role| (&tensors[role], self.biases.get(role).map(Vec::as_slice));
                 Ok(solver.linear_of(&roles.iter().map(part).collect::<Vec<_>>())?)
             }
         }
@@ -144,11 +152,22 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
 
     /// The block as it is now, for running it.
     pub fn block(&self, backend: &B, plan: &Plan, layer: usize) -> Result<Block<B>> {
-        let linear = |input: Input| {
-            let packed = self.packed(backend, plan, input.readers()).map_err(in_model)?;
-            Linear::packed(backend, packed)
-        };
-        Ok(Block::of(backend, plan, layer, [&self.attention_norm, &self.mlp_norm], linear)?)
+        let pack = Packing { backend, plan, block: self };
+        Ok(Block::of(backend, plan, layer, [&self.attention_norm, &self.mlp_norm], &pack)?)
+    }
+}
+
+/// A changing block as what its linears are packed from.
+struct Packing<'a, 'b, B: Backend> {
+    backend: &'a B,
+    plan: &'a Plan,
+    block: &'a FloatBlock<'b, B>,
+}
+
+impl<B: Backend> Pack<B> for Packing<'_, '_, B> {
+    fn linear(&self, roles: &[Role]) -> planish_model::Result<Linear<B>> {
+        let packed = self.block.packed(self.backend, self.plan, roles).map_err(in_model)?;
+        Linear::packed(self.backend, packed)
     }
 }
 
@@ -169,4 +188,15 @@ pub fn absorber_name(plan: &Plan, layer: usize, input: Input) -> String {
         Absorber::MlpNorm => norm(plan.arch.names.mlp_norm),
         Absorber::Rows(role) => plan.linear_name(layer, role),
     }
+}
+
+/// The inputs of a block that may be smoothed each by itself. What an expert is given is part of the MLP norm's output.
+pub fn smoothed_inputs(plan: &Plan, layer: usize) -> Vec<Input> {
+    plan.inputs(layer).into_iter().filter(|input| !matches!(input, Input::Routed(_))).collect()
+}
+
+/// The linears whose columns take up the factors of an input: experts and router too, where the norm feeds them.
+pub fn smoothed_readers(plan: &Plan, layer: usize, input: Input) -> Vec<Role> {
+    let part = |role: &Role| input == Input::MlpNorm && matches!(role.input(), Input::Routed(_));
+    plan.roles(layer).into_iter().filter(|role| role.input() == input || part(role)).collect()
 }

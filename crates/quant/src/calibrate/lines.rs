@@ -7,7 +7,7 @@ use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::decoder::release_block;
 use planish_model::weights::HostBlock;
-use planish_model::{Plan, Role};
+use planish_model::Plan;
 use planish_tensor::{Backend, HostTensor};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
@@ -83,7 +83,7 @@ fn read_blocks(plan: &Plan, source: &dyn TensorSource, first: usize, to: &SyncSe
     for layer in first..plan.layers {
         let block = HostBlock::read(plan, source, layer).map_err(Error::from);
         if let Ok(block) = &block {
-            Role::ALL.iter().for_each(|&role| touch(block.linear(role).weight.bytes()));
+            block.linears.values().for_each(|linear| touch(linear.weight.bytes()));
         }
         if to.send(block).is_err() {
             return;

@@ -1,6 +1,6 @@
 //! The driver: block by block, calibrate → smooth → quantize → check → save → advance.
 use super::check::{self, Divergence};
-use super::fold::{FloatBlock, Smoothing};
+use super::fold::{FloatBlock, Smoothing, smoothed_inputs};
 use super::hidden::Lane;
 use super::lines;
 use super::observe::{Recording, Statistics};
@@ -9,7 +9,7 @@ use super::save::{self, Layout};
 use super::solve::{Algorithm, Correlation, Solved, solve_input};
 use super::streams::Streams;
 use crate::error::Result;
-use crate::report::LayerReport;
+use crate::report::{ExpertTokens, LayerReport};
 use crate::smooth::divide_gram;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
@@ -34,7 +34,7 @@ pub struct Job<'a> {
     pub alpha: &'a dyn Fn(usize, Input) -> Option<f64>,
     /// How weights become codes.
     pub algorithm: Algorithm,
-    /// Whether a linear is quantized.
+    /// Whether a linear is quantized. Routers and gates of shared experts never are.
     pub quantized: &'a dyn Fn(usize, Role) -> bool,
     /// How tensors are named and typed.
     pub layout: Layout,
@@ -45,7 +45,8 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Whether anything is smoothed.
     fn smooths(&self) -> bool {
-        (0..self.plan.layers).any(|layer| Input::ALL.iter().any(|&input| (self.alpha)(layer, input).is_some()))
+        let any = |layer| smoothed_inputs(self.plan, layer).into_iter().any(|input| (self.alpha)(layer, input).is_some());
+        (0..self.plan.layers).any(any)
     }
 }
 
@@ -145,7 +146,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         let (plan, backend, solver) = (job.plan, lane.backend, lane.solver);
         let original = Block::load(backend, plan, layer, &host)?;
         phases.end(backend, "load")?;
-        let mut statistics = calibrate(lane, job, &original, streams, progress)?;
+        let (mut statistics, experts) = calibrate(lane, job, layer, &original, streams, progress)?;
         phases.end(backend, "observe")?;
         lane.advance(&original, FloatMath::F32, &mut streams.original)?;
         drop(original);
@@ -168,7 +169,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         // Where a resumed run makes the states again, they must come from what is saved.
         let saved = match solver {
             Some(_) => HostBlock::read(plan, &save::Stored(&tensors), layer)?,
-            None => with_codes(plan, &float, &solved)?,
+            None => with_codes(plan, layer, &float, &solved)?,
         };
         drop(float);
         let block = Block::load(backend, plan, layer, &saved)?;
@@ -181,7 +182,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         }
         phases.end(backend, "advance")?;
         progress(1.0);
-        self.layers.push(report(plan, layer, smoothed, solved, errors, streams));
+        self.layers.push(report(plan, layer, experts, smoothed, solved, errors, streams));
         Ok(tensors)
     }
 }
@@ -189,42 +190,56 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
 fn report<B: Backend>(
     plan: &Plan,
     layer: usize,
+    experts: ExpertTokens,
     smoothed: Vec<Smoothing>,
     solved: Vec<Solved>,
-    errors: Vec<f64>,
+    errors: Vec<Option<f64>>,
     streams: &Streams<B>,
 ) -> LayerReport {
     let mut report = LayerReport {
         name: plan.block_prefix(layer).trim_end_matches('.').into(),
         smoothing: smoothed.into_iter().map(|s| s.report).collect(),
         linears: solved.into_iter().map(|s| s.report).collect(),
+        experts,
         state_error: Some(check::relative_error(&streams.original.values, &streams.quantized.values)),
     };
     for (linear, error) in report.linears.iter_mut().zip(errors) {
-        linear.output_error = Some(error);
+        linear.output_error = error;
     }
     report
 }
+
+/// An expert that was given fewer calibration tokens is calibrated on all of them, as if the router had chosen it
+/// always: a few tokens span too little of its input to say which errors cost nothing.
+pub const FEW_TOKENS: u64 = 256;
 
 /// Statistics of the block's inputs, if smoothing or GPTQ needs any.
 fn calibrate<B: Backend>(
     lane: &mut Lane<'_, B>,
     job: &Job<'_>,
+    layer: usize,
     block: &Block<B>,
     streams: &Streams<B>,
     progress: &mut dyn FnMut(f64),
-) -> Result<Option<Statistics<B>>> {
+) -> Result<(Option<Statistics<B>>, ExpertTokens)> {
     let grams = matches!(job.algorithm, Algorithm::Gptq(_));
     if !grams && !job.smooths() {
-        return Ok(None);
+        return Ok((None, ExpertTokens::default()));
     }
-    let mut statistics = Statistics::new(lane.backend, job.plan, FloatMath::Bf16, grams)?;
+    let mut statistics = Statistics::new(lane.backend, job.plan, layer, FloatMath::Bf16, grams)?;
     let (mut done, total) = (0, streams.calibration.tokens() as f64);
     lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut statistics, &mut |tokens| {
         done += tokens;
         progress(0.7 * done as f64 / total);
     })?;
-    Ok(Some(statistics))
+    let tokens = statistics.expert_tokens();
+    let few: Vec<u16> = tokens.iter().filter(|(_, tokens)| *tokens < FEW_TOKENS).map(|(e, _)| *e).collect();
+    if !few.is_empty() {
+        statistics.widen(lane.backend, few.clone())?;
+        lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut statistics, &mut |_| {})?;
+    }
+    let tokens = tokens.into_iter().map(|(_, tokens)| tokens).collect();
+    Ok((Some(statistics), ExpertTokens { tokens, on_all_tokens: few }))
 }
 
 /// Smooths every input that has a strength.
@@ -237,7 +252,7 @@ fn smooth<B: Backend>(
 ) -> Result<Vec<Smoothing>> {
     let mut done = Vec::new();
     let Some(statistics) = statistics else { return Ok(done) };
-    for input in Input::ALL {
+    for input in smoothed_inputs(job.plan, layer) {
         if let Some(alpha) = (job.alpha)(layer, input) {
             let absmax = statistics.absmax(backend, input)?;
             done.push(float.smooth(job.plan, input, &absmax, alpha, job.layout.float_dtype, layer)?);
@@ -271,9 +286,9 @@ fn solve<B: Backend>(
     smoothed: &[Smoothing],
 ) -> Result<Vec<Solved>> {
     let mut solved = Vec::new();
-    let quantized = |role| (job.quantized)(layer, role);
-    for input in Input::ALL {
-        let s = smoothed.iter().find(|s| s.input == input).map(|s| &s.s[..]);
+    let quantized = |role: Role| !role.steers() && (job.quantized)(layer, role);
+    for input in job.plan.inputs(layer) {
+        let s = smoothed.iter().find(|s| s.inputs.contains(&input)).map(|s| &s.s[..]);
         let gram = match &mut statistics {
             Some(statistics) => correlation(lane, statistics, input, s)?,
             None => None,
@@ -297,7 +312,7 @@ fn correlation<B: Backend>(
         }
         return Ok(gram.map(Correlation::Host));
     };
-    let mut gram = statistics.take_gram(lane.backend, input)?;
+    let mut gram = statistics.take_gram(input);
     if let (Some(gram), Some(s)) = (&mut gram, s) {
         solver.divide_gram(gram, s)?;
     }
@@ -305,8 +320,8 @@ fn correlation<B: Backend>(
 }
 
 /// The block as it will be saved: codes, and what stays in float.
-fn with_codes<B: Backend>(plan: &Plan, float: &FloatBlock<'_, B>, solved: &[Solved]) -> Result<HostBlock> {
-    float.with_linears(|role| match solved.iter().find(|s| s.role == role) {
+fn with_codes<B: Backend>(plan: &Plan, layer: usize, float: &FloatBlock<'_, B>, solved: &[Solved]) -> Result<HostBlock> {
+    float.with_linears(&plan.roles(layer), |role| match solved.iter().find(|s| s.role == role) {
         Some(s) => Ok(s.part.clone()),
         None => float.part(plan, role),
     })

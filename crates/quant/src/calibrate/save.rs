@@ -5,7 +5,7 @@ use crate::error::Result;
 use planish_checkpoint::Error;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
-use planish_model::{Plan, Role};
+use planish_model::Plan;
 use planish_tensor::{Backend, DType, HostTensor};
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub fn block_tensors<B: Backend>(
         let stored: Vec<f32> = weight.iter().map(|w| w - plan.arch.norm_offset).collect();
         out.push((format!("{prefix}{name}"), float(layout.float_dtype, vec![stored.len()], &stored)?));
     }
-    for role in Role::ALL {
+    for role in plan.roles(layer) {
         let name = plan.linear_name(layer, role);
         let (n, k) = plan.linear_size(role);
         match solved.iter().find(|s| s.role == role) {
@@ -50,7 +50,7 @@ pub fn block_tensors<B: Backend>(
                 out.push((format!("{name}.weight"), float(layout.float_dtype, vec![n, k], &values)?));
             }
         }
-        if let Some(bias) = &block.biases[role as usize] {
+        if let Some(bias) = block.biases.get(&role) {
             out.push((format!("{name}.bias"), float(layout.float_dtype, vec![n], bias)?));
         }
     }

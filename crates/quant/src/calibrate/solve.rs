@@ -60,7 +60,7 @@ pub fn solve_input<B: Backend>(
     gram: Option<Correlation<B>>,
     quantized: &dyn Fn(Role) -> bool,
 ) -> Result<Vec<Solved>> {
-    let roles: Vec<Role> = input.readers().iter().copied().filter(|&r| quantized(r)).collect();
+    let roles: Vec<Role> = plan.readers(layer, input).into_iter().filter(|&r| quantized(r)).collect();
     if roles.is_empty() {
         return Ok(Vec::new());
     }
@@ -68,7 +68,7 @@ pub fn solve_input<B: Backend>(
         |role| move |e| Error::Tensor { tensor: plan.linear_name(layer, role) + ".weight", source: Box::new(e) };
     let factored = factorize(plan.input_width(input), block, algorithm, gram).map_err(named(roles[0]))?;
     let solve = |&role: &Role| {
-        let bias = block.biases[role as usize].clone();
+        let bias = block.biases.get(&role).cloned();
         let name = plan.linear_name(layer, role);
         let solved = solve_one(block, role, plan.linear_size(role), kind, factored.as_ref(), &name);
         let (weight, report) = solved.map_err(named(role))?;
@@ -108,7 +108,7 @@ fn solve_one<B: Backend>(
                 Some(Factored::Device(factor, options)) => (Some(factor), *options),
                 _ => (None, &nothing),
             };
-            let (result, error) = gptq::solve_on(*backend, *solver, factor, kind, &tensors[role as usize], options)?;
+            let (result, error) = gptq::solve_on(*backend, *solver, factor, kind, &tensors[&role], options)?;
             let report = match factor {
                 Some(_) => LinearReport::solved(name, &result, error),
                 None => LinearReport::rounded(name, &result.weight, error),
@@ -116,13 +116,13 @@ fn solve_one<B: Backend>(
             Ok((result.weight, report))
         }
         (Changing::Host(weights), Some(Factored::Host(factor, options))) => {
-            let w = &weights[role as usize];
+            let w = &weights[&role];
             let result = gptq::solve(factor, kind, w, n, options)?;
             let report = LinearReport::gptq(name, w, &result);
             Ok((result.weight, report))
         }
         (Changing::Host(weights), _) => {
-            let w = &weights[role as usize];
+            let w = &weights[&role];
             let weight = rtn::quantize_rows(kind, w, n, k)?;
             let report = LinearReport::rtn(name, w, &weight);
             Ok((weight, report))

@@ -2,7 +2,7 @@
 //! beside its work, else on the host.
 use super::observe::read;
 use crate::error::Result;
-use planish_model::{Input, Plan, Role};
+use planish_model::Plan;
 use planish_tensor::host::encode_f32;
 use planish_tensor::{Backend, Solver, Tensor};
 
@@ -96,11 +96,14 @@ impl<B: Backend> States<B> {
 /// Bytes that work on one block takes on a device at most: statistics, factors, the block in f32 (twice while it is
 /// packed), and the walk over its largest weight.
 pub fn block_bytes(plan: &Plan) -> u64 {
-    let sizes = || Role::ALL.iter().map(|&role| plan.linear_size(role)).map(|(n, k)| (n * k) as u64);
-    let squares = || Input::ALL.iter().map(|&input| (plan.input_width(input) as u64).pow(2));
-    let (weights, largest) = (sizes().sum::<u64>(), sizes().max().unwrap_or(0));
-    let (grams, square) = (squares().sum::<u64>(), squares().max().unwrap_or(0));
-    4 * (2 * weights + 4 * largest + grams + 2 * square) + (2 << 30)
+    let of_layer = |layer: usize| {
+        let sizes = || plan.roles(layer).into_iter().map(|role| plan.linear_size(role)).map(|(n, k)| (n * k) as u64);
+        let squares = || plan.inputs(layer).into_iter().map(|input| (plan.input_width(input) as u64).pow(2));
+        let (weights, largest) = (sizes().sum::<u64>(), sizes().max().unwrap_or(0));
+        let (grams, square) = (squares().sum::<u64>(), squares().max().unwrap_or(0));
+        4 * (2 * weights + 4 * largest + grams + 2 * square)
+    };
+    (0..plan.layers).map(of_layer).max().unwrap_or(0) + (2 << 30)
 }
 
 /// Cuts sequences into groups of at most `most` tokens (one sequence may be longer).

@@ -5,6 +5,7 @@ mod case;
 mod data;
 mod fused;
 mod grids;
+mod mixture;
 mod products;
 mod report;
 mod rows;
@@ -82,6 +83,7 @@ fn every_case(judge: &mut impl Judge, activations: DType) {
     attention::cases(judge, &mut random);
     fused::cases(judge, &mut random);
     grids::cases(judge, &mut random);
+    mixture::cases(judge, &mut random, activations);
 }
 
 struct Comparison<'a, R, B> {

@@ -13,7 +13,7 @@ use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
 use planish_devices::{Work, cores, with_device};
 use planish_model::{Absorber, Input, Role};
-use planish_quant::calibrate::fold::absorber_name;
+use planish_quant::calibrate::fold::{absorber_name, smoothed_readers};
 use planish_quant::calibrate::run::{Job, Outcome, Progress, quantize};
 use planish_quant::calibrate::save::Layout;
 use planish_quant::calibrate::solve::Algorithm;
@@ -145,7 +145,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         bail!("{}: expected a float model, found one that is quantized already", model.path.display());
     }
     let (samples, held_back) = samples::load_samples(&model, &recipe)?;
-    let quantized = |layer: usize, role: Role| recipe.quantizes(&model.plan.linear_name(layer, role));
+    let quantized =
+        |layer: usize, role: Role| !role.steers() && recipe.quantizes(&model.plan.linear_name(layer, role));
     let format = match recipe.format {
         Format::CompressedTensors => QuantFormat::CompressedTensors,
         Format::Lmdeploy => QuantFormat::LmDeploy,
@@ -237,13 +238,20 @@ fn decide_recipe(flags: &Flags) -> Result<Recipe> {
 /// stretch the weights for those tokens' sake (docs/accuracy.md has the figures).
 const LINEAR_PAIR_ALPHA: f64 = 0.5;
 
+/// Experts are smoothed only where a recipe's mappings name them: one norm would have to serve the router and all
+/// experts, which costs more than it saves.
 fn strength(model: &Model, recipe: &Recipe, layer: usize, input: Input) -> Option<f64> {
     let Smooth::Alpha(alpha) = recipe.smooth else { return None };
+    let of_mixture = matches!(input, Input::MlpNorm | Input::MlpInner(_)) && model.plan.mixture(layer).is_some();
+    if of_mixture && recipe.mappings.is_none() {
+        return None;
+    }
     let alpha = match input.absorber() {
         Absorber::Rows(_) => alpha.min(LINEAR_PAIR_ALPHA),
         Absorber::AttentionNorm | Absorber::MlpNorm => alpha,
     };
-    let readers: Vec<String> = input.readers().iter().map(|&r| model.plan.linear_name(layer, r)).collect();
+    let readers = smoothed_readers(&model.plan, layer, input).into_iter().filter(|role| !role.steers());
+    let readers: Vec<String> = readers.map(|r| model.plan.linear_name(layer, r)).collect();
     let readers: Vec<&str> = readers.iter().map(String::as_str).collect();
     recipe.smooths(&absorber_name(&model.plan, layer, input), &readers).then_some(alpha)
 }
@@ -269,7 +277,7 @@ fn scheme_of(
 ) -> Result<Scheme> {
     let mut ignore = vec![model.plan.arch.names.head.to_owned()];
     for layer in 0..model.plan.layers {
-        let kept = Role::ALL.into_iter().filter(|&role| !quantized(layer, role));
+        let kept = model.plan.roles(layer).into_iter().filter(|&role| !quantized(layer, role));
         ignore.extend(kept.map(|role| model.plan.linear_name(layer, role)));
     }
     let dtype = match recipe.dtype {

@@ -8,7 +8,7 @@ use planish_checkpoint::scheme::Scheme;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
 use planish_quant::calibrate::phases::Phases;
-use planish_quant::calibrate::run::Outcome;
+use planish_quant::calibrate::run::{FEW_TOKENS, Outcome};
 use planish_quant::recipe::{Format, Recipe, Smooth, WeightMethod, dtype_name};
 use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
 use planish_quant::samples::Samples;
@@ -33,6 +33,12 @@ pub fn report(
     let mut warnings = Vec::new();
     if recipe.calib_dataset.is_none() && recipe.needs_calibration() {
         warnings.push("calibrated on the small sample inside the program; --calib-dataset takes your own text".into());
+    }
+    for layer in outcome.layers.iter().filter(|l| !l.experts.on_all_tokens.is_empty()) {
+        warnings.push(format!(
+            "{}: experts {:?} were given fewer than {FEW_TOKENS} calibration tokens and are calibrated on all of them",
+            layer.name, layer.experts.on_all_tokens
+        ));
     }
     for linear in outcome.layers.iter().flat_map(|l| &l.linears) {
         if linear.fallback {

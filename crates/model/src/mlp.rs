@@ -1,0 +1,102 @@
+//! A gated MLP: `down(act(gate(x)) · up(x))`.
+use crate::arch::{Input, Mlp, Role};
+use crate::block::{Pack, Step, observe};
+use crate::error::Result;
+use crate::linear::Linear;
+use crate::tap::Tap;
+use planish_tensor::{Activation, Backend, Q8, Q8Rows, Tensor};
+
+/// Its weights on a device.
+pub struct Gated<B: Backend> {
+    gate_up: Linear<B>,
+    down: Linear<B>,
+    activation: Activation,
+    mlp: Mlp,
+}
+
+/// The buffers between its products.
+pub struct MlpRows<B: Backend> {
+    /// `[t, 2f]`.
+    pub gate_up: Tensor<B>,
+    /// `[t, f]`.
+    pub inner: Tensor<B>,
+    /// `[t, f]` quantized.
+    pub inner_q8: Q8Rows<B>,
+}
+
+impl<B: Backend> MlpRows<B> {
+    /// Room for `tokens` tokens and an MLP of width `f`.
+    pub fn new(backend: &B, tokens: usize, f: usize) -> Result<MlpRows<B>> {
+        let act = backend.activation_dtype();
+        Ok(MlpRows {
+            gate_up: backend.alloc(act, tokens, 2 * f)?,
+            inner: backend.alloc(act, tokens, f)?,
+            inner_q8: backend.alloc_q8(Q8::Int8, tokens, f)?,
+        })
+    }
+
+    /// Bytes of one token at most.
+    pub fn token_bytes(f: usize) -> usize {
+        size_of::<f32>() * (3 * f + 1) + f
+    }
+
+    /// Prepares for `tokens` tokens.
+    pub fn set_rows(&mut self, tokens: usize) {
+        self.gate_up.set_rows(tokens);
+        self.inner.set_rows(tokens);
+        self.inner_q8.set_rows(tokens);
+    }
+}
+
+impl<B: Backend> Gated<B> {
+    /// Packs the linears of an MLP.
+    pub fn load(pack: &impl Pack<B>, mlp: Mlp, activation: Activation) -> Result<Gated<B>> {
+        let gate_up = pack.linear(&[Role::Gate(mlp), Role::Up(mlp)])?;
+        Ok(Gated { gate_up, down: pack.linear(&[Role::Down(mlp)])?, activation, mlp })
+    }
+
+    /// The 8-bit type of the input it wants, or `None` for float.
+    pub fn q8(&self) -> Option<Q8> {
+        self.gate_up.q8()
+    }
+
+    /// Bytes that one pass over the weights reads.
+    pub fn weight_bytes(&self) -> usize {
+        self.gate_up.shape().bytes + self.down.shape().bytes
+    }
+
+    /// From its input, as [`Gated::q8`] wants it, to the input of `down`.
+    pub fn inner(
+        &self,
+        step: &Step<'_, B>,
+        x: &Tensor<B>,
+        q: &Q8Rows<B>,
+        rows: &mut MlpRows<B>,
+        tap: &mut Option<&mut dyn Tap<B>>,
+    ) -> Result<()> {
+        let b = step.backend;
+        if let (Some(_), Some(kind), None) = (self.gate_up.q8(), self.down.q8(), &tap) {
+            rows.inner_q8.codes.dtype = kind.dtype();
+            let (w, scratch, inner) = (self.gate_up.weight(), &mut rows.gate_up, &mut rows.inner);
+            b.gemm_gated_quantize(q, w, self.activation, scratch, inner, &mut rows.inner_q8)?;
+            return Ok(());
+        }
+        self.gate_up.apply(b, step.math, x, q, &mut rows.gate_up)?;
+        match (self.down.q8(), &tap) {
+            (Some(kind), None) => {
+                rows.inner_q8.codes.dtype = kind.dtype();
+                b.gated_quantize(&rows.gate_up, self.activation, &mut rows.inner, &mut rows.inner_q8)?;
+            }
+            (kind, _) => {
+                b.gated(&rows.gate_up, self.activation, &mut rows.inner)?;
+                observe(b, Input::MlpInner(self.mlp), &rows.inner, kind, &mut rows.inner_q8, tap)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last product.
+    pub fn down(&self, step: &Step<'_, B>, rows: &MlpRows<B>, out: &mut Tensor<B>) -> Result<()> {
+        self.down.apply(step.backend, step.math, &rows.inner, &rows.inner_q8, out)
+    }
+}

@@ -5,16 +5,21 @@ use planish_checkpoint::{config::Config, shards::ModelFiles};
 use planish_cpu::{Cpu, Isa};
 use planish_engine::{EngineOptions, Event, Handle, Request, Sampling, Stream};
 use planish_model::Plan;
+use planish_model::dummy::DummySource;
 use planish_tensor::DType;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Tokens with the bits of their log-probabilities.
 type Answer = Vec<(u32, u32, Vec<(u32, u32)>)>;
 
 const REQUESTS: usize = 64;
 
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data").join(name)
+}
+
 fn open(name: &str, threads: usize, options: EngineOptions) -> Handle {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data").join(name);
+    let dir = data(name);
     let plan = Plan::new(&Config::open(&dir).unwrap()).unwrap();
     Handle::start(Cpu::new(threads, Isa::best()), plan, &ModelFiles::open(&dir).unwrap(), &options).unwrap()
 }
@@ -76,6 +81,10 @@ fn shuffled(n: usize) -> impl Iterator<Item = usize> {
 }
 
 fn check(name: &str, kv: DType) {
+    check_opened(name, kv, open);
+}
+
+fn check_opened(name: &str, kv: DType, open: impl Fn(&str, usize, EngineOptions) -> Handle) {
     let requests = requests();
     let options = || EngineOptions {
         kv_dtype: Some(kv),
@@ -134,4 +143,18 @@ fn in_int8() {
 #[test]
 fn in_fp8() {
     check("fp8_dynamic", DType::BF16);
+}
+
+/// Experts group the rows of whoever is in the step.
+#[test]
+fn of_mixtures() {
+    check("mixtral", DType::F32);
+    check("qwen2_moe", DType::BF16);
+    for (name, quant) in [("mixtral", DType::F8E4M3), ("qwen2_moe", DType::I8)] {
+        check_opened(name, DType::BF16, |name, threads, options| {
+            let plan = Plan::new(&Config::open(&data(name)).unwrap()).unwrap();
+            let source = DummySource::new(&plan, Some(quant), 7, "config.json".into());
+            Handle::start(Cpu::new(threads, Isa::best()), plan, &source, &options).unwrap()
+        });
+    }
 }

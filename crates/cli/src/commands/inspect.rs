@@ -4,6 +4,7 @@ use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
 use planish::Model;
+use planish_model::Plan;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,12 +27,16 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let model = Model::open(&flags.model).map_err(|e| if flags.verify { damage(&flags.model, e) } else { e })?;
     let plan = &model.plan;
     let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
-    let mut tensors = Vec::new();
+    let (mut tensors, mut parameters) = (Vec::new(), 0);
     for name in model.tensors.names() {
         let tensor = model.tensors.tensor(&name)?;
         let entry = types.entry(tensor.dtype().to_string()).or_default();
         entry.0 += 1;
         entry.1 += tensor.bytes().len() as u64;
+        // Scales say how others are stored.
+        if !name.ends_with("scale") && !name.ends_with("zero_point") {
+            parameters += tensor.shape().iter().map(|&n| n as u64).product::<u64>();
+        }
         tensors.push(json!({"name": name, "dtype": tensor.dtype().name(), "shape": tensor.shape()}));
     }
     let scheme = model.scheme.as_ref().map(|s| s.to_json());
@@ -41,6 +46,9 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         "architecture": plan.arch.name,
         "layers": plan.layers, "hidden": plan.hidden, "heads": plan.nq, "kv_heads": plan.nkv, "head_dim": plan.d,
         "ffn": plan.ffn, "vocab": plan.vocab, "max_positions": plan.max_positions, "tied_head": plan.tied,
+        "experts": experts(plan),
+        "parameters": parameters,
+        "active_parameters": parameters.saturating_sub(idle_weights(plan)),
         "bytes": model.bytes,
         "types": types.iter().map(|(t, (n, b))| (t.clone(), json!({"tensors": n, "bytes": b}))).collect::<serde_json::Map<_, _>>(),
         "quantization_config": scheme,
@@ -61,6 +69,25 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         Some(problems) if !problems.is_empty() => bail!("{}", problems.join("; ")),
         _ => Ok(()),
     }
+}
+
+/// The mixture of a model, if it has one.
+fn experts(plan: &Plan) -> Value {
+    plan.experts.as_ref().map_or(Value::Null, |e| {
+        json!({
+            "count": e.routing.experts, "per_token": e.routing.chosen, "ffn": e.width, "shared_ffn": e.shared_width,
+            "normalized": e.routing.normalize, "layers": e.layers.iter().filter(|mixture| **mixture).count(),
+        })
+    })
+}
+
+/// Weights of experts that one token does not read.
+fn idle_weights(plan: &Plan) -> u64 {
+    let idle = |layer| {
+        let (all, active) = plan.block_weights(layer);
+        (all - active) as u64
+    };
+    (0..plan.layers).map(idle).sum()
 }
 
 /// A model that does not open may be one that was damaged: the digests know the file.
@@ -96,6 +123,15 @@ fn table(d: &Value, flags: &Flags) -> String {
         d["vocab"],
         if d["tied_head"] == true { ", tied head" } else { "" },
     );
+    if let Some(e) = d["experts"].as_object() {
+        let shared = e["shared_ffn"].as_u64().map_or(String::new(), |f| format!(", and a shared one of ffn {f}"));
+        let (layers, per_token) = (&e["layers"], &e["per_token"]);
+        text += &format!("  experts       {} of ffn {} in {layers} layers, {per_token} for each token", e["count"], e["ffn"]);
+        text += &format!("{shared}\n");
+    }
+    let (all, active) = (d["parameters"].as_u64().unwrap_or(0), d["active_parameters"].as_u64().unwrap_or(0));
+    text += &format!("  parameters    {}", millions(all));
+    text += &if all == active { "\n".to_owned() } else { format!(", {} of them for each token\n", millions(active)) };
     text += &format!("  size          {}\n", human(d["bytes"].as_u64().unwrap_or(0)));
     for (name, t) in d["types"].as_object().into_iter().flatten() {
         text += &format!("  {name:12}  {} tensors, {}\n", t["tensors"], human(t["bytes"].as_u64().unwrap_or(0)));
@@ -113,4 +149,13 @@ fn table(d: &Value, flags: &Flags) -> String {
         text += "  digests       all bytes as written\n";
     }
     text
+}
+
+/// A count of parameters for people.
+fn millions(n: u64) -> String {
+    match n {
+        0..1_000_000 => n.to_string(),
+        1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.2} B", n as f64 / 1e9),
+    }
 }

@@ -50,7 +50,7 @@ impl<'a, B: Backend> Changing<'a, B> {
     /// See [`smooth::scale_columns`].
     pub fn scale_columns(&mut self, role: Role, k: usize, s: &[f32]) -> Result<()> {
         match self {
-            Changing::Host(weights) => smooth::scale_columns(one(weights, role), k, s),
+            Changing::Host(weights) => smooth::scale_columns(one::<Vec<f32>>(weights, role), k, s),
             Changing::Device(_, solver, tensors) => Ok(solver.multiply_columns(one(tensors, role), s)?),
         }
     }
@@ -58,7 +58,7 @@ impl<'a, B: Backend> Changing<'a, B> {
     /// See [`smooth::divide_rows`].
     pub fn divide_rows(&mut self, role: Role, n: usize, k: usize, s: &[f32]) -> Result<()> {
         match self {
-            Changing::Host(weights) => smooth::divide_rows(one(weights, role), n, k, s),
+            Changing::Host(weights) => smooth::divide_rows(one::<Vec<f32>>(weights, role), n, k, s),
             Changing::Device(_, solver, tensors) => Ok(solver.divide_rows(one(tensors, role), s)?),
         }
     }

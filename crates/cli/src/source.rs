@@ -8,8 +8,8 @@ use planish_checkpoint::hub::HubClient;
 use planish_checkpoint::scheme::{ActQuant, ActUnit, Scheme, WeightStrategy};
 use planish_checkpoint::shards::ModelFiles;
 use planish_checkpoint::source::TensorSource;
-use planish_model::dummy::DummySource;
 use planish_model::Plan;
+use planish_model::dummy::DummySource;
 use planish_tensor::DType;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -183,7 +183,8 @@ fn check_scheme(plan: &Plan, scheme: &Scheme, dir: &Path) -> Result<()> {
 
 /// Weights must be stored as the configuration says: codes without their scheme, or floats under one, are not a model.
 fn check_types(plan: &Plan, scheme: Option<&Scheme>, files: &ModelFiles, dir: &Path) -> Result<()> {
-    for (layer, role) in (0..plan.layers).flat_map(|layer| plan.roles(layer).into_iter().map(move |role| (layer, role))) {
+    for (layer, role) in (0..plan.layers).flat_map(|layer| plan.roles(layer).into_iter().map(move |role| (layer, role)))
+    {
         let name = plan.linear_name(layer, role);
         let weight = format!("{name}.weight");
         if !files.contains(&weight) {

@@ -77,13 +77,7 @@ impl<B: Backend> Block<B> {
     }
 
     /// Block `layer` of its norms, `[h]` each as applied, and what its linears are packed from.
-    pub fn of(
-        backend: &B,
-        plan: &Plan,
-        layer: usize,
-        norms: [&[f32]; 2],
-        pack: &impl Pack<B>,
-    ) -> Result<Block<B>> {
+    pub fn of(backend: &B, plan: &Plan, layer: usize, norms: [&[f32]; 2], pack: &impl Pack<B>) -> Result<Block<B>> {
         let norm = |w: &[f32]| backend.load(&HostTensor::from_f32(vec![w.len()], w)?);
         Ok(Block {
             attention_norm: norm(norms[0])?,

@@ -49,11 +49,7 @@ impl<B: Backend> MixtureRows<B> {
         let (h, act, routing) = (plan.hidden, backend.activation_dtype(), &experts.routing);
         let shared = |f| -> Result<SharedRows<B>> {
             let rows = MlpRows::new(backend, tokens, f)?;
-            Ok(SharedRows {
-                rows,
-                out: backend.alloc(act, tokens, h)?,
-                gates: backend.alloc(DType::F32, tokens, 1)?,
-            })
+            Ok(SharedRows { rows, out: backend.alloc(act, tokens, h)?, gates: backend.alloc(DType::F32, tokens, 1)? })
         };
         Ok(MixtureRows {
             logits: backend.alloc(DType::F32, tokens, routing.experts)?,

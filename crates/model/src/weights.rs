@@ -60,9 +60,11 @@ fn read_linear(plan: &Plan, source: &dyn TensorSource, layer: usize, role: Role)
     };
     let part = read_weight(source, &name, n, k, bias)?;
     match part.scales {
-        Some(_) if role.steers() => {
-            Err(wrong(&format!("{name}.weight"), "a float type: routers run in float".into(), part.weight.dtype().to_string()))
-        }
+        Some(_) if role.steers() => Err(wrong(
+            &format!("{name}.weight"),
+            "a float type: routers run in float".into(),
+            part.weight.dtype().to_string(),
+        )),
         _ => Ok(part),
     }
 }

@@ -82,13 +82,7 @@ impl<B: Backend> Workspace<B> {
 
     /// Prepares for `tokens` tokens.
     pub fn set_tokens(&mut self, tokens: usize) {
-        let tensors = [
-            &mut self.x,
-            &mut self.delta,
-            &mut self.normed,
-            &mut self.qkv,
-            &mut self.attended,
-        ];
+        let tensors = [&mut self.x, &mut self.delta, &mut self.normed, &mut self.qkv, &mut self.attended];
         tensors.into_iter().for_each(|t| t.set_rows(tokens));
         for q in [&mut self.normed_q8, &mut self.attended_q8] {
             q.set_rows(tokens);

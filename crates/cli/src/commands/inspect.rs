@@ -126,7 +126,10 @@ fn table(d: &Value, flags: &Flags) -> String {
     if let Some(e) = d["experts"].as_object() {
         let shared = e["shared_ffn"].as_u64().map_or(String::new(), |f| format!(", and a shared one of ffn {f}"));
         let (layers, per_token) = (&e["layers"], &e["per_token"]);
-        text += &format!("  experts       {} of ffn {} in {layers} layers, {per_token} for each token", e["count"], e["ffn"]);
+        text += &format!(
+            "  experts       {} of ffn {} in {layers} layers, {per_token} for each token",
+            e["count"], e["ffn"]
+        );
         text += &format!("{shared}\n");
     }
     let (all, active) = (d["parameters"].as_u64().unwrap_or(0), d["active_parameters"].as_u64().unwrap_or(0));

@@ -12,8 +12,7 @@ pub const ARCHS: [&Arch; 5] =
     [&llama::LLAMA, &mistral::MISTRAL, &mixtral::MIXTRAL, &qwen2::QWEN2, &qwen2_moe::QWEN2_MOE];
 
 /// Gate, up and down of Qwen's experts.
-const QWEN_EXPERTS: [&str; 3] =
-    ["mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"];
+const QWEN_EXPERTS: [&str; 3] = ["mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj", "mlp.experts.{}.down_proj"];
 
 /// The family of a class name from `config.json`.
 pub fn find(class: &str) -> Option<&'static Arch> {

@@ -5,9 +5,9 @@ use super::streams::Kept;
 use crate::error::{Error, Result};
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
+use planish_model::Plan;
 use planish_model::decoder::release_block;
 use planish_model::weights::HostBlock;
-use planish_model::Plan;
 use planish_tensor::{Backend, HostTensor};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 

@@ -45,7 +45,8 @@ pub struct Job<'a> {
 impl Job<'_> {
     /// Whether anything is smoothed.
     fn smooths(&self) -> bool {
-        let any = |layer| smoothed_inputs(self.plan, layer).into_iter().any(|input| (self.alpha)(layer, input).is_some());
+        let any =
+            |layer| smoothed_inputs(self.plan, layer).into_iter().any(|input| (self.alpha)(layer, input).is_some());
         (0..self.plan.layers).any(any)
     }
 }
@@ -320,7 +321,12 @@ fn correlation<B: Backend>(
 }
 
 /// The block as it will be saved: codes, and what stays in float.
-fn with_codes<B: Backend>(plan: &Plan, layer: usize, float: &FloatBlock<'_, B>, solved: &[Solved]) -> Result<HostBlock> {
+fn with_codes<B: Backend>(
+    plan: &Plan,
+    layer: usize,
+    float: &FloatBlock<'_, B>,
+    solved: &[Solved],
+) -> Result<HostBlock> {
     float.with_linears(&plan.roles(layer), |role| match solved.iter().find(|s| s.role == role) {
         Some(s) => Ok(s.part.clone()),
         None => float.part(plan, role),

@@ -145,8 +145,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         bail!("{}: expected a float model, found one that is quantized already", model.path.display());
     }
     let (samples, held_back) = samples::load_samples(&model, &recipe)?;
-    let quantized =
-        |layer: usize, role: Role| !role.steers() && recipe.quantizes(&model.plan.linear_name(layer, role));
+    let quantized = |layer: usize, role: Role| !role.steers() && recipe.quantizes(&model.plan.linear_name(layer, role));
     let format = match recipe.format {
         Format::CompressedTensors => QuantFormat::CompressedTensors,
         Format::Lmdeploy => QuantFormat::LmDeploy,

@@ -4,7 +4,7 @@ use crate::feed::Feed;
 use crate::source::Model;
 use crate::words::Words;
 use anyhow::{Context, Result, anyhow, bail};
-use planish_devices::{Work, with_device};
+use planish_devices::{Opening, Work, with_device};
 use planish_engine::{EngineOptions, Grammar, GrammarSpec, Handle, Request, Sampling, Vocabulary};
 use planish_tensor::Backend;
 use planish_text::{ChatInput, Message, SpecialText};
@@ -14,8 +14,8 @@ use planish_text::{ChatInput, Message, SpecialText};
 pub struct PipelineOptions {
     /// `auto` unless given.
     pub device: Option<String>,
-    /// Threads of a CPU.
-    pub threads: Option<usize>,
+    /// Threads of a CPU, and whether answers may depend on what else is in the batch.
+    pub opening: Opening,
     /// The engine's settings.
     pub engine: EngineOptions,
 }
@@ -101,7 +101,7 @@ impl Pipeline {
         // Words and weights are read at the same time: both take long, and neither needs the other.
         let (handle, words) = std::thread::scope(|scope| {
             let words = scope.spawn(|| model.find_words());
-            (with_device(device, options.threads, start), words.join())
+            (with_device(device, options.opening, start), words.join())
         });
         let handle = handle?.with_context(|| model.path.display().to_string())?;
         let words = words.map_err(|_| anyhow!("{}: reading the tokenizer panicked", model.path.display()))??.cloned();

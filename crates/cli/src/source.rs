@@ -99,12 +99,8 @@ impl Model {
     /// linears are of this 8-bit type, or in BF16.
     pub fn dummy(name: &str, quant: Option<DType>) -> Result<Model> {
         let given = Path::new(name);
-        let (dir, file) = match given.is_dir() {
-            true => (given, given.join("config.json")),
-            false => (given.parent().filter(|p| p != &Path::new("")).unwrap_or(Path::new(".")), given.to_owned()),
-        };
-        let bytes = std::fs::read(&file).with_context(|| format!("--dummy-weights: {}", file.display()))?;
-        let config = Config::from_json(&bytes, &file)?;
+        let (dir, file) = config_file(given);
+        let config = read_config(&file).context("--dummy-weights")?;
         let plan = Plan::new(&config)?;
         let tensors = DummySource::new(&plan, quant, DUMMY_SEED, file);
         let bytes = tensors.bytes();
@@ -112,6 +108,15 @@ impl Model {
         let tensors = Box::new(tensors);
         let words = OnceLock::new();
         Ok(Model { path: given.into(), config, plan, scheme: None, tensors, generation, words, companions, bytes })
+    }
+
+    /// The plan of a model, or of a config.json; no weights are read.
+    pub fn shape(name: &str) -> Result<Plan> {
+        let given = Path::new(name);
+        if !given.is_dir() && given.extension().is_none_or(|e| e != "json") {
+            return Ok(Model::open(name)?.plan);
+        }
+        Ok(Plan::new(&read_config(&config_file(given).1)?)?)
     }
 
     fn open_dir(dir: &Path) -> Result<Model> {
@@ -233,4 +238,17 @@ fn pretty(value: &Value) -> Vec<u8> {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
     text.into_bytes()
+}
+
+/// The folder and the configuration that are meant by either of them.
+fn config_file(given: &Path) -> (&Path, PathBuf) {
+    match given.is_dir() {
+        true => (given, given.join("config.json")),
+        false => (given.parent().filter(|p| p != &Path::new("")).unwrap_or(Path::new(".")), given.to_owned()),
+    }
+}
+
+fn read_config(file: &Path) -> Result<Config> {
+    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+    Ok(Config::from_json(&bytes, file)?)
 }

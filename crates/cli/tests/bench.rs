@@ -197,3 +197,30 @@ fn wrong_loads_are_named() {
         assert_eq!((output.code, output.stdout.as_str()), (2, ""), "{usage}: {}", output.stderr);
     }
 }
+
+#[test]
+fn kernels_are_measured_and_right() {
+    let run = |flags: &str| Program::new("bench kernels --tokens 1,5").arg(golden("llama")).words(flags).run();
+    for kind in ["int8", "fp8"] {
+        let d = run(&format!("--json --quant-dtype {kind}")).json();
+        let rows = d["rows"].as_array().unwrap();
+        let ops = ["gemm_w8a8", "gemm_float", "add_rms_norm_quantize", "quantize_rows", "gated_quantize"];
+        let count = |op: &str| rows.iter().filter(|r| r["op"] == op).count();
+        assert_eq!(ops.map(count), [8, 2, 2, 2, 2], "{d}");
+        for row in rows {
+            for key in ["m", "n", "k", "us", "tops", "gbps", "reference_us"] {
+                positive(&row[key]);
+            }
+            // A code near a tie may be a step away, which is most in FP8.
+            let allowed = if row["op"].as_str().unwrap().starts_with("gemm") { 5e-3 } else { 0.07 };
+            assert!(row["rel_err"].as_f64().unwrap() <= allowed, "{row}");
+        }
+    }
+    assert!(run("").ok().stdout.contains("gemm_w8a8"));
+}
+
+#[test]
+fn kernels_of_no_tokens_are_refused() {
+    let program = Program::new("bench kernels --tokens 0").arg(golden("llama"));
+    program.run().fails(&["--tokens: expected 1 to 65536, found 0"]);
+}

@@ -1,6 +1,7 @@
 //! The engine on a GPU: the same request gives the same answer, to the bit, in any company, order and chunks, from
 //! recorded steps or not, in every type of cache; and the answer is the CPU's. Without a GPU: `skipped: no device`.
 use planish::{Model, Pipeline, PipelineOptions};
+use planish_devices::Opening;
 use planish_engine::{EngineOptions, Event, Request, Sampling, Stream};
 use planish_tensor::DType;
 use std::path::Path;
@@ -13,7 +14,8 @@ const REQUESTS: usize = 48;
 fn open(device: &str, name: &str, engine: EngineOptions) -> Pipeline {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data").join(name);
     let model = Model::open(dir.to_str().unwrap()).unwrap();
-    let options = PipelineOptions { device: Some(device.into()), engine, ..PipelineOptions::default() };
+    let opening = Opening { batch_invariant: true, ..Opening::default() };
+    let options = PipelineOptions { device: Some(device.into()), opening, engine };
     Pipeline::open(&model, &options).unwrap()
 }
 

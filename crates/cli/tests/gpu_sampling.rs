@@ -5,7 +5,7 @@ use planish_engine::{Mask, Sampling};
 use planish_tensor::{Backend, DType, SampleRow};
 
 fn devices() -> Vec<Cuda> {
-    let open = |kernels_of| match Cuda::open(Options { ordinal: 0, kernels_of }) {
+    let open = |kernels_of| match Cuda::open(Options { kernels_of, ..Options::default() }) {
         Ok(cuda) => Some(cuda),
         Err(error) => {
             println!("skipped: no device ({error})");

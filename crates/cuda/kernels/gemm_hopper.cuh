@@ -27,7 +27,6 @@ struct GemmArguments {
     int layout, gate, out_type;
     int boxes; // out is written by TMA
     int group; // tiles of tokens that are walked before the next tile of channels
-    int chunk; // steps after which the sum moves to its own registers (kernels with PROMOTE)
 };
 
 // Four sums as one access. (Casts of the register array would make the compiler copy it around wgmma.)
@@ -44,7 +43,7 @@ constexpr int SHARED = 232448; // bytes of shared memory a block may have
 constexpr int SHARED_OF_TWO = 115712; // bytes when a multiprocessor holds two
 constexpr int STORE_ROWS = 32; // tokens in a stored box
 
-template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK = 1, int OCC = 1, bool PROMOTE = false> struct Gemm {
+template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK = 1, int OCC = 1> struct Gemm {
     using Mma = Wgmma<W, X, TN>;
     using Acc = typename Mma::Acc;
     using Part = typename Four<Acc>::Type;
@@ -196,24 +195,6 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         }
         wgmma_wait<0>();
         release(s, p, l, last);
-    }
-
-    // The same, the sum of each chunk of steps moved to registers of its own: the tensor cores' sums keep few bits.
-    static __device__ void multiply_in_chunks(
-        Acc (&acc)[MI][TN / 2], int count, int size, const Shared& s, const Peers& p, const Lane& l, int& stage,
-        int& parity) {
-        Acc chunk[MI][TN / 2];
-#pragma unroll
-        for (int i = 0; i < MI; ++i)
-#pragma unroll
-            for (int j = 0; j < TN / 2; ++j) acc[i][j] = 0;
-        for (int done = 0; done < count; done += size) {
-            multiply(chunk, min(size, count - done), s, p, l, stage, parity);
-#pragma unroll
-            for (int i = 0; i < MI; ++i)
-#pragma unroll
-                for (int j = 0; j < TN / 2; ++j) acc[i][j] += chunk[i][j];
-        }
     }
 
     struct Scales {
@@ -409,8 +390,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
             // Warpgroups that drift apart hold more stages: the ring would be short for the one ahead.
             if (WGS > 1) consumers_sync<WGS * 128>();
             Acc acc[MI][TN / 2];
-            if (PROMOTE) multiply_in_chunks(acc, walk.to - walk.from, a.chunk, s, p, l, stage, parity);
-            else multiply(acc, walk.to - walk.from, s, p, l, stage, parity);
+            multiply(acc, walk.to - walk.from, s, p, l, stage, parity);
             share_xs(v, s, l);
             if (CK > 1) join(a, acc, v, s, p, l, n0, t0);
             else if (STORE_BYTES > 0 && a.boxes && a.layout == GATED) store_boxes<true, true>(out_map, a, acc, v, s, l, n0, t0);

@@ -185,12 +185,12 @@ __device__ __forceinline__ void tile_of_block(int block, int row_tiles, int toke
 
 // Sums over k of the block's tile, then `out(row, token, c)` for each thread's four: rows `row` and `row + 8`, tokens
 // `token` and `token + 1`: c[0] (row, token), c[1] (row, token + 1), c[2] (row + 8, token), c[3].
-// The terms of a sum are added in ascending k whatever the tile, except where K_WARPS > 1: those are for integers.
+// The terms of a sum are added in ascending k whatever the tile, except where K_WARPS > 1: those are for integers, and
+// for floats where a token's result may depend on how many others there are.
 template <class Mma, class T, class WeightSource, Way WEIGHT_WAY, class TokenSource, Way TOKEN_WAY, class Out>
 __device__ __forceinline__ void tensor_core_product(const void* w, const void* x, int t, int n, int k, Out out) {
     extern __shared__ __align__(128) u8 memory[];
     typedef typename Mma::Sum Sum;
-    static_assert(T::K_WARPS == 1 || sizeof(Sum) == sizeof(int), "sums over several warps");
     const u32 stages = shared_address(memory);
     constexpr int TOKENS_AT = T::ROWS * T::BYTES;
     int row_tile, token_tile;
@@ -271,19 +271,23 @@ __device__ __forceinline__ void tensor_core_product(const void* w, const void* x
         __syncthreads();
         constexpr int WARPS = T::THREADS / 32, PARTS = T::MI * T::NI, SHARE = T::ROW_WARPS * T::TOKEN_WARPS;
         static_assert(WARPS * PARTS * 512 <= T::STAGES * T::STAGE, "partial sums fit where the stages were");
-        int4* partial = (int4*)memory;
+        struct __align__(16) Four {
+            Sum c[4];
+        };
+        Four* partial = (Four*)memory;
 #pragma unroll
         for (int p = 0; p < PARTS; p++) {
             Sum(&c)[4] = sums[p / T::NI][p % T::NI];
-            partial[(p * WARPS + warp) * 32 + lane] = make_int4(c[0], c[1], c[2], c[3]);
+            partial[(p * WARPS + warp) * 32 + lane] = Four{{c[0], c[1], c[2], c[3]}};
         }
         __syncthreads();
         for (int p = k_warp; p < PARTS; p += T::K_WARPS) {
             Sum total[4] = {};
 #pragma unroll
             for (int other = 0; other < T::K_WARPS; other++) {
-                int4 c = partial[(p * WARPS + other * SHARE + tile_warp) * 32 + lane];
-                total[0] += c.x, total[1] += c.y, total[2] += c.z, total[3] += c.w;
+                const Four four = partial[(p * WARPS + other * SHARE + tile_warp) * 32 + lane];
+#pragma unroll
+                for (int e = 0; e < 4; e++) total[e] += four.c[e];
             }
             out(row + p / T::NI * 16, token + p % T::NI * 8, total);
         }

@@ -37,6 +37,7 @@ pub struct Cuda {
     context: Arc<Context>,
     info: DeviceInfo,
     arch: Arch,
+    batch_invariant: bool,
 }
 
 /// How a device is opened.
@@ -46,6 +47,8 @@ pub struct Options {
     pub ordinal: usize,
     /// Use the kernels of this older architecture, to test them on a newer device.
     pub kernels_of: Option<Arch>,
+    /// A token's sums do not depend on how many others there are, in FP8 either (those of INT8 never do).
+    pub batch_invariant: bool,
 }
 
 impl Cuda {
@@ -61,6 +64,7 @@ impl Cuda {
             context,
             info,
             arch,
+            batch_invariant: options.batch_invariant,
         })
     }
 

@@ -82,6 +82,11 @@ impl Linear {
         })
     }
 
+    /// Where the codes or numbers lie on the device.
+    pub fn address(&self) -> u64 {
+        self.weight.address()
+    }
+
     /// What the trait asks of a linear.
     pub(crate) fn shape(&self) -> LinearShape {
         LinearShape { n: self.n, k: self.k, q8: self.q8, grid: Grid::Token, bytes: self.weight.len() }

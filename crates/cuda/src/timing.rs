@@ -2,7 +2,8 @@
 use crate::Cuda;
 use crate::driver::check;
 use cudarc::driver::sys;
-use planish_tensor::Result;
+use planish_tensor::{Result, Tensor};
+use std::ffi::c_void;
 
 /// A point in the stream of work.
 struct Event(sys::CUevent);
@@ -38,5 +39,15 @@ impl Cuda {
             check(sys::cuEventElapsedTime_v2(&mut milliseconds, start.0, end.0), "read the time between events")?;
         }
         Ok(f64::from(milliseconds) * 1e3)
+    }
+
+    /// The stream that operations are queued on (a `CUstream`), for other libraries' work beside ours.
+    pub fn stream(&self) -> *mut c_void {
+        self.context.stream.cast()
+    }
+
+    /// Where a tensor lies on the device.
+    pub fn address(&self, x: &Tensor<Cuda>) -> u64 {
+        x.buf.address()
     }
 }

@@ -5,8 +5,8 @@ use planish_tensor::DType;
 use planish_tensor::conformance::{self, Tolerance};
 
 /// The first GPU, or a line that says why there is none.
-fn open(kernels_of: Option<u32>) -> Option<Cuda> {
-    match Cuda::open(Options { ordinal: 0, kernels_of }) {
+fn open(options: Options) -> Option<Cuda> {
+    match Cuda::open(options) {
         Ok(cuda) => Some(cuda),
         Err(error) => {
             println!("skipped: no device ({error})");
@@ -21,8 +21,12 @@ fn tolerance() -> Tolerance {
     Tolerance { relative: 2e-5, product: 2e-5, float8: 2e-3, ..Tolerance::of(DType::F32) }
 }
 
-fn check(kernels_of: Option<u32>) {
-    let Some(cuda) = open(kernels_of) else { return };
+fn check_kernels_of(arch: Option<u32>) {
+    check(Options { kernels_of: arch, ..Options::default() });
+}
+
+fn check(options: Options) {
+    let Some(cuda) = open(options) else { return };
     let report = conformance::run_within(&Scalar, &cuda, tolerance());
     println!("{report}");
     report.assert_ok();
@@ -34,25 +38,31 @@ fn check(kernels_of: Option<u32>) {
 
 #[test]
 fn own_kernels() {
-    check(None);
+    check_kernels_of(None);
+}
+
+#[test]
+fn own_kernels_that_sum_in_one_order() {
+    check(Options { batch_invariant: true, ..Options::default() });
 }
 
 #[test]
 fn kernels_of_sm_89() {
-    check(Some(89));
+    check_kernels_of(Some(89));
+    check(Options { kernels_of: Some(89), batch_invariant: true, ..Options::default() });
 }
 
 #[test]
 fn kernels_of_sm_80() {
-    check(Some(80));
+    check_kernels_of(Some(80));
 }
 
 #[test]
 fn kernels_of_sm_75() {
-    check(Some(75));
+    check_kernels_of(Some(75));
 }
 
 #[test]
 fn kernels_of_sm_70() {
-    check(Some(70));
+    check_kernels_of(Some(70));
 }

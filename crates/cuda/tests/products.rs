@@ -70,7 +70,7 @@ fn check(cuda: &Cuda, kind: Q8, act: Activation, [t, f, k]: [usize; 3]) -> Resul
 #[test]
 fn gate_and_up_meet_in_the_epilogue() {
     for arch in [None, Some(89), Some(80), Some(75), Some(70)] {
-        let cuda = match Cuda::open(Options { ordinal: 0, kernels_of: arch }) {
+        let cuda = match Cuda::open(Options { kernels_of: arch, ..Options::default() }) {
             Ok(cuda) => cuda,
             Err(error) => return println!("skipped: no device ({error})"),
         };
@@ -102,7 +102,7 @@ fn same(cuda: &Cuda, product: &dyn Fn(usize) -> Result<Vec<f32>>, n: usize, what
 #[test]
 fn a_token_is_the_same_in_any_company() {
     for arch in [89, 80, 75, 70] {
-        let cuda = match Cuda::open(Options { ordinal: 0, kernels_of: Some(arch) }) {
+        let cuda = match Cuda::open(Options { kernels_of: Some(arch), batch_invariant: true, ..Options::default() }) {
             Ok(cuda) => cuda,
             Err(error) => return println!("skipped: no device ({error})"),
         };

@@ -27,13 +27,22 @@ pub enum Error {
     Unusable(String, planish_tensor::Error),
 }
 
-/// Opens a device by name and runs `work` on it; `threads` bounds a CPU's threads (default: all cores).
-/// `auto` is the first GPU, or the CPU if there is none that can be used. `cuda:0@80` uses the kernels that an older
-/// GPU (here sm_80) would use.
-pub fn with_device<W: Work>(device: &str, threads: Option<usize>, work: W) -> Result<W::Output, Error> {
-    let cpu = |work: W| work.run(Cpu::new(threads.unwrap_or_else(cores), Isa::best()));
+/// How a device is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Opening {
+    /// Bounds a CPU's threads (default: all cores).
+    pub threads: Option<usize>,
+    /// A token's result may not depend on its batch, in FP8 on a GPU either. All else keeps this promise anyhow.
+    pub batch_invariant: bool,
+}
+
+/// Opens a device by name and runs `work` on it. `auto` is the first GPU, or the CPU if there is none that can be used.
+/// `cuda:0@80` uses the kernels that an older GPU (here sm_80) would use.
+pub fn with_device<W: Work>(device: &str, opening: Opening, work: W) -> Result<W::Output, Error> {
+    let cpu = |work: W| work.run(Cpu::new(opening.threads.unwrap_or_else(cores), Isa::best()));
+    let batch_invariant = opening.batch_invariant;
     match device {
-        "auto" => match Cuda::open(Options::default()) {
+        "auto" => match Cuda::open(Options { batch_invariant, ..Options::default() }) {
             Ok(cuda) => Ok(work.run(cuda)),
             Err(_) => Ok(cpu(work)),
         },
@@ -41,7 +50,8 @@ pub fn with_device<W: Work>(device: &str, threads: Option<usize>, work: W) -> Re
         "null" => Ok(work.run(Null)),
         other => {
             let options = cuda_options(other).ok_or_else(|| Error::Unknown(other.into()))?;
-            let cuda = Cuda::open(options).map_err(|e| Error::Unusable(other.into(), e))?;
+            let cuda =
+                Cuda::open(Options { batch_invariant, ..options }).map_err(|e| Error::Unusable(other.into(), e))?;
             Ok(work.run(cuda))
         }
     }
@@ -56,7 +66,7 @@ fn cuda_options(name: &str) -> Option<Options> {
         place => place.strip_prefix(':')?.parse().ok()?,
     };
     let kernels_of = kernels.map(str::parse).transpose().ok()?;
-    Some(Options { ordinal, kernels_of })
+    Some(Options { ordinal, kernels_of, ..Options::default() })
 }
 
 /// Cores that this process may use.
@@ -102,7 +112,7 @@ pub fn devices() -> (Vec<Device>, Option<String>) {
 
 fn gpu(ordinal: usize) -> planish_tensor::Result<Device> {
     let info = planish_cuda::info(ordinal)?;
-    let memory = Cuda::open(Options { ordinal, kernels_of: None })?.memory();
+    let memory = Cuda::open(Options { ordinal, ..Options::default() })?.memory();
     Ok(Device {
         name: format!("cuda:{ordinal}"),
         description: format!("{}, sm_{}, {} multiprocessors", info.name, info.arch, info.sm_count),
@@ -137,15 +147,15 @@ mod tests {
 
     #[test]
     fn opens_by_name() {
-        assert!(with_device("cpu", Some(1), Name).unwrap().contains("cpu"));
-        assert!(with_device("null", None, Name).unwrap().contains("null"));
-        let error = with_device("gpu", None, Name).unwrap_err().to_string();
+        assert!(with_device("cpu", Opening { threads: Some(1), ..Opening::default() }, Name).unwrap().contains("cpu"));
+        assert!(with_device("null", Opening::default(), Name).unwrap().contains("null"));
+        let error = with_device("gpu", Opening::default(), Name).unwrap_err().to_string();
         assert_eq!(error, "--device: expected auto, cpu, cuda, cuda:N or null, found gpu");
     }
 
     #[test]
     fn names_of_gpus() {
-        let options = |ordinal, kernels_of| Some(Options { ordinal, kernels_of });
+        let options = |ordinal, kernels_of| Some(Options { ordinal, kernels_of, ..Options::default() });
         assert_eq!(cuda_options("cuda"), options(0, None));
         assert_eq!(cuda_options("cuda:3"), options(3, None));
         assert_eq!(cuda_options("cuda:1@80"), options(1, Some(80)));

@@ -4,6 +4,7 @@ use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
 use planish::{Generation, PipelineOptions};
+use planish_devices::Opening;
 use planish_engine::{EngineOptions, MOST_CHOICES, Sampling};
 use planish_tensor::DType;
 
@@ -37,6 +38,9 @@ pub struct EngineFlags {
     /// Guess up to this many tokens from repetitions in the text; answers stay the same
     #[arg(long, value_name = "TOKENS")]
     pub speculate: Option<usize>,
+    /// The same answer in any batch, for FP8 on a GPU too; all else keeps this promise anyhow
+    #[arg(long)]
+    pub batch_invariant: bool,
 }
 
 impl EngineFlags {
@@ -56,7 +60,7 @@ impl EngineFlags {
         };
         PipelineOptions {
             device: Some(global.device.clone()),
-            threads: global.threads,
+            opening: Opening { threads: global.threads, batch_invariant: self.batch_invariant },
             engine: EngineOptions {
                 max_model_len: self.max_model_len,
                 max_batch: self.max_batch,

@@ -17,7 +17,7 @@ mod usage;
 use crate::Global;
 use anyhow::{Error, Result, anyhow, bail};
 use planish::{Model, Pipeline, PipelineOptions};
-use planish_devices::{Work, with_device};
+use planish_devices::{Opening, Work, with_device};
 use planish_tensor::Backend;
 use std::io::Write;
 
@@ -79,7 +79,7 @@ pub fn check_device(device: &str) -> Result<()> {
     if device == "null" {
         bail!("--device: expected a device that computes (auto, cpu or cuda), found null");
     }
-    Ok(with_device(device, Some(1), Nothing)?)
+    Ok(with_device(device, Opening { threads: Some(1), ..Opening::default() }, Nothing)?)
 }
 
 /// Bytes for people.

@@ -1,6 +1,6 @@
 //! Products by the tensor cores of sm_90a (`kernels/gemm_hopper.cu`): tensor maps, the chosen tile, the launch.
 //! Arguments of every kernel: maps of w, x and out, then xs, ws, bias, out, t, n, row, steps, xs_stride, layout, gate,
-//! out_type, boxes, group, chunk, as `GemmArguments` in `gemm_hopper.cuh` explains.
+//! out_type, boxes, group, as `GemmArguments` in `gemm_hopper.cuh` explains.
 use super::{Grid, address, params};
 use crate::choose::{Choice, Device, Element, STEP_BYTES, choose};
 use crate::driver::check;
@@ -85,7 +85,7 @@ pub(crate) fn w8a8(
         n: w.n,
         k: w.k,
         epilogue,
-        invariant: true,
+        invariant: cuda.batch_invariant,
     };
     takes(cuda, &product).then_some(product)
 }
@@ -181,7 +181,6 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
         out_type,
         i32::from(boxes),
         choice.group,
-        UNUSED_CHUNK,
     ];
     cuda.launch(FILE, &name, grid, values)
 }
@@ -194,9 +193,6 @@ fn out_code(dtype: DType) -> Result<i32> {
         other => Err(Error::dtype(format!("a product's output is F32, BF16 or F16, not {other}"))),
     }
 }
-
-/// Only kernels that promote their sums read it.
-const UNUSED_CHUNK: i32 = 0;
 
 const U8: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8;
 const BF16: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;

@@ -12,6 +12,8 @@ const FILE: &str = "gemm_w8a8";
 /// Tiles of a family: by number of tokens, then for more tokens than those, then for rows that begin anywhere.
 struct Family {
     few: &'static [Tile],
+    /// In place of `few` where floating sums may depend on the number of tokens; none if there are no better.
+    split: &'static [Tile],
     many: &'static [Tile],
     any: Tile,
 }
@@ -23,6 +25,7 @@ const INT8_80: Family = Family {
         Tile::tensor_core("int8_80_32x32", [1, 1, 8, 2, 4, 512, 3]),
         Tile::tensor_core("int8_80_32x64", [1, 1, 8, 2, 8, 256, 4]),
     ],
+    split: &[],
     many: &[
         Tile::tensor_core("int8_80_128x128", [2, 4, 1, 4, 4, 64, 4]).known(2, 70, 46),
         Tile::tensor_core("int8_80_64x64", [2, 2, 1, 2, 4, 128, 4]).known(3, 30, 11),
@@ -37,6 +40,7 @@ const INT8_75: Family = Family {
         Tile::tensor_core("int8_75_16x16", [1, 1, 8, 1, 2, 512, 2]),
         Tile::tensor_core("int8_75_32x32", [1, 1, 8, 2, 4, 256, 2]),
     ],
+    split: &[],
     many: &[
         Tile::tensor_core("int8_75_128x128", [2, 4, 1, 4, 4, 64, 2]).known(2, 58, 47),
         Tile::tensor_core("int8_75_64x64", [2, 2, 2, 2, 4, 128, 2]).known(4, 26, 11),
@@ -50,6 +54,7 @@ const INT8_70: Family = Family {
         Tile::plain("int8_few_2", 16, 2, 256),
         Tile::plain("int8_few_4", 16, 4, 256),
     ],
+    split: &[],
     many: &[
         Tile::plain("int8_70_128x128", 128, 128, 256).known(1, 180, 180),
         Tile::plain("int8_70_64x64", 64, 64, 64).known(6, 105, 34),
@@ -58,12 +63,13 @@ const INT8_70: Family = Family {
 };
 
 macro_rules! float8_family {
-    ($pair:literal) => {
+    ($pair:literal, $split:expr) => {
         Family {
             few: &[
                 Tile::tensor_core(concat!($pair, "_89_16x8"), [1, 1, 1, 1, 1, 256, 6]),
                 Tile::tensor_core(concat!($pair, "_89_16x32"), [1, 4, 1, 1, 1, 256, 4]),
             ],
+            split: $split,
             many: &[
                 Tile::tensor_core(concat!($pair, "_89_128x128"), [2, 4, 1, 4, 4, 64, 4]).known(2, 70, 46),
                 Tile::tensor_core(concat!($pair, "_89_64x64"), [2, 2, 1, 2, 4, 128, 4]).known(3, 30, 11),
@@ -73,10 +79,17 @@ macro_rules! float8_family {
     };
 }
 
-const E4M3_E4M3: Family = float8_family!("e4m3_e4m3");
-const E4M3_E5M2: Family = float8_family!("e4m3_e5m2");
-const E5M2_E4M3: Family = float8_family!("e5m2_e4m3");
-const E5M2_E5M2: Family = float8_family!("e5m2_e5m2");
+const E4M3_E4M3: Family = float8_family!("e4m3_e4m3", E4M3_SPLIT);
+const E4M3_E5M2: Family = float8_family!("e4m3_e5m2", &[]);
+const E5M2_E4M3: Family = float8_family!("e5m2_e4m3", &[]);
+const E5M2_E5M2: Family = float8_family!("e5m2_e5m2", &[]);
+
+/// Eight warps share k, as those of INT8 do.
+const E4M3_SPLIT: &[Tile] = &[
+    Tile::tensor_core("e4m3_e4m3_89_16x8_by_8", [1, 1, 8, 1, 1, 512, 4]),
+    Tile::tensor_core("e4m3_e4m3_89_16x16_by_8", [1, 1, 8, 1, 2, 512, 4]),
+    Tile::tensor_core("e4m3_e4m3_89_32x32_by_8", [1, 1, 8, 2, 4, 512, 3]),
+];
 
 /// What the sums of a product become, as in `gemm_w8a8.cuh`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,14 +129,15 @@ fn family(weight: Q8, tokens: Q8, arch: Arch) -> Result<&'static Family> {
     }
 }
 
-/// The kernel for a product `[t, k]` by `[n, k]`.
-fn choose(family: &'static Family, t: usize, n: usize, k: usize, sm_count: usize) -> &'static Tile {
+/// The kernel for a product `[t, k]` by `[n, k]`; `invariant`: floating sums may not depend on t.
+fn choose(family: &'static Family, [t, n, k]: [usize; 3], sm_count: usize, invariant: bool) -> &'static Tile {
     if !k.is_multiple_of(16) {
         return &family.any;
     }
-    let narrow = narrowest(family.few, t);
+    let tiles = if invariant || family.split.is_empty() { family.few } else { family.split };
+    let narrow = narrowest(tiles, t);
     // By dp4a, weights that are read again from the cache cost less than a large tile that is mostly empty.
-    let again = family.few.last().filter(|tile| tile.shared == 0 && t <= 5 * tile.tokens);
+    let again = tiles.last().filter(|tile| tile.shared == 0 && t <= 5 * tile.tokens);
     let few = narrow.or(again);
     // A block of few tokens reads them all for its few rows: with many rows, larger tiles read less.
     let wide = t > 32 && n >= 96 * sm_count;
@@ -156,16 +170,21 @@ pub(crate) fn gemm_w8a8_gated(
 fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &mut Tensor<Cuda>) -> Result<()> {
     let family = family_of(cuda, x, w)?;
     let (t, n, k) = (x.codes.rows, w.n, w.k);
-    // INT8 sums are exact, so kernels may take turns; those of other types are summed by one family for every t.
-    let portable_is_faster = w.q8 == Some(Q8::Int8) && t <= FEW_TOKENS;
+    // INT8 sums are exact, so kernels may take turns; invariant ones of other types are summed by one family for every t.
+    let may_differ = w.q8 == Some(Q8::Int8) || !(cuda.batch_invariant || family.split.is_empty());
+    let portable_is_faster = may_differ && t <= FEW_TOKENS;
     if let Some(product) = gemm_hopper::w8a8(cuda, x, w, mode.into(), out).filter(|_| !portable_is_faster) {
         check_sizes(x, w, out)?;
         return gemm_hopper::product(cuda, &product);
     }
-    launch(cuda, choose(family, t, n, k, cuda.info().sm_count as usize), x, w, mode, out)
+    launch(cuda, chosen(cuda, family, [t, n, k]), x, w, mode, out)
 }
 
-/// Up to here the portable kernels read INT8 weights faster than the Hopper ones.
+fn chosen(cuda: &Cuda, family: &'static Family, size: [usize; 3]) -> &'static Tile {
+    choose(family, size, cuda.info().sm_count as usize, cuda.batch_invariant)
+}
+
+/// Up to here the portable kernels read weights faster than the Hopper ones.
 const FEW_TOKENS: usize = 16;
 
 fn family_of(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear) -> Result<&'static Family> {
@@ -224,7 +243,7 @@ impl Cuda {
     /// Names of the kernels that take `x` and `w`, the chosen one first.
     pub fn w8a8_kernels(&self, x: &Q8Rows<Cuda>, w: &Linear) -> Result<Vec<&'static str>> {
         let family = family_of(self, x, w)?;
-        let chosen = choose(family, x.codes.rows, w.n, w.k, self.info().sm_count as usize).name;
+        let chosen = chosen(self, family, [x.codes.rows, w.n, w.k]).name;
         let others = tiles(family).filter(|tile| w.k.is_multiple_of(16) && tile.name != chosen);
         let fits = |tile: &&Tile| tile.tokens >= x.codes.rows.min(64) || tile.tokens >= 64;
         let hopper = (self.arch() == 90 && w.k.is_multiple_of(16)).then_some(HOPPER);
@@ -244,7 +263,7 @@ impl Cuda {
 }
 
 fn tiles(family: &'static Family) -> impl Iterator<Item = &'static Tile> {
-    family.few.iter().chain(family.many).chain(std::iter::once(&family.any))
+    family.few.iter().chain(family.split).chain(family.many).chain(std::iter::once(&family.any))
 }
 
 #[cfg(test)]
@@ -264,7 +283,7 @@ mod tests {
 
     #[test]
     fn tiles_suit_the_number_of_tokens() {
-        let name = |t, n, k| choose(&INT8_80, t, n, k, 132).name;
+        let name = |t, n, k| choose(&INT8_80, [t, n, k], 132, true).name;
         assert_eq!(name(1, 4096, 4096), "int8_80_16x8");
         assert_eq!(name(16, 4096, 4096), "int8_80_16x16");
         assert_eq!(name(64, 4096, 14336), "int8_80_32x64");
@@ -272,11 +291,21 @@ mod tests {
         assert_eq!(name(256, 6144, 4096), "int8_80_64x64");
         assert_eq!(name(4096, 28672, 4096), "int8_80_128x128");
         assert_eq!(name(8192, 4096, 4100), "int8_80_any");
-        let name = |t| choose(&INT8_70, t, 4096, 4096, 80).name;
+        let name = |t| choose(&INT8_70, [t, 4096, 4096], 80, true).name;
         assert_eq!(
             [1, 2, 3, 20, 21].map(name),
             ["int8_few_1", "int8_few_2", "int8_few_4", "int8_few_4", "int8_70_64x64"]
         );
+    }
+
+    #[test]
+    fn float_sums_are_split_only_where_they_may_be() {
+        let name = |t, invariant| choose(&E4M3_E4M3, [t, 4096, 4096], 132, invariant).name;
+        assert_eq!([1, 8, 16].map(|t| name(t, true)), ["e4m3_e4m3_89_16x8", "e4m3_e4m3_89_16x8", "e4m3_e4m3_89_16x32"]);
+        assert_eq!(name(1, false), "e4m3_e4m3_89_16x8_by_8");
+        assert_eq!(name(16, false), "e4m3_e4m3_89_16x16_by_8");
+        assert_eq!(choose(&E5M2_E4M3, [1, 4096, 4096], 132, false).name, "e5m2_e4m3_89_16x8");
+        assert_eq!(choose(&INT8_80, [1, 4096, 4096], 132, false), choose(&INT8_80, [1, 4096, 4096], 132, true));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `planish bench`: how fast a model runs, through the same engine that serves.
 mod dataset;
 mod drive;
+mod kernels;
 mod latency;
 mod lengths;
 mod page;
@@ -26,6 +27,8 @@ pub enum Bench {
     Throughput(throughput::Flags),
     /// The same over HTTP, against any OpenAI-compatible server, with random arrivals or a number of clients
     Serve(serve::Flags),
+    /// The operations of one block, each alone: time, rate, error, and what it replaces
+    Kernels(kernels::Flags),
 }
 
 /// Runs the command.
@@ -34,6 +37,7 @@ pub fn run(global: &Global, bench: &Bench) -> Result<()> {
         Bench::Latency(flags) => latency::run(global, flags),
         Bench::Throughput(flags) => throughput::run(global, flags),
         Bench::Serve(flags) => serve::run(global, flags),
+        Bench::Kernels(flags) => kernels::run(global, flags),
     }
 }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use planish::Model;
 use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
-use planish_devices::{Work, cores, with_device};
+use planish_devices::{Opening, Work, cores, with_device};
 use planish_model::{Absorber, Input, Role};
 use planish_quant::calibrate::fold::{absorber_name, smoothed_readers};
 use planish_quant::calibrate::run::{Job, Outcome, Progress, quantize};
@@ -178,7 +178,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     };
     let mut progress = |p: Progress| progress_bar.set_position((p.layer as f64 + p.part) as u64);
     let work = Quantize { job: &job, writer: &mut writer, progress: &mut progress };
-    let outcome = with_device(&global.device, global.threads, work)?.map_err(|e| finite::explain(&model, e))?;
+    let opening = Opening { threads: global.threads, ..Opening::default() };
+    let outcome = with_device(&global.device, opening, work)?.map_err(|e| finite::explain(&model, e))?;
     progress_bar.finish_and_clear();
     finite::check(&model, outcome.quantized.mean)?;
     let phases = outcome.phases.clone();

@@ -1,13 +1,17 @@
 //! Matrix products on the first GPU: error against sums in f64 (INT8: equality), µs, TOP/s and GB/s.
-//! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89] [--short]`; weights rotate through more
-//! memory than the second-level cache holds, so that every product reads them from memory.
+//! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89|90] [--short]`; weights rotate through more
+//! memory than the second-level cache holds, so that every product reads them from memory. On an H200 beside cuBLASLt,
+//! if it is found (INT8: sums without scales; FP8: one scale).
+mod vendor;
+
 use planish_cuda::{Cuda, Linear, Options};
 use planish_tensor::{Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Result, Tensor, q8};
+use vendor::Vendor;
 
 /// n x k of Llama-3-8B: q+k+v, o, gate+up, down.
 const SHAPES: [(usize, usize); 4] = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)];
 const HEAD: (usize, usize) = (128_256, 4096);
-const TOKENS: [usize; 7] = [1, 4, 16, 64, 256, 1024, 4096];
+const TOKENS: [usize; 10] = [1, 4, 16, 32, 64, 128, 256, 512, 2048, 8192];
 /// Bytes that a rotation of weights takes at least: three times the cache of an H200.
 const ROTATION: usize = 180 << 20;
 
@@ -82,13 +86,17 @@ fn main() {
 }
 
 fn run(asked: &Asked) -> Result<()> {
-    for arch in [80, 75, 70, 89] {
-        if !asked.any_of(&["70", "75", "80", "89"], &arch.to_string()) {
+    for arch in [90, 80, 75, 70, 89] {
+        if !asked.any_of(&["70", "75", "80", "89", "90"], &arch.to_string()) {
             continue;
         }
-        let cuda = Cuda::open(Options { ordinal: 0, kernels_of: Some(arch) })?;
+        let cuda = Cuda::open(Options { kernels_of: Some(arch), ..Options::default() })?;
         println!("{}", cuda.describe());
-        let kinds: &[Q8] = if arch == 89 { &[Q8::E4M3] } else { &[Q8::Int8] };
+        let kinds: &[Q8] = match arch {
+            89 => &[Q8::E4M3],
+            90 => &[Q8::Int8, Q8::E4M3],
+            _ => &[Q8::Int8],
+        };
         for &kind in kinds {
             if asked.any_of(&["int8", "fp8", "float"], if kind == Q8::Int8 { "int8" } else { "fp8" }) {
                 SHAPES.iter().try_for_each(|&shape| w8a8(&cuda, asked, kind, shape))?;
@@ -179,6 +187,7 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
     let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes.clone())?;
     let weights = copies(cuda, &LinearPart::channels(weight, ws.clone(), None))?;
     let mut rows = Vec::new();
+    let vendor = if cuda.arch() == 90 { Vendor::open(cuda)? } else { None };
     for t in TOKENS {
         let tokens = random.codes(kind, t * k);
         let xs: Vec<f32> = (0..t).map(|_| 0.01 + random.float().abs()).collect();
@@ -186,6 +195,10 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
         cuda.upload(&tokens, &mut x.codes)?;
         cuda.upload(&xs.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(), &mut x.scales)?;
         let mut kernels = cuda.w8a8_kernels(&x, &weights[0])?;
+        if let Some(vendor) = &vendor {
+            let us = theirs(cuda, vendor, kind, &tokens, &weights, (n, k))?;
+            note(&mut rows, asked, "cuBLASLt", &Product { t, n, k, bytes: n * k }, us, 0.0);
+        }
         let few = [(1, "int8_few_1"), (4, "int8_few_4")].iter().find(|f| f.0 == t).map(|f| f.1);
         kernels.extend(few.filter(|f| kind == Q8::Int8 && !kernels.contains(f)));
         for kernel in kernels {
@@ -209,6 +222,23 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
     }
     close(&rows, n, k);
     Ok(())
+}
+
+/// Microseconds of the vendor's product of the same codes.
+fn theirs(
+    cuda: &Cuda,
+    vendor: &Vendor,
+    kind: Q8,
+    tokens: &[u8],
+    weights: &[Linear],
+    (n, k): (usize, usize),
+) -> Result<f64> {
+    let t = tokens.len() / k;
+    // It takes tokens by sixteens only.
+    let mut padded = tokens.to_vec();
+    padded.resize(t.next_multiple_of(16) * k, 0);
+    let mut product = vendor.product(cuda, kind, &padded, n, k)?;
+    median(cuda, weights.len(), &mut |i| product.run(weights[i].address()))
 }
 
 fn poisoned(cuda: &Cuda, t: usize, n: usize) -> Result<Tensor<Cuda>> {

@@ -1,0 +1,103 @@
+//! Products of a block: W8A8 against the same in bf16, and the output projection.
+use super::data::{Sizes, WEIGHT_SCALE, codes, download, float_weight, floats, upload, weight};
+use super::{Random, Row, time};
+use planish_tensor::{Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Q8Rows, Result, Tensor};
+
+/// Bytes of weights that the measured products go through: more than a cache holds.
+const ROTATION: usize = 256 << 20;
+
+/// Every product at every number of tokens.
+pub fn measure<B: Backend>(b: &B, sizes: &Sizes, kind: Q8, tokens: &[usize], rows: &mut Vec<Row>) -> Result<()> {
+    let mut random = Random(1);
+    for (n, k) in sizes.products() {
+        let part = weight(&mut random, kind, n, k)?;
+        let float = float_weight(&mut random, n, k)?;
+        for &t in tokens {
+            let reference = ("gemm_float bf16", float_product(b, &float, t, &mut random)?.0);
+            rows.push(Row { reference, ..w8a8(b, kind, &part, t, &mut random)? });
+        }
+    }
+    let head = float_weight(&mut random, sizes.v, sizes.h)?;
+    for &t in tokens {
+        let (us, rel_err) = float_product(b, &head, t, &mut random)?;
+        let exact = Float { math: FloatMath::F32 };
+        let reference = ("gemm_float in f32 math", exact.time(b, &head, t, &mut random)?.0);
+        let size = [t, sizes.v, sizes.h];
+        let bytes = 2.0 * (sizes.v * sizes.h) as f64 + 4.0 * (t * (sizes.v + sizes.h)) as f64;
+        let dtype = DType::BF16.to_string();
+        rows.push(Row { op: "gemm_float", size, dtype, us, operations: operations(size), bytes, reference, rel_err });
+    }
+    Ok(())
+}
+
+fn operations([t, n, k]: [usize; 3]) -> f64 {
+    2.0 * t as f64 * n as f64 * k as f64
+}
+
+/// As many copies of a weight as a rotation takes.
+fn copies<B: Backend>(b: &B, part: &LinearPart) -> Result<Vec<B::Linear>> {
+    let count = ROTATION.div_ceil(part.weight.bytes().len().max(1)).clamp(1, 64);
+    (0..count).map(|_| b.load_linear(std::slice::from_ref(part))).collect()
+}
+
+fn w8a8<B: Backend>(b: &B, kind: Q8, part: &LinearPart, t: usize, random: &mut Random) -> Result<Row> {
+    let &[n, k] = part.weight.shape() else { unreachable!("weights have two dimensions") };
+    let x = codes(random, kind, t * k);
+    let scales: Vec<f32> = floats(random, t).iter().map(|s| (s.abs() + 0.5) / 128.0).collect();
+    let mut rows = Q8Rows {
+        codes: b.load(&HostTensor::from_bytes(kind.dtype(), vec![t, k], x.clone())?)?,
+        scales: b.alloc(DType::F32, t, 1)?,
+    };
+    b.upload(&planish_tensor::host::encode_f32(DType::F32, &scales)?, &mut rows.scales)?;
+    let mut out = b.alloc(b.activation_dtype(), t, n)?;
+    let weights = copies(b, part)?;
+    let us = time(b, &mut |turn| b.gemm_w8a8(&rows, &weights[turn % weights.len()], &mut out))?;
+    let w = part.weight.bytes();
+    let exact = |i: usize, j: usize| {
+        let terms = x[i * k..][..k].iter().zip(&w[j * k..][..k]);
+        let sum: f64 = terms.map(|(&x, &w)| f64::from(kind.decode(x)) * f64::from(kind.decode(w))).sum();
+        sum * f64::from(scales[i]) * f64::from(WEIGHT_SCALE)
+    };
+    let rel_err = error(b, &out, random, &exact)?;
+    let (size, dtype) = ([t, n, k], kind.dtype().to_string());
+    let bytes = ((n + t) * k + 4 * (t + n) + out.dtype.size() * t * n) as f64;
+    Ok(Row { op: "gemm_w8a8", size, dtype, us, operations: operations(size), bytes, reference: ("", 0.0), rel_err })
+}
+
+/// Microseconds and error of a float product in the fast math.
+fn float_product<B: Backend>(b: &B, part: &LinearPart, t: usize, random: &mut Random) -> Result<(f64, f64)> {
+    Float { math: FloatMath::Bf16 }.time(b, part, t, random)
+}
+
+struct Float {
+    math: FloatMath,
+}
+
+impl Float {
+    fn time<B: Backend>(&self, b: &B, part: &LinearPart, t: usize, random: &mut Random) -> Result<(f64, f64)> {
+        let &[n, k] = part.weight.shape() else { unreachable!("weights have two dimensions") };
+        let values = floats(random, t * k);
+        let x = upload(b, &values, t, k, b.activation_dtype())?;
+        let mut out = b.alloc(DType::F32, t, n)?;
+        let weights = copies(b, part)?;
+        let us = time(b, &mut |turn| b.gemm_float(&x, &weights[turn % weights.len()], self.math, &mut out))?;
+        let exact = |i: usize, j: usize| {
+            let w = planish_tensor::host::decode_f32(DType::BF16, &part.weight.bytes()[2 * j * k..][..2 * k]);
+            values[i * k..][..k].iter().zip(w).map(|(&x, w)| f64::from(x) * f64::from(w)).sum()
+        };
+        Ok((us, error(b, &out, random, &exact)?))
+    }
+}
+
+/// The largest error of 64 results, in parts of the largest of them.
+fn error<B: Backend>(b: &B, out: &Tensor<B>, random: &mut Random, exact: &dyn Fn(usize, usize) -> f64) -> Result<f64> {
+    let found = download(b, out, out.rows * out.cols)?;
+    let (mut largest, mut worst) = (0.0f64, 0.0f64);
+    for _ in 0..64 {
+        let (i, j) = (random.below(out.rows), random.below(out.cols));
+        let expected = exact(i, j);
+        largest = largest.max(expected.abs());
+        worst = worst.max((expected - f64::from(found[i * out.cols + j])).abs());
+    }
+    Ok(worst / largest)
+}

@@ -120,7 +120,7 @@ fn describe(kind: Q8, one: u64) -> Result<lt::cublasLtMatmulDesc_t> {
     // SAFETY: the description is written first; each attribute has the size that the library documents.
     unsafe {
         check(lt::cublasLtMatmulDescCreate(&mut desc, compute, scale), "a product")?;
-        let mut set = |at, value: *const c_void, size| {
+        let set = |at, value: *const c_void, size| {
             check(lt::cublasLtMatmulDescSetAttribute(desc, at, value, size), "an attribute")
         };
         set(At::CUBLASLT_MATMUL_DESC_TRANSA, std::ptr::from_ref(&transposed).cast(), 4)?;
@@ -135,11 +135,10 @@ fn describe(kind: Q8, one: u64) -> Result<lt::cublasLtMatmulDesc_t> {
 
 fn layout(dtype: lt::cudaDataType_t, rows: usize, cols: usize) -> Result<lt::cublasLtMatrixLayout_t> {
     let mut layout = std::ptr::null_mut();
+    let (rows, cols, pitch) = (rows as u64, cols as u64, rows as i64);
     // SAFETY: writes one handle; columns are dense.
-    check(
-        unsafe { lt::cublasLtMatrixLayoutCreate(&mut layout, dtype, rows as u64, cols as u64, rows as i64) },
-        "a layout",
-    )?;
+    let status = unsafe { lt::cublasLtMatrixLayoutCreate(&mut layout, dtype, rows, cols, pitch) };
+    check(status, "a layout")?;
     Ok(layout)
 }
 

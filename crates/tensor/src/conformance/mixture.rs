@@ -82,7 +82,7 @@ impl Mix {
         let rounding = if activations == DType::F32 { 1e-4 } else { 1.0 / 16.0 };
         Mix {
             parts,
-            routing: Routing { experts, chosen: 1 + random.below(experts), normalize: i % 3 == 0 },
+            routing: Routing { experts, chosen: 1 + random.below(experts), normalize: i.is_multiple_of(3) },
             logits,
             h,
             f,

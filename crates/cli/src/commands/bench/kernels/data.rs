@@ -53,7 +53,7 @@ pub fn floats(random: &mut Random, n: usize) -> Vec<f32> {
 /// A random 8-bit weight `[n, k]` with channel scales of 2^-10.
 pub fn weight(random: &mut Random, kind: Q8, n: usize, k: usize) -> Result<LinearPart> {
     let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes(random, kind, n * k))?;
-    Ok(LinearPart { weight, scales: Some(vec![WEIGHT_SCALE; n]), bias: None })
+    Ok(LinearPart::channels(weight, vec![WEIGHT_SCALE; n], None))
 }
 
 /// Of every channel.
@@ -68,7 +68,7 @@ pub fn float_weight(random: &mut Random, n: usize, k: usize) -> Result<LinearPar
     let mut bytes: Vec<u8> = numbers.flatten().collect();
     bytes.truncate(2 * n * k);
     let weight = HostTensor::from_bytes(DType::BF16, vec![n, k], bytes)?;
-    Ok(LinearPart { weight, scales: None, bias: None })
+    Ok(LinearPart::float(weight, None))
 }
 
 /// Numbers `[t, cols]` on a device, of the activations' type or F32.

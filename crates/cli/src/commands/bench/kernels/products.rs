@@ -44,10 +44,8 @@ fn w8a8<B: Backend>(b: &B, kind: Q8, part: &LinearPart, t: usize, random: &mut R
     let &[n, k] = part.weight.shape() else { unreachable!("weights have two dimensions") };
     let x = codes(random, kind, t * k);
     let scales: Vec<f32> = floats(random, t).iter().map(|s| (s.abs() + 0.5) / 128.0).collect();
-    let mut rows = Q8Rows {
-        codes: b.load(&HostTensor::from_bytes(kind.dtype(), vec![t, k], x.clone())?)?,
-        scales: b.alloc(DType::F32, t, 1)?,
-    };
+    let codes_on_device = b.load(&HostTensor::from_bytes(kind.dtype(), vec![t, k], x.clone())?)?;
+    let mut rows = Q8Rows::of_tokens(codes_on_device, b.alloc(DType::F32, t, 1)?);
     b.upload(&planish_tensor::host::encode_f32(DType::F32, &scales)?, &mut rows.scales)?;
     let mut out = b.alloc(b.activation_dtype(), t, n)?;
     let weights = copies(b, part)?;

@@ -3,6 +3,7 @@
 #![deny(unsafe_code)]
 
 pub mod config;
+pub mod convert;
 pub mod digests;
 pub mod error;
 pub mod generation;

@@ -48,6 +48,8 @@ enum Command {
     /// LMDeploy's spelling: `planish lite smooth_quant MODEL --work-dir DIR`
     #[command(subcommand)]
     Lite(Lite),
+    /// An 8-bit checkpoint in another layout, without recalibrating
+    Convert(commands::convert::Flags),
     /// Perplexity of both models, KL divergence between them, answers side by side
     Compare(commands::compare::Flags),
     /// Answer prompts, all in one batch
@@ -90,6 +92,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Quantize(flags) => commands::quantize::run(global, flags),
         Command::Lite(Lite::SmoothQuant(flags)) => commands::quantize::run_lite(global, flags),
+        Command::Convert(flags) => commands::convert::run(global, flags),
         Command::Compare(flags) => commands::compare::run(global, flags),
         Command::Generate(flags) => commands::generate::run(global, flags),
         Command::Chat(flags) => commands::chat::run(global, flags),

@@ -5,7 +5,7 @@ use planish_checkpoint::config::Config;
 use planish_checkpoint::generation::GenerationDefaults;
 use planish_checkpoint::gguf::{GgufDtype, GgufModel, GgufSource};
 use planish_checkpoint::hub::HubClient;
-use planish_checkpoint::scheme::{ActQuant, ActUnit, Scheme, WeightStrategy};
+use planish_checkpoint::scheme::Scheme;
 use planish_checkpoint::shards::ModelFiles;
 use planish_checkpoint::source::TensorSource;
 use planish_model::Plan;
@@ -123,9 +123,6 @@ impl Model {
         let config = Config::open(dir)?;
         let plan = Plan::new(&config)?;
         let scheme = Scheme::from_config(&config)?;
-        if let Some(scheme) = &scheme {
-            check_scheme(&plan, scheme, dir)?;
-        }
         let files = ModelFiles::open(dir)?;
         check_types(&plan, scheme.as_ref(), &files, dir)?;
         let bytes = files.total_bytes();
@@ -162,28 +159,6 @@ impl Model {
         let words = OnceLock::new();
         Ok(Model { path: path.into(), config, plan, scheme: None, tensors, generation, words, companions, bytes })
     }
-}
-
-/// Today's kernels take per-channel weights with dynamic per-token activations; anything else is refused by name.
-fn check_scheme(plan: &Plan, scheme: &Scheme, dir: &Path) -> Result<()> {
-    for layer in 0..plan.layers {
-        for role in plan.roles(layer) {
-            let name = plan.linear_name(layer, role);
-            let Some(linear) = scheme.for_linear(&name) else { continue };
-            let channel = matches!(linear.weights.strategy, WeightStrategy::Channel | WeightStrategy::Tensor);
-            let dynamic = ActQuant::Dynamic { unit: ActUnit::Token, symmetric: true };
-            if !channel || linear.activations != dynamic {
-                bail!(
-                    "{}: quantization_config of {name}: expected weights per channel and activations dynamic per token \
-                     (symmetric), found weights per {:?} and activations {:?}",
-                    dir.join("config.json").display(),
-                    linear.weights.strategy,
-                    linear.activations
-                );
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Weights must be stored as the configuration says: codes without their scheme, or floats under one, are not a model.

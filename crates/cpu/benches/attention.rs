@@ -140,7 +140,7 @@ struct Room {
 impl Room {
     fn slice(&mut self) -> KvSliceMut<'_> {
         match Q8::from_dtype(self.dtype) {
-            Some(kind) => KvSliceMut::Q8 { kind, codes: &mut self.codes, scales: &mut self.f32s },
+            Some(kind) => KvSliceMut::Q8 { units: kind.into(), codes: &mut self.codes, scales: &mut self.f32s },
             None if self.dtype == DType::F32 => KvSliceMut::F32(&mut self.f32s),
             None => KvSliceMut::Bf16(&mut self.halves),
         }

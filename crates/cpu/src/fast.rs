@@ -71,9 +71,15 @@ fn kv_slice<'a>(t: &'a Tensor<Cpu>, scales: Option<&'a Tensor<Cpu>>) -> Result<K
     }
 }
 
-fn kv_slice_mut<'a>(t: &'a mut Tensor<Cpu>, scales: Option<&'a mut Tensor<Cpu>>) -> Result<KvSliceMut<'a>> {
+fn kv_slice_mut<'a>(
+    t: &'a mut Tensor<Cpu>,
+    scales: Option<&'a mut Tensor<Cpu>>,
+    scale: Option<f32>,
+) -> Result<KvSliceMut<'a>> {
     match (kv_kind(t.dtype, scales.is_some())?, scales) {
-        (Some(kind), Some(scales)) => Ok(KvSliceMut::Q8 { kind, codes: u8s_mut(t)?, scales: f32s_mut(scales)? }),
+        (Some(kind), Some(scales)) => {
+            Ok(KvSliceMut::Q8 { units: Units { kind, scale }, codes: u8s_mut(t)?, scales: f32s_mut(scales)? })
+        }
         _ if t.dtype == DType::BF16 => Ok(KvSliceMut::Bf16(t.buf.view_mut::<bf16>(t.dtype)?)),
         _ => Ok(KvSliceMut::F32(t.buf.view_mut::<f32>(t.dtype)?)),
     }
@@ -227,8 +233,9 @@ impl Backend for Cpu {
             Some(r) => Some(RopeSlice { cos_sin: f32s(&r.cos_sin)?, half: r.half, interleaved: r.interleaved }),
             None => None,
         };
-        let (mut k, mut v) =
-            (kv_slice_mut(&mut kv.k, kv.k_scales.as_mut())?, kv_slice_mut(&mut kv.v, kv.v_scales.as_mut())?);
+        let [ks, vs] = kv.fixed.map_or([None, None], |scales| scales.map(Some));
+        let mut k = kv_slice_mut(&mut kv.k, kv.k_scales.as_mut(), ks)?;
+        let mut v = kv_slice_mut(&mut kv.v, kv.v_scales.as_mut(), vs)?;
         rope_store_kv(&self.threads, self.isa, f32s_mut(qkv)?, rope, shape, batch, &mut k, &mut v);
         Ok(())
     }

@@ -2,11 +2,11 @@
 //! (a, b) becomes (a cos - b sin, b cos + a sin), each product rounded by itself, as in the reference models.
 use crate::attention::KvSliceMut;
 use crate::isa::Isa;
-use crate::rowwise::{Q8SliceMut, quantize_rows};
+use crate::rowwise::{Q8SliceMut, Units, quantize_rows};
 use crate::threads::Threads;
 use crate::vector::Shared;
 use half::bf16;
-use planish_tensor::{Batch, Q8, backend::AttentionShape};
+use planish_tensor::{Batch, backend::AttentionShape};
 
 /// Rotary angles in host memory; see [`planish_tensor::backend::RopeTable`].
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ pub fn rope_store_kv(
     let inline = qkv.len() < INLINE || threads.count() == 1 || repeats(&batch.slots);
     let tasks = if inline { 1 } else { t.div_ceil(8).min(4 * threads.count()) };
     let task = |i: usize| {
-        let mut codes = vec![0; if stores[0].kind().is_some() { shape.nkv * d } else { 0 }];
+        let mut codes = vec![0; if stores[0].has_codes() { shape.nkv * d } else { 0 }];
         let mut scales = vec![0.0; shape.nkv];
         for token in t * i / tasks..t * (i + 1) / tasks {
             // SAFETY: each task has its own tokens' rows, and slots that no other task writes.
@@ -87,7 +87,7 @@ struct Store {
 enum Pages {
     F32(Shared<f32>, usize),
     Bf16(Shared<bf16>, usize),
-    Q8(Q8, Shared<u8>, Shared<f32>, usize),
+    Q8(Units, Shared<u8>, Shared<f32>, usize),
 }
 
 impl Store {
@@ -95,16 +95,16 @@ impl Store {
         let pages = match slice {
             KvSliceMut::F32(s) => Pages::F32(Shared(s.as_mut_ptr()), s.len()),
             KvSliceMut::Bf16(s) => Pages::Bf16(Shared(s.as_mut_ptr()), s.len()),
-            KvSliceMut::Q8 { kind, codes, scales } => {
+            KvSliceMut::Q8 { units, codes, scales } => {
                 assert_eq!(codes.len(), scales.len() * d, "rope_store_kv: a scale for each vector");
-                Pages::Q8(*kind, Shared(codes.as_mut_ptr()), Shared(scales.as_mut_ptr()), codes.len())
+                Pages::Q8(*units, Shared(codes.as_mut_ptr()), Shared(scales.as_mut_ptr()), codes.len())
             }
         };
         Store { pages, isa, alone: Threads::new(1) }
     }
 
-    fn kind(&self) -> Option<Q8> {
-        if let Pages::Q8(kind, ..) = self.pages { Some(kind) } else { None }
+    fn has_codes(&self) -> bool {
+        matches!(self.pages, Pages::Q8(..))
     }
 
     /// Stores a token's heads, of which `scales` has the number, `x[nkv * d]`, as vectors `first`, `first + step`, …
@@ -115,8 +115,8 @@ impl Store {
         let (&Pages::F32(_, len) | &Pages::Bf16(_, len) | &Pages::Q8(_, _, _, len)) = &self.pages;
         let d = x.len() / scales.len();
         assert!((first + (scales.len() - 1) * step + 1) * d <= len, "rope_store_kv: a slot is outside the pages");
-        if let Pages::Q8(kind, ..) = self.pages {
-            quantize_rows(&self.alone, self.isa, kind, x, d, Q8SliceMut { codes, xs: scales });
+        if let Pages::Q8(units, ..) = self.pages {
+            quantize_rows(&self.alone, self.isa, units, x, d, Q8SliceMut { codes, xs: scales });
         }
         for (head, x) in x.chunks_exact(d).enumerate() {
             let vector = first + head * step;
@@ -294,8 +294,10 @@ mod tests {
                 let mut memory = [vec![7u8; 304 * 64], vec![7u8; 304 * 64]];
                 let mut scales = [vec![7.0f32; 304], vec![7.0f32; 304]];
                 let ([k, v], [ks, vs]) = (&mut memory, &mut scales);
-                let (mut k, mut v) =
-                    (KvSliceMut::Q8 { kind, codes: k, scales: ks }, KvSliceMut::Q8 { kind, codes: v, scales: vs });
+                let (mut k, mut v) = (
+                    KvSliceMut::Q8 { units: kind.into(), codes: k, scales: ks },
+                    KvSliceMut::Q8 { units: kind.into(), codes: v, scales: vs },
+                );
                 rope_store_kv(&Threads::new(threads), Isa::best(), &mut qkv, None, &shape, &batch, &mut k, &mut v);
                 let mut row = [0; 64];
                 let scale = planish_tensor::q8::quantize_activation_row(kind, &qkv[290 * 192 + 128..][..64], &mut row);

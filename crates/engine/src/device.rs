@@ -52,8 +52,9 @@ impl<B: Backend> Device<B> {
     /// Allocates cache and buffers for a loaded model.
     pub fn new(backend: B, decoder: Decoder<B>, config: &EngineConfig) -> Result<Device<B>> {
         let plan = &decoder.plan;
-        let kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)
+        let mut kv = KvPool::new(&backend, plan, plan.layers, config.pages, config.page_size, config.kv_dtype)
             .map_err(|e| Error::of_buffers(&e))?;
+        decoder.fix_kv_scales(&mut kv);
         let ws =
             Workspace::new(&backend, plan, config.step_tokens, config.step_rows).map_err(|e| Error::of_buffers(&e))?;
         Ok(Device { backend, decoder, kv, ws, recordings: Recordings::default() })

@@ -9,7 +9,7 @@ use crate::tap::Tap;
 use crate::weights::HostBlock;
 use crate::workspace::Workspace;
 use planish_tensor::mixture::Experts;
-use planish_tensor::{AttentionShape, Backend, FloatMath, HostTensor, KvLayer, Q8, Q8Rows, RopeTable, Tensor};
+use planish_tensor::{AttentionShape, Backend, FloatMath, HostTensor, InputCodes, KvLayer, Q8Rows, RopeTable, Tensor};
 
 /// A block's weights on a device.
 pub struct Block<B: Backend> {
@@ -153,7 +153,7 @@ impl<B: Backend> Block<B> {
         b.rope_store_kv(&mut ws.qkv, Some(step.rope), &self.attention, step.batch, kv)?;
         match (self.o.q8(), &tap) {
             (Some(kind), None) => {
-                ws.attended_q8.codes.dtype = kind.dtype();
+                ws.attended_q8.become_input(kind);
                 let (scratch, out) = (&mut ws.attended, &mut ws.attended_q8);
                 b.paged_attention_quantize(&ws.qkv, &self.attention, step.batch, kv, scratch, out)?;
             }
@@ -187,7 +187,7 @@ fn normalize<B: Backend>(
     ws: &mut Workspace<B>,
     weight: &Tensor<B>,
     eps: f32,
-    kind: Option<Q8>,
+    kind: Option<InputCodes>,
     input: Input,
     tap: &mut Option<&mut dyn Tap<B>>,
 ) -> Result<()> {
@@ -196,7 +196,7 @@ fn normalize<B: Backend>(
     ws.pending = false;
     match (kind, &tap) {
         (Some(kind), None) => {
-            ws.normed_q8.codes.dtype = kind.dtype();
+            ws.normed_q8.become_input(kind);
             b.add_rms_norm_quantize(&mut ws.x, delta, weight, eps, &mut ws.normed, &mut ws.normed_q8)?;
             Ok(())
         }
@@ -212,7 +212,7 @@ pub(crate) fn observe<B: Backend>(
     backend: &B,
     input: Input,
     x: &Tensor<B>,
-    kind: Option<Q8>,
+    kind: Option<InputCodes>,
     q: &mut Q8Rows<B>,
     tap: &mut Option<&mut dyn Tap<B>>,
 ) -> Result<()> {
@@ -220,7 +220,7 @@ pub(crate) fn observe<B: Backend>(
         tap.observe(backend, input, x)?;
     }
     if let Some(kind) = kind {
-        q.codes.dtype = kind.dtype();
+        q.become_input(kind);
         backend.quantize_rows(x, q)?;
     }
     Ok(())

@@ -1,9 +1,11 @@
 //! The one forward pass: embedding, blocks, final norm, output projection.
+use crate::arch::Role;
 use crate::block::{Block, Step};
 use crate::error::Result;
 use crate::kv::KvPool;
 use crate::linear::Linear;
 use crate::plan::Plan;
+use crate::quantized::read_kv_scales;
 use crate::rope;
 use crate::weights::{HostBlock, read, read_norm, read_weight};
 use crate::workspace::Workspace;
@@ -26,7 +28,7 @@ impl<B: Backend> Ends<B> {
         let norm = read_norm(plan, source, names.norm)?;
         let head = match plan.tied && !source.contains(&format!("{}.weight", names.head)) {
             true => planish_tensor::LinearPart::float(embed.clone(), None),
-            false => read_weight(source, names.head, plan.vocab, plan.hidden, None)?,
+            false => read_weight(plan, source, names.head, plan.vocab, plan.hidden, None)?,
         };
         Ok(Ends {
             embed: backend.load(&embed)?,
@@ -78,7 +80,7 @@ impl<B: Backend> Ends<B> {
         let (x, normed, q) = (&mut ws.selected, &mut ws.selected_normed, &mut ws.selected_q8);
         match self.head.q8() {
             Some(kind) => {
-                q.codes.dtype = kind.dtype();
+                q.become_input(kind);
                 backend.add_rms_norm_quantize(x, None, &self.norm, self.eps, normed, q)?;
             }
             None => backend.rms_norm(x, &self.norm, self.eps, normed)?,
@@ -112,6 +114,7 @@ pub struct Decoder<B: Backend> {
     ends: Ends<B>,
     blocks: Vec<Block<B>>,
     rope: RopeTable<B>,
+    kv_scales: Vec<[f32; 2]>,
 }
 
 impl<B: Backend> Decoder<B> {
@@ -131,7 +134,16 @@ impl<B: Backend> Decoder<B> {
             release_block(&plan, source, layer);
         }
         let rope = rope::table(backend, &plan, options.positions)?;
-        Ok(Decoder { plan, math: options.math, ends, blocks, rope })
+        let kv_scales = kv_scales(&plan, source)?;
+        Ok(Decoder { plan, math: options.math, ends, blocks, rope, kv_scales })
+    }
+
+    /// Gives a pool whose codes are of the type that the checkpoint calibrated scales for those scales.
+    pub fn fix_kv_scales(&self, kv: &mut KvPool<B>) {
+        let dtype = self.plan.scheme.as_ref().and_then(|s| s.kv_cache()).map(|kind| kind.dtype());
+        for (layer, &scales) in kv.layers.iter_mut().zip(&self.kv_scales) {
+            layer.fixed = (Some(layer.k.dtype) == dtype).then_some(scales);
+        }
     }
 
     /// Runs one step; afterwards `ws.logits` holds the rows that `batch.logit_rows` names.
@@ -165,6 +177,15 @@ impl<B: Backend> Decoder<B> {
     pub fn step_bytes(&self) -> usize {
         self.blocks.iter().map(Block::weight_bytes).sum::<usize>() + self.ends.head_bytes()
     }
+}
+
+/// Each layer's scales of keys and values, if the checkpoint has such.
+fn kv_scales(plan: &Plan, source: &dyn TensorSource) -> Result<Vec<[f32; 2]>> {
+    if plan.scheme.as_ref().is_none_or(|s| s.kv_cache().is_none()) {
+        return Ok(Vec::new());
+    }
+    let name = |layer, role| plan.linear_name(layer, role);
+    (0..plan.layers).map(|i| read_kv_scales(source, &name(i, Role::K), &name(i, Role::V))).collect()
 }
 
 /// Tells the source that a block's pages are not needed soon.

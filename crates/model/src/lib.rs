@@ -14,6 +14,7 @@ pub mod linear;
 pub mod mlp;
 pub mod moe;
 pub mod plan;
+pub mod quantized;
 pub mod rope;
 pub mod tap;
 pub mod weights;

@@ -2,7 +2,7 @@
 use crate::arch::Role;
 use crate::error::{Error, Result};
 use crate::weights::HostBlock;
-use planish_tensor::{Backend, FloatMath, LinearPart, LinearShape, Q8, Q8Rows, Tensor};
+use planish_tensor::{Backend, FloatMath, InputCodes, LinearPart, LinearShape, Q8, Q8Rows, Tensor};
 
 /// The linears that read one input, packed as one weight.
 pub struct Linear<B: Backend> {
@@ -42,9 +42,9 @@ impl<B: Backend> Linear<B> {
         self.shape
     }
 
-    /// The 8-bit type of the activations it wants, or `None` for float.
-    pub fn q8(&self) -> Option<Q8> {
-        self.shape.q8
+    /// The codes that it reads, or `None` for float.
+    pub fn q8(&self) -> Option<InputCodes> {
+        self.shape.q8.map(|kind| InputCodes { kind, grid: self.shape.grid })
     }
 
     /// The back end's weight alone.
@@ -69,14 +69,15 @@ impl<B: Backend> Linear<B> {
 
 /// Fails unless all parts of a product are float, or of one 8-bit type.
 pub(crate) fn one_kind(roles: &[Role], parts: &[LinearPart]) -> Result<()> {
-    let mut kinds = parts.iter().map(|p| Q8::from_dtype(p.weight.dtype()));
+    let mut kinds = parts.iter().map(|p| (Q8::from_dtype(p.weight.dtype()), p.grid));
     let first = kinds.next();
     if kinds.all(|k| Some(k) == first) {
         return Ok(());
     }
     let names: Vec<String> = roles.iter().map(|r| format!("{r:?}").to_lowercase()).collect();
     Err(Error::Unsupported(format!(
-        "{} read one input and run as one product: all or none of them must be quantized, in one type",
+        "{} read one input and run as one product: all or none of them must be quantized, in one type, with \
+         equal input scales",
         names.join(", ")
     )))
 }

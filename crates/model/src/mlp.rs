@@ -4,7 +4,8 @@ use crate::block::{Pack, Step, observe};
 use crate::error::Result;
 use crate::linear::Linear;
 use crate::tap::Tap;
-use planish_tensor::{Activation, Backend, Q8, Q8Rows, Tensor};
+use crate::workspace::code_bytes;
+use planish_tensor::{Activation, Backend, Grid, InputCodes, Q8, Q8Rows, Tensor};
 
 /// Its weights on a device.
 pub struct Gated<B: Backend> {
@@ -25,19 +26,19 @@ pub struct MlpRows<B: Backend> {
 }
 
 impl<B: Backend> MlpRows<B> {
-    /// Room for `tokens` tokens and an MLP of width `f`.
-    pub fn new(backend: &B, tokens: usize, f: usize) -> Result<MlpRows<B>> {
+    /// Room for `tokens` tokens and an MLP of width `f`, with inputs on these grids.
+    pub fn new(backend: &B, grids: &[Grid], tokens: usize, f: usize) -> Result<MlpRows<B>> {
         let act = backend.activation_dtype();
         Ok(MlpRows {
             gate_up: backend.alloc(act, tokens, 2 * f)?,
             inner: backend.alloc(act, tokens, f)?,
-            inner_q8: backend.alloc_q8(Q8::Int8, tokens, f)?,
+            inner_q8: backend.alloc_q8_for(Q8::Int8, grids, tokens, f)?,
         })
     }
 
     /// Bytes of one token at most.
-    pub fn token_bytes(f: usize) -> usize {
-        size_of::<f32>() * (3 * f + 1) + f
+    pub fn token_bytes(grids: &[Grid], f: usize) -> usize {
+        size_of::<f32>() * 3 * f + code_bytes(grids, f)
     }
 
     /// Prepares for `tokens` tokens.
@@ -55,8 +56,8 @@ impl<B: Backend> Gated<B> {
         Ok(Gated { gate_up, down: pack.linear(&[Role::Down(mlp)])?, activation, mlp })
     }
 
-    /// The 8-bit type of the input it wants, or `None` for float.
-    pub fn q8(&self) -> Option<Q8> {
+    /// The codes that it reads, or `None` for float.
+    pub fn q8(&self) -> Option<InputCodes> {
         self.gate_up.q8()
     }
 
@@ -76,7 +77,7 @@ impl<B: Backend> Gated<B> {
     ) -> Result<()> {
         let b = step.backend;
         if let (Some(_), Some(kind), None) = (self.gate_up.q8(), self.down.q8(), &tap) {
-            rows.inner_q8.codes.dtype = kind.dtype();
+            rows.inner_q8.become_input(kind);
             let (w, scratch, inner) = (self.gate_up.weight(), &mut rows.gate_up, &mut rows.inner);
             b.gemm_gated_quantize(q, w, self.activation, scratch, inner, &mut rows.inner_q8)?;
             return Ok(());
@@ -84,7 +85,7 @@ impl<B: Backend> Gated<B> {
         self.gate_up.apply(b, step.math, x, q, &mut rows.gate_up)?;
         match (self.down.q8(), &tap) {
             (Some(kind), None) => {
-                rows.inner_q8.codes.dtype = kind.dtype();
+                rows.inner_q8.become_input(kind);
                 b.gated_quantize(&rows.gate_up, self.activation, &mut rows.inner, &mut rows.inner_q8)?;
             }
             (kind, _) => {

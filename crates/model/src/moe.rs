@@ -8,7 +8,7 @@ use crate::mlp::{Gated, MlpRows};
 use crate::plan::Plan;
 use crate::tap::{Shown, Tap};
 use planish_tensor::mixture::{self, ExpertMath, ExpertRows, Experts, Routes, Routing};
-use planish_tensor::{Activation, Backend, DType, FloatMath, Q8, Q8Rows, Tensor};
+use planish_tensor::{Activation, Backend, DType, FloatMath, InputCodes, Q8Rows, Tensor};
 
 /// Its weights on a device.
 pub struct Mixture<B: Backend> {
@@ -48,7 +48,7 @@ impl<B: Backend> MixtureRows<B> {
     pub fn new(backend: &B, plan: &Plan, experts: &ExpertPlan, tokens: usize) -> Result<MixtureRows<B>> {
         let (h, act, routing) = (plan.hidden, backend.activation_dtype(), &experts.routing);
         let shared = |f| -> Result<SharedRows<B>> {
-            let rows = MlpRows::new(backend, tokens, f)?;
+            let rows = MlpRows::new(backend, &plan.grids(), tokens, f)?;
             Ok(SharedRows { rows, out: backend.alloc(act, tokens, h)?, gates: backend.alloc(DType::F32, tokens, 1)? })
         };
         Ok(MixtureRows {
@@ -62,7 +62,7 @@ impl<B: Backend> MixtureRows<B> {
     /// Bytes of one token at most.
     pub fn token_bytes(plan: &Plan, experts: &ExpertPlan) -> usize {
         let (h, Routing { experts: e, chosen: c, .. }) = (plan.hidden, experts.routing);
-        let shared = experts.shared_width.map_or(0, |f| MlpRows::<B>::token_bytes(f) + size_of::<f32>() * (h + 1));
+        let shared = experts.shared_width.map_or(0, |f| MlpRows::<B>::token_bytes(&plan.grids(), f) + size_of::<f32>() * (h + 1));
         size_of::<f32>() * (e + 2 * c) + c * ExpertRows::<B>::row_bytes(h, experts.width) + shared
     }
 
@@ -182,9 +182,9 @@ impl<B: Backend> Mixture<B> {
     }
 }
 
-fn quantize<B: Backend>(backend: &B, kind: Option<Q8>, x: &Tensor<B>, q: &mut Q8Rows<B>) -> Result<()> {
-    if let Some(kind) = kind {
-        q.codes.dtype = kind.dtype();
+fn quantize<B: Backend>(backend: &B, input: Option<InputCodes>, x: &Tensor<B>, q: &mut Q8Rows<B>) -> Result<()> {
+    if let Some(input) = input {
+        q.become_input(input);
         backend.quantize_rows(x, q)?;
     }
     Ok(())

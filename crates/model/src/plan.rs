@@ -3,8 +3,10 @@ use crate::arch::{Arch, Flag, Input, Mlp, Role, Window};
 use crate::archs;
 use crate::error::{Error, Result};
 use crate::experts::ExpertPlan;
-use planish_checkpoint::{config::Config, rope::RopeConfig};
-use planish_tensor::{Activation, AttentionShape};
+use crate::quantized;
+use planish_checkpoint::{config::Config, rope::RopeConfig, scheme::Scheme};
+use planish_tensor::{Activation, AttentionShape, Grid};
+use std::sync::Arc;
 
 /// One model, decided.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub struct Plan {
     pub windows: Vec<Option<u32>>,
     /// The experts of the layers that are mixtures.
     pub experts: Option<ExpertPlan>,
+    /// How its weights are stored, if they are quantized.
+    pub scheme: Option<Arc<Scheme>>,
     biases: [bool; 3],
 }
 
@@ -64,6 +68,8 @@ impl Plan {
             return Err(config.wrong("num_key_value_heads", "a divisor of num_attention_heads").into());
         }
         let layers = config.usize("num_hidden_layers")?;
+        let scheme = Scheme::from_config(config)?;
+        scheme.as_ref().map_or(Ok(()), |scheme| quantized::check(scheme, config.path()))?;
         Ok(Plan {
             arch,
             hidden,
@@ -80,6 +86,7 @@ impl Plan {
             rope: config.rope()?,
             windows: windows(arch.window, config, layers)?,
             experts: arch.mixture.map(|mixture| ExpertPlan::new(mixture, config, layers)).transpose()?,
+            scheme: scheme.map(Arc::new),
             biases: [flag(arch.qkv_bias, config)?, flag(arch.o_bias, config)?, flag(arch.mlp_bias, config)?],
         })
     }
@@ -179,6 +186,11 @@ impl Plan {
             window: self.windows[layer],
             softcap: None,
         }
+    }
+
+    /// The grids that inputs may have, for sizing buffers; the usual one first.
+    pub fn grids(&self) -> Vec<Grid> {
+        [Grid::Token].into_iter().chain(self.scheme.iter().flat_map(|scheme| quantized::grids(scheme))).collect()
     }
 
     /// Prefix of a block's tensor names.

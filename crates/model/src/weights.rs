@@ -2,8 +2,10 @@
 use crate::arch::Role;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
+use crate::quantized::read_numbers;
+use planish_checkpoint::scheme::QuantFormat;
 use planish_checkpoint::source::TensorSource;
-use planish_tensor::{DType, Grid, HostTensor, LinearPart};
+use planish_tensor::{DType, HostTensor, LinearPart, Q8};
 use std::collections::BTreeMap;
 
 /// One block. Norm weights are as applied (the family's offset is added).
@@ -58,7 +60,7 @@ fn read_linear(plan: &Plan, source: &dyn TensorSource, layer: usize, role: Role)
         true => Some(read(source, &format!("{name}.bias"), &[n])?.to_f32()),
         false => None,
     };
-    let part = read_weight(source, &name, n, k, bias)?;
+    let part = read_weight(plan, source, &name, n, k, bias)?;
     match part.scales {
         Some(_) if role.steers() => Err(wrong(
             &format!("{name}.weight"),
@@ -69,8 +71,9 @@ fn read_linear(plan: &Plan, source: &dyn TensorSource, layer: usize, role: Role)
     }
 }
 
-/// A module's weight `[n, k]` with, for 8-bit codes, its channel scales.
+/// A module's weight `[n, k]`, stored as the model's scheme says. Without a scheme, codes have a scale for each channel.
 pub fn read_weight(
+    plan: &Plan,
     source: &dyn TensorSource,
     module: &str,
     n: usize,
@@ -79,12 +82,30 @@ pub fn read_weight(
 ) -> Result<LinearPart> {
     let name = format!("{module}.weight");
     let weight = read(source, &name, &[n, k])?;
-    let scales = match weight.dtype() {
-        DType::F32 | DType::F16 | DType::BF16 => None,
-        DType::I8 | DType::F8E4M3 | DType::F8E5M2 => Some(read_scales(source, module, n)?),
-        other => return Err(wrong(&name, "a float or 8-bit type".into(), other.to_string())),
-    };
-    Ok(LinearPart { weight, scales, bias, grid: Grid::Token })
+    let found = weight.dtype();
+    let float = matches!(found, DType::F32 | DType::F16 | DType::BF16);
+    match plan.scheme.as_deref().map(|scheme| (scheme, scheme.for_linear(module))) {
+        _ if Q8::from_dtype(found).is_none() && !float => {
+            Err(wrong(&name, "a float or 8-bit type".into(), found.to_string()))
+        }
+        Some((scheme, Some(linear))) if found == linear.weights.dtype.dtype() => {
+            let (scales, grid) = read_numbers(source, linear, scheme.scale_name(), module, (n, k))?;
+            Ok(LinearPart { weight, scales: Some(scales), bias, grid })
+        }
+        // LMDeploy's layout does not say which linears of a block stay in float.
+        Some((scheme, Some(_))) if float && scheme.format() == QuantFormat::LmDeploy => {
+            Ok(LinearPart::float(weight, bias))
+        }
+        Some((_, Some(linear))) => {
+            let expected = format!("{}, as quantization_config says", linear.weights.dtype.dtype());
+            Err(wrong(&name, expected, found.to_string()))
+        }
+        Some((_, None)) if !float => {
+            Err(wrong(&name, "a float type, as quantization_config leaves it out".into(), found.to_string()))
+        }
+        _ if float => Ok(LinearPart::float(weight, bias)),
+        _ => Ok(LinearPart { scales: Some(read_scales(source, module, n)?), ..LinearPart::float(weight, bias) }),
+    }
 }
 
 /// Channel scales as compressed-tensors (`weight_scale`) or LMDeploy (`scale`) name them; one for all is repeated.

@@ -4,7 +4,7 @@ use crate::experts::ExpertPlan;
 use crate::mlp::MlpRows;
 use crate::moe::MixtureRows;
 use crate::plan::Plan;
-use planish_tensor::{Backend, DType, Q8, Q8Rows, Tensor};
+use planish_tensor::{Backend, DType, Grid, Q8, Q8Rows, Tensor};
 
 /// Scratch memory of one forward pass at a time.
 pub struct Workspace<B: Backend> {
@@ -43,7 +43,8 @@ impl<B: Backend> Workspace<B> {
     pub fn new(backend: &B, plan: &Plan, tokens: usize, rows: usize) -> Result<Workspace<B>> {
         let act = backend.activation_dtype();
         let tensor = |rows, cols| backend.alloc(act, rows, cols);
-        let q8 = |rows, cols| backend.alloc_q8(Q8::Int8, rows, cols);
+        let grids = plan.grids();
+        let q8 = |rows, cols| backend.alloc_q8_for(Q8::Int8, &grids, rows, cols);
         let (h, attended) = (plan.hidden, plan.nq * plan.d);
         Ok(Workspace {
             x: tensor(tokens, h)?,
@@ -52,7 +53,7 @@ impl<B: Backend> Workspace<B> {
             normed: tensor(tokens, h)?,
             qkv: tensor(tokens, plan.attention(0).qkv_width())?,
             attended: tensor(tokens, attended)?,
-            mlp: plan.has_dense_layers().then(|| MlpRows::new(backend, tokens, plan.ffn)).transpose()?,
+            mlp: plan.has_dense_layers().then(|| MlpRows::new(backend, &grids, tokens, plan.ffn)).transpose()?,
             mixture: mixtures(plan).map(|e| MixtureRows::new(backend, plan, e, tokens)).transpose()?,
             normed_q8: q8(tokens, h)?,
             attended_q8: q8(tokens, attended)?,
@@ -66,11 +67,11 @@ impl<B: Backend> Workspace<B> {
     /// Bytes that [`Workspace::new`] takes at most.
     pub fn bytes(plan: &Plan, tokens: usize, rows: usize) -> usize {
         let (h, attended, qkv) = (plan.hidden, plan.nq * plan.d, plan.attention(0).qkv_width());
-        let floats = 3 * h + qkv + attended;
-        let codes = h + attended + 2 * size_of::<f32>();
-        let mlp = if plan.has_dense_layers() { MlpRows::<B>::token_bytes(plan.ffn) } else { 0 };
+        let (floats, grids) = (3 * h + qkv + attended, plan.grids());
+        let codes = code_bytes(&grids, h) + code_bytes(&grids, attended);
+        let mlp = if plan.has_dense_layers() { MlpRows::<B>::token_bytes(&grids, plan.ffn) } else { 0 };
         let mixture = mixtures(plan).map_or(0, |e| MixtureRows::<B>::token_bytes(plan, e));
-        let row = size_of::<f32>() * (2 * h + plan.vocab + 1) + h;
+        let row = size_of::<f32>() * (2 * h + plan.vocab) + code_bytes(&grids, h);
         tokens * (size_of::<f32>() * floats + codes + mlp + mixture) + rows * row
     }
 
@@ -110,4 +111,9 @@ impl<B: Backend> Workspace<B> {
 /// The experts of a model that has layers with a mixture.
 fn mixtures(plan: &Plan) -> Option<&ExpertPlan> {
     plan.experts.as_ref().filter(|experts| experts.layers.contains(&true))
+}
+
+/// Bytes of a token of width `k` as codes on any of these grids, at most: codes, scales and a zero point.
+pub(crate) fn code_bytes(grids: &[Grid], k: usize) -> usize {
+    k + size_of::<f32>() * (grids.iter().map(|grid| grid.groups(k)).max().unwrap_or(1) + 1)
 }

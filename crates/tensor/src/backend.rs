@@ -3,7 +3,7 @@
 use crate::host::decode_f32_into;
 use crate::mixture::Mixer;
 use crate::q8::quantize_weight_row;
-use crate::{Batch, DType, Error, Grid, HostTensor, Q8, Result, SampleRow, Solver};
+use crate::{Batch, DType, Error, Grid, HostTensor, InputCodes, Q8, Result, SampleRow, Solver};
 
 /// A dense row-major matrix `[rows, cols]` on a device, with room for `capacity` rows.
 pub struct Tensor<B: Backend> {
@@ -52,12 +52,12 @@ impl<B: Backend> Q8Rows<B> {
         self.zeros.iter_mut().for_each(|zeros| zeros.set_rows(rows));
     }
 
-    /// Makes these the rows that a linear of this kind and grid reads. They must have been allocated with room for
-    /// the grid, see [`Backend::alloc_q8_for`].
-    pub fn become_input(&mut self, kind: Q8, grid: Grid) {
-        self.codes.dtype = kind.dtype();
-        self.scales.cols = grid.groups(self.codes.cols);
-        self.grid = grid;
+    /// Makes these the rows that a linear reads. They must have been allocated with room for its grid, see
+    /// [`Backend::alloc_q8_for`].
+    pub fn become_input(&mut self, input: InputCodes) {
+        self.codes.dtype = input.kind.dtype();
+        self.scales.cols = input.grid.groups(self.codes.cols);
+        self.grid = input.grid;
     }
 }
 
@@ -73,6 +73,8 @@ pub struct KvLayer<B: Backend> {
     pub k_scales: Option<Tensor<B>>,
     /// The same of the values.
     pub v_scales: Option<Tensor<B>>,
+    /// Scales of all keys and all values of an 8-bit cache, in place of each vector's own: values outside saturate.
+    pub fixed: Option<[f32; 2]>,
 }
 
 impl<B: Backend> KvLayer<B> {
@@ -82,7 +84,7 @@ impl<B: Backend> KvLayer<B> {
         let scaled = kv_scale_bytes(dtype)? > 0;
         let rows = || b.alloc(dtype, pages, heads_tokens * d);
         let scales = || scaled.then(|| b.alloc(DType::F32, pages, heads_tokens)).transpose();
-        Ok(KvLayer { k: rows()?, v: rows()?, k_scales: scales()?, v_scales: scales()? })
+        Ok(KvLayer { k: rows()?, v: rows()?, k_scales: scales()?, v_scales: scales()?, fixed: None })
     }
 
     /// All tensors of the layer, each with a row for each page.

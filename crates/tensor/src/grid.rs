@@ -7,6 +7,15 @@
 use crate::q8::{absmax, dot, quantize_activation_row};
 use crate::{Error, Q8, Result};
 
+/// The codes that a linear reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InputCodes {
+    /// The 8-bit type.
+    pub kind: Q8,
+    /// How they come to be.
+    pub grid: Grid,
+}
+
 /// How a linear's input becomes codes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Grid {

@@ -26,7 +26,7 @@ pub use backend::{
 pub use batch::Batch;
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use grid::Grid;
+pub use grid::{Grid, InputCodes};
 pub use host::{HostTensor, SharedBytes};
 pub use q8::Q8;
 pub use sample::SampleRow;

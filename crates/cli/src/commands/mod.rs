@@ -4,6 +4,7 @@ pub mod chat;
 pub mod check_env;
 pub mod client;
 pub mod compare;
+pub mod convert;
 mod finite;
 mod flags;
 pub mod generate;

@@ -63,8 +63,8 @@ pub enum KvSliceMut<'a> {
     Bf16(&'a mut [bf16]),
     /// Codes, and a scale for each token and head.
     Q8 {
-        /// [`Q8::Int8`] or [`Q8::E4M3`].
-        kind: Q8,
+        /// [`Q8::Int8`] or [`Q8::E4M3`], and the scale of all vectors if it is given.
+        units: Units,
         /// Codes.
         codes: &'a mut [u8],
         /// Pages of `[nkv, page_size]`.
@@ -78,7 +78,7 @@ impl KvSliceMut<'_> {
         match self {
             KvSliceMut::F32(s) => KvSlice::F32(s),
             KvSliceMut::Bf16(s) => KvSlice::Bf16(s),
-            KvSliceMut::Q8 { kind, codes, scales } => KvSlice::Q8 { kind: *kind, codes, scales },
+            KvSliceMut::Q8 { units, codes, scales } => KvSlice::Q8 { kind: units.kind, codes, scales },
         }
     }
 }

@@ -3,7 +3,7 @@ use super::Scalar;
 use crate::access::f32s;
 use half::bf16;
 use planish_tensor::{
-    AttentionShape, Batch, DType, Error, KvLayer, Q8, Result, RopeTable, Tensor, host::decode_f32, kv_scale_bytes, q8,
+    AttentionShape, Batch, DType, Error, Grid, KvLayer, Q8, Result, RopeTable, Tensor, host::decode_f32, kv_scale_bytes,
 };
 
 /// Keys are visited in blocks of this many, counted from the first of the sequence.
@@ -28,8 +28,9 @@ pub(super) fn rope_store(
         for head in 0..shape.nkv {
             let at = vector(shape, batch, batch.slots[t] as usize, head);
             let range = head * shape.d..(head + 1) * shape.d;
-            store(&mut kv.k, kv.k_scales.as_mut(), at, &k[range.clone()])?;
-            store(&mut kv.v, kv.v_scales.as_mut(), at, &v[range])?;
+            let grid = |i: usize| kv.fixed.map_or(Grid::Token, |scales| Grid::Static { scale: scales[i], zero: 0 });
+            store(&mut kv.k, kv.k_scales.as_mut(), at, &k[range.clone()], grid(0))?;
+            store(&mut kv.v, kv.v_scales.as_mut(), at, &v[range], grid(1))?;
         }
     }
     Ok(())
@@ -37,7 +38,7 @@ pub(super) fn rope_store(
 
 /// Zeroes pages, number by number.
 pub(super) fn clear(kv: &mut KvLayer<Scalar>, pages: &[u32]) -> Result<()> {
-    let KvLayer { k, v, k_scales, v_scales } = kv;
+    let KvLayer { k, v, k_scales, v_scales, .. } = kv;
     for tensor in [Some(k), Some(v), k_scales.as_mut(), v_scales.as_mut()].into_iter().flatten() {
         let page = tensor.cols * tensor.dtype.size();
         for (i, byte) in tensor.buf.bytes_mut()?.iter_mut().enumerate() {
@@ -98,7 +99,13 @@ fn sequence_slots(batch: &Batch, s: usize) -> Vec<usize> {
 }
 
 /// Stores vector `at`: rounded, or quantized like a token's activations.
-fn store(dst: &mut Tensor<Scalar>, scales: Option<&mut Tensor<Scalar>>, at: usize, values: &[f32]) -> Result<()> {
+fn store(
+    dst: &mut Tensor<Scalar>,
+    scales: Option<&mut Tensor<Scalar>>,
+    at: usize,
+    values: &[f32],
+    grid: Grid,
+) -> Result<()> {
     let (dtype, range) = (dst.dtype, at * values.len()..(at + 1) * values.len());
     match (dtype, scales) {
         (DType::F32, _) => dst.buf.view_mut::<f32>(dtype)?[range].copy_from_slice(values),
@@ -109,8 +116,8 @@ fn store(dst: &mut Tensor<Scalar>, scales: Option<&mut Tensor<Scalar>>, at: usiz
         }
         (DType::I8 | DType::F8E4M3, Some(scales)) => {
             let kind = if dtype == DType::I8 { Q8::Int8 } else { Q8::E4M3 };
-            let scale = q8::quantize_activation_row(kind, values, &mut dst.buf.view_mut::<u8>(dtype)?[range]);
-            scales.buf.view_mut::<f32>(scales.dtype)?[at] = scale;
+            let (codes, scales) = (dst.buf.view_mut::<u8>(dtype)?, scales.buf.view_mut::<f32>(scales.dtype)?);
+            grid.quantize_row(kind, values, &mut codes[range], &mut scales[at..=at]);
         }
         (other, _) => return Err(Error::dtype(format!("no KV cache, or one without scales: {other}"))),
     }

@@ -24,6 +24,10 @@ pub(crate) fn rope_store_kv(
     if qkv.dtype != DType::F32 || kv.k.dtype != kv.v.dtype {
         return Err(Error::dtype("rope_store_kv: q, k and v are F32, keys and values are stored alike"));
     }
+    if kv.fixed.is_some() {
+        let message = "rope_store_kv: a checkpoint's own scales of keys and values; --kv-dtype bf16 needs none";
+        return Err(Error::unsupported(message));
+    }
     if d > WIDEST {
         return Err(Error::unsupported(format!("rope_store_kv: heads of {d} channels, at most {WIDEST}")));
     }

@@ -125,8 +125,8 @@ fn output_error<B: Backend>(backend: &B, x: &Tensor<B>, float: B::Linear, q8: &L
     drop(float);
     let y = read(backend, &out)?;
     let packed = backend.load_linear(std::slice::from_ref(q8))?;
-    let kind = backend.linear_shape(&packed).q8.expect("8-bit weight");
-    let mut rows = backend.alloc_q8(kind, t, k)?;
+    let shape = backend.linear_shape(&packed);
+    let mut rows = backend.alloc_q8_for(shape.q8.expect("8-bit weight"), &[shape.grid], t, k)?;
     backend.quantize_rows(x, &mut rows)?;
     backend.gemm_w8a8(&rows, &packed, &mut out)?;
     Ok(relative_error(&y, &read(backend, &out)?))

@@ -1,7 +1,7 @@
 //! Mixtures made of plain operations, expert by expert. Routes and rows pass through host memory.
 use super::{ExpertMath, ExpertRows, Experts, Routes, Routing, choose};
 use crate::host::{decode_f32, encode_f32};
-use crate::{Backend, FloatMath, Grid, LinearPart, Q8Rows, Result, Tensor};
+use crate::{Backend, FloatMath, Grid, InputCodes, LinearPart, Q8Rows, Result, Tensor};
 
 /// See [`super::load`]: each linear by itself.
 pub fn load<B: Backend>(b: &B, experts: &[[LinearPart; 3]]) -> Result<Experts<B>> {
@@ -77,7 +77,7 @@ fn multiply<B: Backend>(
     let q = match (shape.q8, shape.grid) {
         (None, _) => return b.gemm_float(x, w, math, out),
         (Some(kind), Grid::Token) => {
-            q.become_input(kind, Grid::Token);
+            q.become_input(InputCodes { kind, grid: Grid::Token });
             q
         }
         (Some(kind), grid) => {

@@ -300,7 +300,8 @@ fn settings_digest(model: &Model, recipe: &Recipe, samples: &Samples) -> String 
     hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+/// `5GB` as bytes.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
         "" | "B" => 1,

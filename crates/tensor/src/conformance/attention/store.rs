@@ -19,6 +19,8 @@ struct Store {
     /// (sequence, past, new)
     steps: Vec<(usize, usize, usize)>,
     kv: DType,
+    /// Scales of keys and values that are given.
+    fixed: Option<[f32; 2]>,
     /// Angles `[POSITIONS, 2 half]`, half, interleaved.
     rope: Option<(Vec<f32>, usize, bool)>,
     qkv: Vec<f32>,
@@ -40,6 +42,7 @@ impl Store {
         Store {
             pool: Pool::new(random, &lengths, [16, 8, 32][i % 3]),
             kv: KINDS[(i + i / 4) % 4],
+            fixed: (i % 5 == 3).then_some([0.5, 0.002]),
             qkv: random.activations(tokens, shape.qkv_width()),
             shape,
             steps,
@@ -61,6 +64,7 @@ impl Case for Store {
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         let batch = b.upload_batch(&self.pool.batch(&self.steps), self.pool.pages)?;
         let mut kv = self.pool.layer(b, &self.shape, self.kv)?;
+        kv.fixed = self.fixed;
         let mut qkv = activations(b, self.shape.qkv_width(), &self.qkv)?;
         let rope = match &self.rope {
             Some((angles, half, interleaved)) => {

@@ -204,6 +204,7 @@ fn rotate_plain(x: &mut [f32], rope: &RopeSlice<'_>, position: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use planish_tensor::Q8;
 
     fn shape() -> AttentionShape {
         AttentionShape { nq: 2, nkv: 1, d: 6, scale: 1.0, window: None, softcap: None }

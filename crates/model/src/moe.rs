@@ -62,7 +62,9 @@ impl<B: Backend> MixtureRows<B> {
     /// Bytes of one token at most.
     pub fn token_bytes(plan: &Plan, experts: &ExpertPlan) -> usize {
         let (h, Routing { experts: e, chosen: c, .. }) = (plan.hidden, experts.routing);
-        let shared = experts.shared_width.map_or(0, |f| MlpRows::<B>::token_bytes(&plan.grids(), f) + size_of::<f32>() * (h + 1));
+        let shared = experts
+            .shared_width
+            .map_or(0, |f| MlpRows::<B>::token_bytes(&plan.grids(), f) + size_of::<f32>() * (h + 1));
         size_of::<f32>() * (e + 2 * c) + c * ExpertRows::<B>::row_bytes(h, experts.width) + shared
     }
 

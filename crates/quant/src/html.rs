@@ -198,7 +198,12 @@ mod tests {
                 ..GroupReport::default()
             };
             let name = format!("layers.{i}");
-            report.layers.push(LayerReport { name, smoothing: vec![group], linears: vec![linear], state_error: None });
+            report.layers.push(LayerReport {
+                name,
+                smoothing: vec![group],
+                linears: vec![linear],
+                ..LayerReport::default()
+            });
         }
         report
     }

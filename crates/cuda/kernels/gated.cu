@@ -1,28 +1,6 @@
 // Gates: act(gate) * up, and its codes, nearly to the last bit of the definition: codes must not flip.
+#include "nonlinearity.cuh"
 #include "wide_row.cuh"
-
-enum Act { SILU = 0, GELU_TANH = 1 };
-
-// x / (1 + exp(-u)). The quotient is corrected once after a reciprocal that is exact but for its last bit.
-__device__ __forceinline__ float sigmoid_product(float x, float u) {
-    float d = __fadd_rn(1.f, expf(-u)), r;
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
-    r = fmaf(fmaf(-d, r, 1.f), r, r);
-    float q = __fmul_rn(x, r);
-    // An infinite quotient has no correction.
-    if (fabsf(q) <= 3.4028234e38f) q = fmaf(fmaf(-q, d, x), r, q);
-    // Beyond, the reciprocal is 0 and its correction no number; -infinity and NaN must stay NaN.
-    return d < 0x1p126f ? q : __fmul_rn(x, 0.f);
-}
-
-template <int ACT>
-__device__ __forceinline__ float activate(float x) {
-    if (ACT == SILU) return sigmoid_product(x, x);
-    // sqrt(2 / pi) (x + 0.044715 x x x), rounded after every step as the definition is, the root too.
-    float cube = __fmul_rn(__fmul_rn(__fmul_rn(0.044715f, x), x), x);
-    float u = __fmul_rn(0.79788452f, __fadd_rn(x, cube));
-    return sigmoid_product(x, __fmul_rn(2.f, u));
-}
 
 template <int ACT>
 __device__ __forceinline__ float4 gate4(float4 gate, float4 up) {
@@ -51,8 +29,16 @@ extern "C" __global__ void gated_gelu(const float* gate_up, int f, int parts, fl
     plain<GELU_TANH>(gate_up, f, parts, out);
 }
 
+extern "C" __global__ void gated_gelu_erf(const float* gate_up, int f, int parts, float* out) {
+    plain<GELU>(gate_up, f, parts, out);
+}
+
+extern "C" __global__ void gated_relu(const float* gate_up, int f, int parts, float* out) {
+    plain<RELU>(gate_up, f, parts, out);
+}
+
 template <int VECS, int ACT>
-__device__ __forceinline__ void quantized(const float* gate_up, int f, int kind, unsigned char* codes, float* scales) {
+__device__ __forceinline__ void quantized(const float* gate_up, int f, int kind, float fixed, unsigned char* codes, float* scales) {
     grid_wait();
     grid_release();
     size_t row = blockIdx.x;
@@ -67,13 +53,13 @@ __device__ __forceinline__ void quantized(const float* gate_up, int f, int kind,
         each_chunk<VECS>((f + 3) / 4, [&](int i, int chunk) { kept[i] = gate4<ACT>(kept[i], ups[i]); });
     }
     auto value = [&](int i, int chunk) { return VECS ? kept[i] : product(chunk); };
-    quantize_row<VECS>(value, f, kind, codes + row * f, scales + row);
+    quantize_row<VECS>(value, f, kind, fixed, codes + row * f, scales + row);
 }
 
 #define KERNEL(VECS, ACT, NAME)                                                                              \
     extern "C" __global__ void __launch_bounds__(1024, BLOCKS_OF(VECS)) gated_quantize_##NAME##_##VECS(      \
-        const float* gate_up, int f, int kind, unsigned char* codes, float* scales) {                        \
-        quantized<VECS, ACT>(gate_up, f, kind, codes, scales);                                               \
+        const float* gate_up, int f, int kind, float fixed, unsigned char* codes, float* scales) {                        \
+        quantized<VECS, ACT>(gate_up, f, kind, fixed, codes, scales);                                               \
     }
 KERNEL(0, SILU, silu)
 KERNEL(1, SILU, silu)

@@ -138,3 +138,13 @@ softmax_apply(float* logits, int v, int parts, const float* tops, const double* 
         }
     }
 }
+
+// x = cap tanh(x / cap), by element.
+extern "C" __global__ void __launch_bounds__(THREADS) softcap(float* x, int rows, int cols, float cap) {
+    grid_wait();
+    grid_release();
+    long long n = (long long)rows * cols, step = (long long)gridDim.x * blockDim.x;
+    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += step) {
+        x[i] = __fmul_rn(cap, tanhf(__fdiv_rn(x[i], cap)));
+    }
+}

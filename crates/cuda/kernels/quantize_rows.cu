@@ -2,7 +2,8 @@
 #include "wide_row.cuh"
 
 template <int VECS>
-__device__ __forceinline__ void quantize(const float* x, int cols, int kind, unsigned char* codes, float* scales) {
+__device__ __forceinline__ void quantize(const float* x, int cols, int kind, float fixed, unsigned char* codes,
+                                         float* scales) {
     grid_wait();
     grid_release();
     size_t row = blockIdx.x;
@@ -11,13 +12,13 @@ __device__ __forceinline__ void quantize(const float* x, int cols, int kind, uns
     float4 kept[VECS ? VECS : 1];
     if (VECS) each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) { kept[i] = load(chunk); });
     auto value = [&](int i, int chunk) { return VECS ? kept[i] : load(chunk); };
-    quantize_row<VECS>(value, cols, kind, codes + row * cols, scales + row);
+    quantize_row<VECS>(value, cols, kind, fixed, codes + row * cols, scales + row);
 }
 
 #define KERNEL(VECS)                                                                                        \
     extern "C" __global__ void __launch_bounds__(1024, BLOCKS_OF(VECS)) quantize_rows_##VECS(               \
-        const float* x, int cols, int kind, unsigned char* codes, float* scales) {                          \
-        quantize<VECS>(x, cols, kind, codes, scales);                                                       \
+        const float* x, int cols, int kind, float fixed, unsigned char* codes, float* scales) {             \
+        quantize<VECS>(x, cols, kind, fixed, codes, scales);                                                       \
     }
 KERNEL(0)
 KERNEL(1)

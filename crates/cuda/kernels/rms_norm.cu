@@ -19,7 +19,7 @@ __device__ __forceinline__ double squares(float4 v) {
 // delta may be 0; out is f32 for the kind PLAIN, codes otherwise.
 template <int VECS>
 __device__ __forceinline__ void norm(float* x, const float* delta, const float* weight, float eps, int h, int kind,
-                                     void* out, float* scales) {
+                                     float fixed, void* out, float* scales) {
     __shared__ double sums[32];
     // Where a thread keeps few values, the weight comes while the kernel before this one ends.
     constexpr bool EARLY = VECS == 1 || VECS == 2;
@@ -52,17 +52,32 @@ __device__ __forceinline__ void norm(float* x, const float* delta, const float* 
     auto normed = [&](float4 v, int i, int chunk) { return scaled4(v, factor, EARLY ? early[i] : load(weight, chunk)); };
     if (VECS) each_chunk<VECS>(chunks, [&](int i, int chunk) { kept[i] = normed(kept[i], i, chunk); });
     auto value = [&](int i, int chunk) { return VECS ? kept[i] : normed(load(x, chunk), i, chunk); };
-    if (kind != PLAIN) return quantize_row<VECS>(value, h, kind, static_cast<unsigned char*>(out) + row * h, scales + row);
+    if (kind != PLAIN) return quantize_row<VECS>(value, h, kind, fixed, static_cast<unsigned char*>(out) + row * h, scales + row);
     float* to = static_cast<float*>(out) + row * h;
     each_chunk<VECS>(chunks, [&](int i, int chunk) { store(to, chunk, value(i, chunk)); });
 }
 
 #define KERNEL(VECS)                                                                                          \
     extern "C" __global__ void __launch_bounds__(1024, BLOCKS_OF(VECS)) norm_##VECS(                          \
-        float* x, const float* delta, const float* weight, float eps, int h, int kind, void* out, float* scales) { \
-        norm<VECS>(x, delta, weight, eps, h, kind, out, scales);                                              \
+        float* x, const float* delta, const float* weight, float eps, int h, int kind, float fixed, void* out, float* scales) { \
+        norm<VECS>(x, delta, weight, eps, h, kind, fixed, out, scales);                                              \
     }
 KERNEL(0)
 KERNEL(1)
 KERNEL(2)
 KERNEL(8)
+
+// Norms inside of rows of `cols` columns, in place: a block for each of `count` neighbouring stretches of w columns, the
+// first of which begins at column `first`.
+extern "C" __global__ void __launch_bounds__(1024)
+rms_norm_stretches(float* x, int cols, int first, int count, const float* weight, float eps, int w) {
+    __shared__ double sums[32];
+    grid_wait();
+    grid_release();
+    x += static_cast<size_t>(blockIdx.x / count) * cols + first + blockIdx.x % count * w;
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < w; i += blockDim.x) sum = fma(static_cast<double>(x[i]), static_cast<double>(x[i]), sum);
+    float mean = __double2float_rn(block_sum(sum, sums) / w);
+    float factor = __fdiv_rn(1.f, __fsqrt_rn(__fadd_rn(mean, eps)));
+    for (int i = threadIdx.x; i < w; i += blockDim.x) x[i] = __fmul_rn(__fmul_rn(x[i], factor), weight[i]);
+}

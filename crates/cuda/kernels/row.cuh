@@ -71,9 +71,10 @@ __device__ __forceinline__ double block_sum(double v, double (&shared)[32]) {
     return warp_sum(lane < blockDim.x / 32 ? shared[lane] : 0.0);
 }
 
-// A token's scale from the bits of its largest magnitude: NaN for a row with NaN or infinity.
-__device__ __forceinline__ float token_scale(unsigned largest, int kind) {
-    float scale = __fdiv_rn(__uint_as_float(largest), activation_range(kind));
+// A token's scale from the bits of its largest magnitude, or the one that all tokens have (`fixed`, if it is not 0): NaN
+// for a row with NaN or infinity.
+__device__ __forceinline__ float token_scale(unsigned largest, int kind, float fixed) {
+    float scale = fixed != 0.f ? fixed : __fdiv_rn(__uint_as_float(largest), activation_range(kind));
     return largest < 0x7f800000u ? scale : __uint_as_float(0x7fc00000u);
 }
 
@@ -117,11 +118,13 @@ __device__ __forceinline__ void encode_row(Value value, int cols, Scale scale, u
     });
 }
 
-// Codes of a row whose chunks are `value(turn, chunk)`. A scale of 0 or NaN gives codes 0.
+// Codes of a row whose chunks are `value(turn, chunk)`. A scale of 0 or NaN gives codes 0; beyond a fixed scale's range
+// they saturate.
 template <int VECS, class Value>
-__device__ __forceinline__ void encode_row(Value value, int cols, float by, int kind, unsigned char* codes, int threads) {
+__device__ __forceinline__ void encode_row(Value value, int cols, float by, int kind, float fixed, unsigned char* codes,
+                                           int threads) {
     Scale scale(by);
-    if (!scale.is_ordinary()) {
+    if (fixed != 0.f || !scale.is_ordinary()) {
         each_chunk<VECS>((cols + 3) / 4, threads, [&](int i, int chunk) {
             store_codes(codes, 4 * chunk, width_of<VECS>(cols), divided_codes(value(i, chunk), by, kind));
         });
@@ -138,11 +141,11 @@ __device__ __forceinline__ void encode_row(Value value, int cols, float by, int 
 
 // Codes and scale of a row whose chunks are `value(turn, chunk)`, all past the end 0.
 template <int VECS, class Value>
-__device__ __forceinline__ void quantize_row(Value value, int cols, int kind, unsigned char* codes, float* xs) {
+__device__ __forceinline__ void quantize_row(Value value, int cols, int kind, float fixed, unsigned char* codes, float* xs) {
     __shared__ unsigned largest[32];
     unsigned most = 0;
     each_chunk<VECS>((cols + 3) / 4, [&](int i, int chunk) { most = max(most, magnitude4(value(i, chunk))); });
-    float scale = token_scale(block_max(most, largest), kind);
+    float scale = token_scale(block_max(most, largest), kind, fixed);
     if (threadIdx.x == 0) *xs = scale;
-    encode_row<VECS>(value, cols, scale, kind, codes, blockDim.x);
+    encode_row<VECS>(value, cols, scale, kind, fixed, codes, blockDim.x);
 }

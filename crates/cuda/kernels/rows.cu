@@ -60,6 +60,33 @@ KERNEL(look_up_f32, float)
 KERNEL(look_up_f16, Half)
 KERNEL(look_up_bf16, Brain)
 
+// x[i] += table[ids[i] + offset]; NaN where the table has no such row.
+template <class T>
+__device__ __forceinline__ void add_looked_up(const T* table, int rows, int cols, const unsigned* ids, int offset,
+                                              int parts, float* x) {
+    grid_wait();
+    grid_release();
+    size_t i = blockIdx.x / parts;
+    int at = 4 * (blockIdx.x % parts * blockDim.x + threadIdx.x);
+    if (at >= cols) return;
+    size_t id = static_cast<size_t>(ids[i]) + offset;
+    float nan = __uint_as_float(0x7fc00000u);
+    float4 v = {nan, nan, nan, nan};
+    if (id < static_cast<size_t>(rows)) v = widen4(table + id * cols, at, cols);
+    float4 y = load4(x + i * cols, at, cols);
+    store4(x + i * cols, at, cols,
+           make_float4(__fadd_rn(y.x, v.x), __fadd_rn(y.y, v.y), __fadd_rn(y.z, v.z), __fadd_rn(y.w, v.w)));
+}
+
+#define ADD_KERNEL(NAME, T)                                                                                         \
+    extern "C" __global__ void NAME(const T* table, int rows, int cols, const unsigned* ids, int offset, int parts, \
+                                    float* x) {                                                                     \
+        add_looked_up<T>(table, rows, cols, ids, offset, parts, x);                                                 \
+    }
+ADD_KERNEL(add_positions_f32, float)
+ADD_KERNEL(add_positions_f16, Half)
+ADD_KERNEL(add_positions_bf16, Brain)
+
 // Rows lie one after the other: their ends do not matter here.
 extern "C" __global__ void __launch_bounds__(256) add_rows(float* x, const float* y, int rows, int cols) {
     size_t n = static_cast<size_t>(rows) * cols, quads = n / 4;

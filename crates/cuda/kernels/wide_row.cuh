@@ -52,7 +52,7 @@ struct ClusterMax {
 constexpr int BLOCKS = 8;
 
 template <class Combine>
-__device__ __forceinline__ void spread_rows(const float* x, int f, int part, int kind, unsigned char* codes, float* scales) {
+__device__ __forceinline__ void spread_rows(const float* x, int f, int part, int kind, float fixed, unsigned char* codes, float* scales) {
     __shared__ unsigned slots[BLOCKS * 32];
     ClusterMax<BLOCKS> cluster_max{slots};
     cluster_max.begin();
@@ -68,16 +68,16 @@ __device__ __forceinline__ void spread_rows(const float* x, int f, int part, int
         for (int o = 0; o < Combine::OPERANDS; o++) operands[o] = load4(x + static_cast<size_t>(o) * f, 4 * threadIdx.x, 4);
         kept = Combine()(operands);
     }
-    float scale = token_scale(cluster_max(magnitude4(kept)), kind);
+    float scale = token_scale(cluster_max(magnitude4(kept)), kind, fixed);
     if (first == 0 && threadIdx.x == 0) scales[row] = scale;
     auto value = [&](int, int) { return kept; };
-    encode_row<1>(value, 4 * max(chunks, 0), scale, kind, codes + row * f + 4 * first, blockDim.x);
+    encode_row<1>(value, 4 * max(chunks, 0), scale, kind, fixed, codes + row * f + 4 * first, blockDim.x);
 }
 
 #define SPREAD(NAME, COMBINE)                                                                \
     extern "C" __global__ void CLUSTER_OF(BLOCKS) __launch_bounds__(1024)                    \
-        NAME(const float* x, int f, int part, int kind, unsigned char* codes, float* scales) { \
-        spread_rows<COMBINE>(x, f, part, kind, codes, scales);                               \
+        NAME(const float* x, int f, int part, int kind, float fixed, unsigned char* codes, float* scales) { \
+        spread_rows<COMBINE>(x, f, part, kind, fixed, codes, scales);                               \
     }
 
 // A block for each multiprocessor takes row after row. One warp keeps a ring of pieces in shared memory filled, so that
@@ -127,7 +127,7 @@ __device__ __forceinline__ void fill(Ring ring, const float* x, int rows, int f,
 
 template <class Combine>
 __device__ __forceinline__ void drain(Ring ring, const float4* data, int rows, int f, int width, int kind,
-                                      unsigned char* codes, float* scales) {
+                                      float fixed, unsigned char* codes, float* scales) {
     // In turns, so that a warp may be a row ahead.
     __shared__ unsigned largest[2][32];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = width / 128;
@@ -155,17 +155,17 @@ __device__ __forceinline__ void drain(Ring ring, const float4* data, int rows, i
         most = warp_max(most);
         if (lane == 0) largest[side][warp] = most;
         asm volatile("bar.sync 1, %0;" ::"r"(32 * warps) : "memory");
-        float scale = token_scale(warp_max(lane < warps ? largest[side][lane] : 0), kind);
+        float scale = token_scale(warp_max(lane < warps ? largest[side][lane] : 0), kind, fixed);
         if (threadIdx.x == 0) scales[row] = scale;
         auto value = [&](int i, int) { return kept[i]; };
-        encode_row<MOST_TURNS>(value, f, scale, kind, codes + row * f, width / 4);
+        encode_row<MOST_TURNS>(value, f, scale, kind, fixed, codes + row * f, width / 4);
     }
 }
 #endif
 
 // width: columns of a piece, a multiple of 128: four for each thread but those of the last warp.
 template <class Combine>
-__device__ __forceinline__ void stream_rows(const float* x, int rows, int f, int width, int kind, unsigned char* codes,
+__device__ __forceinline__ void stream_rows(const float* x, int rows, int f, int width, int kind, float fixed, unsigned char* codes,
                                             float* scales) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     extern __shared__ float4 data[];
@@ -184,7 +184,7 @@ __device__ __forceinline__ void stream_rows(const float* x, int rows, int f, int
     grid_wait();
     grid_release();
     if (4 * static_cast<int>(threadIdx.x) < width) {
-        drain<Combine>(ring, data, rows, f, width, kind, codes, scales);
+        drain<Combine>(ring, data, rows, f, width, kind, fixed, codes, scales);
     } else if (threadIdx.x % 32 == 0) {
         fill<Combine::OPERANDS>(ring, x, rows, f, width);
     }
@@ -193,6 +193,6 @@ __device__ __forceinline__ void stream_rows(const float* x, int rows, int f, int
 
 #define STREAM(NAME, COMBINE)                                                                            \
     extern "C" __global__ void __launch_bounds__(1024)                                                   \
-        NAME(const float* x, int rows, int f, int width, int kind, unsigned char* codes, float* scales) { \
-        stream_rows<COMBINE>(x, rows, f, width, kind, codes, scales);                                    \
+        NAME(const float* x, int rows, int f, int width, int kind, float fixed, unsigned char* codes, float* scales) { \
+        stream_rows<COMBINE>(x, rows, f, width, kind, fixed, codes, scales);                                    \
     }

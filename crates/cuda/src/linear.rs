@@ -20,6 +20,8 @@ pub struct Linear {
     pub(crate) dtype: DType,
     /// The 8-bit type, or `None` for a float weight.
     pub(crate) q8: Option<Q8>,
+    /// How the input of an 8-bit weight becomes codes.
+    pub(crate) grid: Grid,
     /// Rows are gate and up by turns of [`INTERLEAVE`].
     pub(crate) interleaved: bool,
     /// `[n, k]`.
@@ -47,7 +49,7 @@ impl Linear {
 
     fn placed(context: &Arc<Context>, parts: &[LinearPart], interleaved: bool) -> Result<Linear> {
         let layout = linear_layout(parts)?;
-        only_tokens(layout.grid)?;
+        fixed_scale(layout.grid)?;
         let (n, k) = (layout.n, layout.k);
         let size =
             |v: usize| i32::try_from(v).map_err(|_| Error::shape(format!("a weight of [{n}, {k}] is too large")));
@@ -75,6 +77,7 @@ impl Linear {
             k,
             dtype,
             q8: layout.q8,
+            grid: layout.grid,
             interleaved,
             weight,
             scales: scales.map(|s| buffer(s, "channel scales")).transpose()?,
@@ -89,17 +92,18 @@ impl Linear {
 
     /// What the trait asks of a linear.
     pub(crate) fn shape(&self) -> LinearShape {
-        LinearShape { n: self.n, k: self.k, q8: self.q8, grid: Grid::Token, bytes: self.weight.len() }
+        LinearShape { n: self.n, k: self.k, q8: self.q8, grid: self.grid, bytes: self.weight.len() }
     }
 }
 
-/// The kernels know one grid of inputs.
-pub(crate) fn only_tokens(grid: Grid) -> Result<()> {
+/// The scale of every token on a grid, or 0 where each has its own. The kernels know no others.
+pub(crate) fn fixed_scale(grid: Grid) -> Result<f32> {
     match grid {
-        Grid::Token => Ok(()),
+        Grid::Token => Ok(0.0),
+        Grid::Static { scale, zero: 0 } => Ok(scale),
         other => Err(Error::unsupported(format!(
-            "CUDA: expected activations with a scale for each token, computed when it runs, found {other:?}; --device \
-             cpu runs them"
+            "CUDA: expected activations with a scale for each token or one for all, without zero points, found \
+             {other:?}; --device cpu runs them"
         ))),
     }
 }

@@ -1,4 +1,5 @@
 //! Gates and their codes: `kernels/gated.cu`.
+use super::activate::name_of;
 use super::quantize_rows::{Rows, check};
 use super::rows::floats;
 use super::{Grid, address, params};
@@ -8,13 +9,6 @@ use planish_tensor::{Activation, Q8Rows, Result, Tensor};
 
 /// Threads of a block where no row is kept.
 const THREADS: usize = 256;
-
-fn name_of(act: Activation) -> &'static str {
-    match act {
-        Activation::Silu => "silu",
-        Activation::GeluTanh => "gelu",
-    }
-}
 
 pub(crate) fn gated(cuda: &Cuda, gate_up: &Tensor<Cuda>, act: Activation, out: &mut Tensor<Cuda>) -> Result<()> {
     require("gated", gate_up.cols == 2 * out.cols && gate_up.rows == out.rows)?;
@@ -34,7 +28,7 @@ pub(crate) fn gated_quantize(
     let f = out.codes.cols;
     require("gated_quantize", gate_up.cols == 2 * f)?;
     floats("gated_quantize", &[gate_up])?;
-    let kind = check(cuda, "gated_quantize", gate_up.rows, f, out)?;
-    let rows = Rows { x: address(gate_up), rows: gate_up.rows, f, operands: 2, kind };
+    let codes = check(cuda, "gated_quantize", gate_up.rows, f, out)?;
+    let rows = Rows { x: address(gate_up), rows: gate_up.rows, f, operands: 2, codes };
     rows.quantize(cuda, "gated", &format!("gated_quantize_{}", name_of(act)), out)
 }

@@ -50,3 +50,9 @@ pub(crate) fn log_softmax(cuda: &Cuda, logits: &mut Tensor<Cuda>) -> Result<()> 
     cuda.launch("logits", "softmax_parts", grid, params![logits, v, parts, tops, sums])?;
     cuda.launch("logits", "softmax_apply", grid, params![logits, v, parts, tops, sums])
 }
+
+pub(crate) fn softcap(cuda: &Cuda, x: &mut Tensor<Cuda>, cap: f32) -> Result<()> {
+    floats("softcap", &[x])?;
+    let grid = Grid::of((x.rows * x.cols).div_ceil(THREADS).min(65_536), THREADS);
+    cuda.launch("logits", "softcap", grid, params![address(x), x.rows, x.cols, cap])
+}

@@ -1,10 +1,12 @@
 //! Queueing kernels: one file for each operation of the trait, named as it and its `.cu` are.
+pub(crate) mod activate;
 pub(crate) mod attention;
 pub(crate) mod gated;
 pub(crate) mod gemm_float;
 pub(crate) mod gemm_hopper;
 pub(crate) mod gemm_w8a8;
 mod gptq;
+pub(crate) mod layer_norm;
 pub(crate) mod logits;
 pub(crate) mod observe;
 pub(crate) mod quantize_rows;

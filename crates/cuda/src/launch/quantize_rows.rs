@@ -4,14 +4,14 @@ use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
 use crate::driver::Arch;
-use crate::linear::only_tokens;
+use crate::linear::fixed_scale;
 use planish_tensor::layout::require;
 use planish_tensor::{Error, Q8, Q8Rows, Result, Tensor};
 
 pub(crate) fn quantize_rows(cuda: &Cuda, x: &Tensor<Cuda>, out: &mut Q8Rows<Cuda>) -> Result<()> {
-    let kind = check(cuda, "quantize_rows", x.rows, x.cols, out)?;
+    let codes = check(cuda, "quantize_rows", x.rows, x.cols, out)?;
     floats("quantize_rows", &[x])?;
-    let rows = Rows { x: address(x), rows: x.rows, f: x.cols, operands: 1, kind };
+    let rows = Rows { x: address(x), rows: x.rows, f: x.cols, operands: 1, codes };
     rows.quantize(cuda, "quantize_rows", "quantize_rows", out)
 }
 
@@ -41,7 +41,16 @@ pub(crate) struct Rows {
     pub rows: usize,
     pub f: usize,
     pub operands: usize,
+    pub codes: Codes,
+}
+
+/// What codes rows become.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Codes {
+    /// The number that the kernels know the 8-bit type by (`enum Kind` of `codes.cuh`).
     pub kind: i32,
+    /// The scale of every row, or 0: each has its own.
+    pub fixed: f32,
 }
 
 impl Rows {
@@ -62,23 +71,28 @@ impl Rows {
 
     /// Runs the kernel whose name begins with `name`.
     pub(crate) fn quantize(&self, cuda: &Cuda, file: &'static str, name: &str, out: &mut Q8Rows<Cuda>) -> Result<()> {
-        let Rows { x, rows, f, operands, kind } = *self;
+        let Rows { x, rows, f, operands, codes: Codes { kind, fixed } } = *self;
         let (codes, scales) = (address(&out.codes), address(&out.scales));
         let multiprocessors = cuda.info().sm_count as usize;
         match self.way(cuda.arch(), multiprocessors) {
             Way::Spread(part) => {
                 let grid = Grid::of(CLUSTER * rows, part.next_multiple_of(32));
-                cuda.launch(file, &format!("{name}_spread"), grid, params![x, f, part, kind, codes, scales])
+                cuda.launch(file, &format!("{name}_spread"), grid, params![x, f, part, kind, fixed, codes, scales])
             }
             Way::Stream(width) => {
                 let grid = Grid::of(rows.min(multiprocessors), width / 4 + 32);
                 let bytes = |width: usize| STAGES * operands * 4 * width;
                 let grid = grid.with_shared(bytes(width), bytes(4 * STREAMING));
-                cuda.launch(file, &format!("{name}_stream"), grid, params![x, rows, f, width, kind, codes, scales])
+                cuda.launch(
+                    file,
+                    &format!("{name}_stream"),
+                    grid,
+                    params![x, rows, f, width, kind, fixed, codes, scales],
+                )
             }
             Way::Alone => {
                 let (suffix, grid) = spread(rows, f);
-                cuda.launch(file, &format!("{name}_{suffix}"), grid, params![x, f, kind, codes, scales])
+                cuda.launch(file, &format!("{name}_{suffix}"), grid, params![x, f, kind, fixed, codes, scales])
             }
         }
     }
@@ -94,15 +108,15 @@ fn kind_of(cuda: &Cuda, q8: Q8) -> i32 {
     }
 }
 
-/// Checks that `rows` rows of `cols` can be written to `out`; the number of its kind.
-pub(crate) fn check(cuda: &Cuda, operation: &str, rows: usize, cols: usize, out: &Q8Rows<Cuda>) -> Result<i32> {
+/// Checks that `rows` rows of `cols` can be written to `out`; what they become.
+pub(crate) fn check(cuda: &Cuda, operation: &str, rows: usize, cols: usize, out: &Q8Rows<Cuda>) -> Result<Codes> {
     let q8 = Q8::from_dtype(out.codes.dtype)
         .ok_or_else(|| Error::dtype(format!("{operation}: expected 8-bit codes, found {}", out.codes.dtype)))?;
-    only_tokens(out.grid)?;
+    let fixed = fixed_scale(out.grid)?;
     let (codes, scales) = (&out.codes, &out.scales);
     require(operation, codes.rows == rows && codes.cols == cols && scales.rows == rows && scales.cols == 1)?;
     floats(operation, &[scales])?;
-    Ok(kind_of(cuda, q8))
+    Ok(Codes { kind: kind_of(cuda, q8), fixed })
 }
 
 /// A block for each row: how many times each thread takes four columns, which is the kernel's suffix (0: as often as it
@@ -139,7 +153,8 @@ mod tests {
 
     #[test]
     fn wide_rows_go_by_their_number() {
-        let way = |rows, f, arch| Rows { x: 0, rows, f, operands: 2, kind: 1 }.way(arch, 132);
+        let way =
+            |rows, f, arch| Rows { x: 0, rows, f, operands: 2, codes: Codes { kind: 1, fixed: 0.0 } }.way(arch, 132);
         assert_eq!(way(1, 14336, 90), Way::Spread(448));
         assert_eq!(way(17, 14336, 90), Way::Stream(3584));
         assert_eq!(way(8192, 14336, 90), Way::Stream(3584));

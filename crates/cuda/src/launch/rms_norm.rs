@@ -1,13 +1,13 @@
 //! Sums of hidden states, their norms and the norms' codes: `kernels/rms_norm.cu`.
-use super::quantize_rows::{check, spread};
+use super::quantize_rows::{Codes, check, spread};
 use super::rows::floats;
-use super::{address, params};
+use super::{Grid, address, params};
 use crate::Cuda;
 use planish_tensor::layout::require;
 use planish_tensor::{Q8Rows, Result, Tensor};
 
-/// `enum Kind` of `codes.cuh`: the norm itself.
-const PLAIN: i32 = 0;
+/// No codes (`enum Kind` of `codes.cuh`): the norm itself.
+const PLAIN: Codes = Codes { kind: 0, fixed: 0.0 };
 
 /// What a norm reads: with a delta, x changes.
 struct Input<'a> {
@@ -18,7 +18,7 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
-    fn norm(&self, cuda: &Cuda, kind: i32, out: u64, scales: u64) -> Result<()> {
+    fn norm(&self, cuda: &Cuda, codes: Codes, out: u64, scales: u64) -> Result<()> {
         let Input { x, delta, weight, eps } = *self;
         let delta_fits = delta.is_none_or(|d| d.rows == x.rows && d.cols == x.cols);
         require("rms_norm", delta_fits && weight.rows == 1 && weight.cols == x.cols)?;
@@ -29,7 +29,7 @@ impl Input<'_> {
             "rms_norm",
             &format!("norm_{suffix}"),
             grid,
-            params![address(x), delta, address(weight), eps, x.cols, kind, out, scales],
+            params![address(x), delta, address(weight), eps, x.cols, codes.kind, codes.fixed, out, scales],
         )
     }
 
@@ -69,6 +69,22 @@ pub(crate) fn add_rms_norm_quantize(
     eps: f32,
     out: &mut Q8Rows<Cuda>,
 ) -> Result<()> {
-    let kind = check(cuda, "add_rms_norm_quantize", x.rows, x.cols, out)?;
-    Input { x, delta, weight, eps }.norm(cuda, kind, address(&out.codes), address(&out.scales))
+    let codes = check(cuda, "add_rms_norm_quantize", x.rows, x.cols, out)?;
+    Input { x, delta, weight, eps }.norm(cuda, codes, address(&out.codes), address(&out.scales))
+}
+
+pub(crate) fn rms_norm_stretches(
+    cuda: &Cuda,
+    x: &mut Tensor<Cuda>,
+    first: usize,
+    count: usize,
+    weight: &Tensor<Cuda>,
+    eps: f32,
+) -> Result<()> {
+    let w = weight.cols;
+    require("rms_norm_stretches", weight.rows == 1 && w > 0 && first + count * w <= x.cols)?;
+    floats("rms_norm_stretches", &[x, weight])?;
+    let grid = Grid::of(x.rows * count, w.next_multiple_of(32).min(1024));
+    let parameters = params![address(x), x.cols, first, count, address(weight), eps, w];
+    cuda.launch("rms_norm", "rms_norm_stretches", grid, parameters)
 }

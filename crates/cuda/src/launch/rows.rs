@@ -39,6 +39,27 @@ fn look_up(cuda: &Cuda, table: &Tensor<Cuda>, ids: u64, scale: f32, out: &mut Te
     cuda.launch("rows", name, grid, params![address(table), table.rows, table.cols, ids, scale, parts, address(out)])
 }
 
+/// `x[t] += table[positions[t] + offset]`.
+pub(crate) fn add_positions(
+    cuda: &Cuda,
+    table: &Tensor<Cuda>,
+    batch: &DeviceBatch,
+    offset: usize,
+    x: &mut Tensor<Cuda>,
+) -> Result<()> {
+    require("add_positions", x.cols == table.cols && x.rows == batch.t)?;
+    floats("add_positions", &[x])?;
+    let name = match table.dtype {
+        DType::F32 => "add_positions_f32",
+        DType::F16 => "add_positions_f16",
+        DType::BF16 => "add_positions_bf16",
+        other => return Err(Error::dtype(format!("a table of positions: expected floats, found {other}"))),
+    };
+    let parts = table.cols.div_ceil(4 * THREADS);
+    let parameters = params![address(table), table.rows, table.cols, batch.positions(), offset, parts, address(x)];
+    cuda.launch("rows", name, Grid::of(x.rows * parts, THREADS), parameters)
+}
+
 pub(crate) fn add(cuda: &Cuda, x: &mut Tensor<Cuda>, y: &Tensor<Cuda>) -> Result<()> {
     require("add", x.cols == y.cols && x.rows == y.rows)?;
     floats("add", &[x, y])?;

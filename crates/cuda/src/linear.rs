@@ -26,7 +26,7 @@ pub struct Linear {
     pub(crate) interleaved: bool,
     /// `[n, k]`.
     pub(crate) weight: Buffer,
-    /// `[n]` f32 channel scales, in the order of the rows.
+    /// `[n, groups]` f32 scales, in the order of the rows.
     pub(crate) scales: Option<Buffer>,
     /// `[n]` f32, in the order of the rows.
     pub(crate) bias: Option<Buffer>,
@@ -49,7 +49,6 @@ impl Linear {
 
     fn placed(context: &Arc<Context>, parts: &[LinearPart], interleaved: bool) -> Result<Linear> {
         let layout = linear_layout(parts)?;
-        fixed_scale(layout.grid)?;
         let (n, k) = (layout.n, layout.k);
         let size =
             |v: usize| i32::try_from(v).map_err(|_| Error::shape(format!("a weight of [{n}, {k}] is too large")));
@@ -69,8 +68,9 @@ impl Linear {
             }
             above += part.weight.shape()[0];
         }
-        let order = |values: Vec<f32>| if interleaved { woven(&values) } else { values };
-        let buffer = |values: Vec<f32>, what| Buffer::of(context, bytemuck::cast_slice(&order(values)), what);
+        let order = |values: Vec<f32>, row: usize| if interleaved { woven(&values, row) } else { values };
+        let buffer = |values, row, what| Buffer::of(context, bytemuck::cast_slice(&order(values, row)), what);
+        let groups = layout.grid.groups(k);
         let scales = layout.q8.map(|_| parts.iter().flat_map(|p| p.scales.iter().flatten().copied()).collect());
         Ok(Linear {
             n,
@@ -80,8 +80,8 @@ impl Linear {
             grid: layout.grid,
             interleaved,
             weight,
-            scales: scales.map(|s| buffer(s, "channel scales")).transpose()?,
-            bias: biases(parts).map(|b| buffer(b, "a bias")).transpose()?,
+            scales: scales.map(|s| buffer(s, groups, "channel scales")).transpose()?,
+            bias: biases(parts).map(|b| buffer(b, 1, "a bias")).transpose()?,
         })
     }
 
@@ -96,18 +96,6 @@ impl Linear {
     }
 }
 
-/// The scale of every token on a grid, or 0 where each has its own. The kernels know no others.
-pub(crate) fn fixed_scale(grid: Grid) -> Result<f32> {
-    match grid {
-        Grid::Token => Ok(0.0),
-        Grid::Static { scale, zero: 0 } => Ok(scale),
-        other => Err(Error::unsupported(format!(
-            "CUDA: expected activations with a scale for each token or one for all, without zero points, found \
-             {other:?}; --device cpu runs them"
-        ))),
-    }
-}
-
 fn widen(weight: &HostTensor) -> Result<HostTensor> {
     HostTensor::from_f32(weight.shape().to_vec(), &weight.to_f32())
 }
@@ -118,10 +106,10 @@ fn biases(parts: &[LinearPart]) -> Option<Vec<f32>> {
     parts.iter().any(|p| p.bias.is_some()).then(|| parts.iter().flat_map(of).collect())
 }
 
-/// Gate values then up values become groups by turns.
-fn woven(values: &[f32]) -> Vec<f32> {
+/// Rows of gate values, then of up values, become groups of rows by turns.
+fn woven(values: &[f32], row: usize) -> Vec<f32> {
     let (gate, up) = values.split_at(values.len() / 2);
-    let groups = gate.chunks(INTERLEAVE).zip(up.chunks(INTERLEAVE));
+    let groups = gate.chunks(INTERLEAVE * row).zip(up.chunks(INTERLEAVE * row));
     groups.flat_map(|(gate, up)| gate.iter().chain(up).copied()).collect()
 }
 
@@ -163,6 +151,8 @@ mod tests {
     fn gate_and_up_alternate_by_eight() {
         let values: Vec<f32> = (0..32).map(|i| i as f32).collect();
         let expected: Vec<f32> = [0..8, 16..24, 8..16, 24..32].into_iter().flatten().map(|i| i as f32).collect();
-        assert_eq!(woven(&values), expected);
+        assert_eq!(woven(&values, 1), expected);
+        let pairs: Vec<f32> = expected.iter().flat_map(|&v| [v, -v]).collect();
+        assert_eq!(woven(&values.iter().flat_map(|&v| [v, -v]).collect::<Vec<_>>(), 2), pairs);
     }
 }

@@ -1,6 +1,7 @@
 //! `gemm_w8a8` and its gated form: which kernel multiplies, and with what.
 //! Arguments of every kernel of `gemm_w8a8.cu`: w, x, xs, ws, bias, out, t, n, k, mode, type of out.
 use super::gemm_hopper::{self, Epilogue};
+use super::grids;
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
 use crate::{Arch, Cuda, Linear, support};
@@ -146,7 +147,10 @@ fn choose(family: &'static Family, [t, n, k]: [usize; 3], sm_count: usize, invar
 }
 
 pub(crate) fn gemm_w8a8(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
-    require("gemm_w8a8", out.cols == w.n)?;
+    require("gemm_w8a8", out.cols == w.n && x.grid == w.grid)?;
+    if !grids::is_usual(w.grid) {
+        return grids::product(cuda, x, w, out);
+    }
     let mode = if w.interleaved { Mode::Woven } else { Mode::Plain };
     product(cuda, x, w, mode, out)
 }

@@ -6,6 +6,7 @@ pub(crate) mod gemm_float;
 pub(crate) mod gemm_hopper;
 pub(crate) mod gemm_w8a8;
 mod gptq;
+pub(crate) mod grids;
 pub(crate) mod layer_norm;
 pub(crate) mod logits;
 pub(crate) mod observe;

@@ -1,16 +1,18 @@
 //! Tokens to 8 bits: `kernels/quantize_rows.cu`. How a block takes a row is here too, for the operations that end with
 //! a quantization.
 use super::rows::floats;
-use super::{Grid, address, params};
+use super::{Grid as Blocks, address, grids, params};
 use crate::Cuda;
 use crate::driver::Arch;
-use crate::linear::fixed_scale;
 use planish_tensor::layout::require;
-use planish_tensor::{Error, Q8, Q8Rows, Result, Tensor};
+use planish_tensor::{Error, Grid, Q8, Q8Rows, Result, Tensor};
 
 pub(crate) fn quantize_rows(cuda: &Cuda, x: &Tensor<Cuda>, out: &mut Q8Rows<Cuda>) -> Result<()> {
-    let codes = check(cuda, "quantize_rows", x.rows, x.cols, out)?;
     floats("quantize_rows", &[x])?;
+    if !grids::is_usual(out.grid) {
+        return grids::quantize(cuda, x, out);
+    }
+    let codes = check(cuda, "quantize_rows", x.rows, x.cols, out)?;
     let rows = Rows { x: address(x), rows: x.rows, f: x.cols, operands: 1, codes };
     rows.quantize(cuda, "quantize_rows", "quantize_rows", out)
 }
@@ -76,11 +78,11 @@ impl Rows {
         let multiprocessors = cuda.info().sm_count as usize;
         match self.way(cuda.arch(), multiprocessors) {
             Way::Spread(part) => {
-                let grid = Grid::of(CLUSTER * rows, part.next_multiple_of(32));
+                let grid = Blocks::of(CLUSTER * rows, part.next_multiple_of(32));
                 cuda.launch(file, &format!("{name}_spread"), grid, params![x, f, part, kind, fixed, codes, scales])
             }
             Way::Stream(width) => {
-                let grid = Grid::of(rows.min(multiprocessors), width / 4 + 32);
+                let grid = Blocks::of(rows.min(multiprocessors), width / 4 + 32);
                 let bytes = |width: usize| STAGES * operands * 4 * width;
                 let grid = grid.with_shared(bytes(width), bytes(4 * STREAMING));
                 cuda.launch(
@@ -99,7 +101,7 @@ impl Rows {
 }
 
 /// The number that the kernels know an 8-bit type by (`enum Kind` of `codes.cuh`).
-fn kind_of(cuda: &Cuda, q8: Q8) -> i32 {
+pub(super) fn kind_of(cuda: &Cuda, q8: Q8) -> i32 {
     let by_bits = if cuda.arch() < 89 { 2 } else { 0 };
     match q8 {
         Q8::Int8 => 1,
@@ -110,19 +112,29 @@ fn kind_of(cuda: &Cuda, q8: Q8) -> i32 {
 
 /// Checks that `rows` rows of `cols` can be written to `out`; what they become.
 pub(crate) fn check(cuda: &Cuda, operation: &str, rows: usize, cols: usize, out: &Q8Rows<Cuda>) -> Result<Codes> {
+    let kind = kind_of(cuda, fits(operation, rows, cols, out)?);
+    match out.grid {
+        Grid::Token => Ok(Codes { kind, fixed: 0.0 }),
+        Grid::Static { scale, zero: 0 } => Ok(Codes { kind, fixed: scale }),
+        other => Err(Error::unsupported(format!("{operation}: {other:?} is not made in one step"))),
+    }
+}
+
+/// Checks that `rows` rows of `cols` can be written to `out`; their type.
+pub(super) fn fits(operation: &str, rows: usize, cols: usize, out: &Q8Rows<Cuda>) -> Result<Q8> {
     let q8 = Q8::from_dtype(out.codes.dtype)
         .ok_or_else(|| Error::dtype(format!("{operation}: expected 8-bit codes, found {}", out.codes.dtype)))?;
-    let fixed = fixed_scale(out.grid)?;
     let (codes, scales) = (&out.codes, &out.scales);
-    require(operation, codes.rows == rows && codes.cols == cols && scales.rows == rows && scales.cols == 1)?;
+    let scaled = scales.rows == rows && scales.cols == out.grid.groups(cols);
+    require(operation, codes.rows == rows && codes.cols == cols && scaled)?;
     floats(operation, &[scales])?;
-    Ok(Codes { kind: kind_of(cuda, q8), fixed })
+    Ok(q8)
 }
 
 /// A block for each row: how many times each thread takes four columns, which is the kernel's suffix (0: as often as it
 /// takes, with nothing kept, as for widths that are no multiple of 4), and the grid. It depends on the width alone, so that
 /// a row's result does too.
-pub(crate) fn spread(rows: usize, cols: usize) -> (usize, Grid) {
+pub(crate) fn spread(rows: usize, cols: usize) -> (usize, Blocks) {
     let chunks = cols.div_ceil(4);
     let turns = match chunks {
         _ if !cols.is_multiple_of(4) => 0,
@@ -132,7 +144,7 @@ pub(crate) fn spread(rows: usize, cols: usize) -> (usize, Grid) {
         _ => 0,
     };
     let threads = chunks.div_ceil(turns.max(1)).next_multiple_of(32).clamp(32, 1024);
-    (turns, Grid::of(rows, threads))
+    (turns, Blocks::of(rows, threads))
 }
 
 #[cfg(test)]
@@ -146,9 +158,9 @@ mod tests {
             assert!(grid.blocks == [3, 1, 1] && grid.threads % 32 == 0 && grid.threads <= 1024);
             assert!(turns == 0 || (cols % 4 == 0 && 4 * turns * grid.threads >= cols));
         }
-        assert_eq!(spread(1, 4096), (2, Grid::of(1, 512)));
-        assert_eq!(spread(1, 14336), (8, Grid::of(1, 448)));
-        assert_eq!(spread(1, 65536), (0, Grid::of(1, 1024)));
+        assert_eq!(spread(1, 4096), (2, Blocks::of(1, 512)));
+        assert_eq!(spread(1, 14336), (8, Blocks::of(1, 448)));
+        assert_eq!(spread(1, 65536), (0, Blocks::of(1, 1024)));
     }
 
     #[test]

@@ -3,7 +3,7 @@ use crate::batch::DeviceBatch;
 use crate::buffer::Buffer;
 use crate::graph::Graph;
 use crate::linear::Linear;
-use crate::support::family;
+use crate::support::{family, no_kernel};
 use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
@@ -98,6 +98,33 @@ impl Backend for Cuda {
 
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32, out: &mut Tensor<Self>) -> Result<()> {
         launch::rms_norm::rms_norm(self, x, weight, eps, out)
+    }
+
+    fn layer_norm(
+        &self,
+        _: &Tensor<Self>,
+        _: &Tensor<Self>,
+        _: &Tensor<Self>,
+        _: f32,
+        _: &mut Tensor<Self>,
+    ) -> Result<()> {
+        Err(no_kernel("layer_norm"))
+    }
+
+    fn rms_norm_stretches(&self, _: &mut Tensor<Self>, _: usize, _: usize, _: &Tensor<Self>, _: f32) -> Result<()> {
+        Err(no_kernel("rms_norm_stretches (norms of queries and keys)"))
+    }
+
+    fn add_positions(&self, _: &Tensor<Self>, _: &DeviceBatch, _: usize, _: &mut Tensor<Self>) -> Result<()> {
+        Err(no_kernel("add_positions (learned positions)"))
+    }
+
+    fn activate(&self, _: &Tensor<Self>, _: Activation, _: &mut Tensor<Self>) -> Result<()> {
+        Err(no_kernel("activate (MLPs without a gate)"))
+    }
+
+    fn softcap(&self, _: &mut Tensor<Self>, _: f32) -> Result<()> {
+        Err(no_kernel("softcap (capped logits)"))
     }
 
     fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {

@@ -3,6 +3,7 @@
 use super::gemm_hopper::{self, Epilogue};
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
+use crate::support::no_kernel;
 use crate::{Arch, Cuda, Linear, support};
 use planish_tensor::layout::require;
 use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
@@ -163,6 +164,7 @@ pub(crate) fn gemm_w8a8_gated(
     let mode = match act {
         Activation::Silu => Mode::Silu,
         Activation::GeluTanh => Mode::Gelu,
+        Activation::Gelu | Activation::Relu => return Err(no_kernel(&format!("gates with {act:?}"))),
     };
     product(cuda, x, w, mode, out)
 }

@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Tokenizer and generation files that a quantized copy keeps as they are.
-const COMPANIONS: [&str; 8] = [
+const COMPANIONS: [&str; 9] = [
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "generation_config.json",
@@ -82,7 +83,7 @@ impl Model {
 
     /// Tokenizer and template, or an error that says what is missing.
     pub fn words(&self) -> Result<&Words> {
-        let missing = || format!("{}: expected tokenizer.json, found none", self.path.display());
+        let missing = || format!("{}: expected tokenizer.json or tokenizer.model, found neither", self.path.display());
         self.find_words()?.with_context(missing)
     }
 
@@ -124,6 +125,7 @@ impl Model {
         let plan = Plan::new(&config)?;
         let scheme = Scheme::from_config(&config)?;
         let files = ModelFiles::open(dir)?;
+        plan.check_tensors(&files).with_context(|| dir.display().to_string())?;
         check_types(&plan, scheme.as_ref(), &files, dir)?;
         let bytes = files.total_bytes();
         let companions = companions_in(dir)?;
@@ -156,6 +158,7 @@ impl Model {
         ];
         let bytes = std::fs::metadata(path)?.len();
         let tensors = Box::new(GgufSource { model, path: path.into() });
+        plan.check_tensors(tensors.as_ref()).with_context(|| path.display().to_string())?;
         let words = OnceLock::new();
         Ok(Model { path: path.into(), config, plan, scheme: None, tensors, generation, words, companions, bytes })
     }

@@ -19,13 +19,12 @@ pub struct Words {
 /// Reads a model's tokenizer and template from its small files; `None` if it has no tokenizer.
 pub(crate) fn read(companions: &[(String, Vec<u8>)], path: &Path) -> Result<Option<Words>> {
     let file = |name: &str| companions.iter().find(|c| c.0 == name).map(|c| c.1.as_slice());
-    let Some(bytes) = file("tokenizer.json") else { return Ok(None) };
-    let tokenizer = Tokenizer::from_json(bytes).with_context(|| path.join("tokenizer.json").display().to_string())?;
     let config: Value = match file("tokenizer_config.json") {
         Some(bytes) => serde_json::from_slice(bytes)
             .with_context(|| format!("{}: not JSON", path.join("tokenizer_config.json").display()))?,
         None => json!({}),
     };
+    let Some(tokenizer) = tokenizer(&file, &config, path)? else { return Ok(None) };
     let source = match file("chat_template.jinja") {
         Some(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
         None => template_text(&config["chat_template"]),
@@ -39,6 +38,18 @@ pub(crate) fn read(companions: &[(String, Vec<u8>)], path: &Path) -> Result<Opti
         None => None,
     };
     Ok(Some(Words { tokenizer, chat, template: source.unwrap_or_default() }))
+}
+
+/// The tokenizer of `tokenizer.json`, else that of SentencePiece's own file.
+fn tokenizer<'a>(file: &impl Fn(&str) -> Option<&'a [u8]>, config: &Value, path: &Path) -> Result<Option<Tokenizer>> {
+    let place = |name: &str| path.join(name).display().to_string();
+    if let Some(bytes) = file("tokenizer.json") {
+        return Ok(Some(Tokenizer::from_json(bytes).with_context(|| place("tokenizer.json"))?));
+    }
+    let Some(bytes) = file("tokenizer.model") else { return Ok(None) };
+    let json = planish_text::sentencepiece::to_json(bytes, config).with_context(|| place("tokenizer.model"))?;
+    let tokenizer = Tokenizer::from_json(json.to_string().as_bytes()).with_context(|| place("tokenizer.model"))?;
+    Ok(Some(tokenizer))
 }
 
 /// A template as text, or the one named `default` of a list.
@@ -92,4 +103,41 @@ pub(crate) fn tokenizer_config(t: &GgufTokenizer) -> Value {
         }
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use planish_text::{ChatInput, SpecialText};
+
+    /// A folder as InternLM2's: SentencePiece's file, and the names and the template in `tokenizer_config.json`.
+    #[test]
+    fn words_of_sentencepiece() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../text/tests/data/sentencepiece/plain.model");
+        let config = json!({
+            "bos_token": "<s>", "eos_token": "</s>",
+            "added_tokens_decoder": {
+                "3": {"content": "<|im_end|>", "special": true}, "4": {"content": "<|im_start|>", "special": true},
+            },
+            "chat_template": "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+                              {% endfor %}<|im_start|>assistant\n",
+        });
+        let mut companions = vec![
+            ("tokenizer.model".to_owned(), std::fs::read(path).unwrap()),
+            ("tokenizer_config.json".to_owned(), config.to_string().into_bytes()),
+        ];
+        let words = read(&companions, Path::new("dir")).unwrap().unwrap();
+        let messages = json!([{"role": "user", "content": "Hi <|im_end|>"}]);
+        let input = ChatInput { messages, add_generation_prompt: true, ..ChatInput::default() };
+        let rendered = words.chat.unwrap().render_plain(&input, &words.tokenizer).unwrap();
+        let ids = words.tokenizer.encode_chat(&rendered).unwrap();
+        // One mark opens each turn and one closes the user's: what the user typed is no mark.
+        let count = |id: u32| ids.iter().filter(|&&i| i == id).count();
+        assert_eq!((ids[0], count(4), count(3)), (1, 2, 1));
+        assert_eq!(words.tokenizer.encode_with_special("a").unwrap()[0], 1);
+        assert_eq!(words.tokenizer.encode("<|im_end|>", SpecialText::Recognised).unwrap(), [3]);
+        companions[0].1.truncate(1000);
+        let error = format!("{:#}", read(&companions, Path::new("dir")).err().unwrap());
+        assert!(error.starts_with("dir/tokenizer.model: tokenizer.model: protocol buffer"), "{error}");
+    }
 }

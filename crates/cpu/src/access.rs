@@ -89,6 +89,29 @@ pub fn gather<B: Backend<Buf = CpuBuf>>(
     Ok(())
 }
 
+/// `x[i] += table[positions[i] + offset]`.
+pub fn add_positions<B: Backend<Buf = CpuBuf>>(
+    table: &Tensor<B>,
+    positions: &[u32],
+    offset: usize,
+    x: &mut Tensor<B>,
+) -> Result<()> {
+    let h = table.cols;
+    require("add_positions", x.cols == h && x.rows == positions.len())?;
+    if let Some(bad) = positions.iter().find(|&&p| p as usize + offset >= table.rows) {
+        let known = table.rows.saturating_sub(offset);
+        return Err(Error::shape(format!("position {bad} of a table with {known} positions")));
+    }
+    let (size, dtype) = (table.dtype.size(), table.dtype);
+    let (bytes, mut row) = (table.buf.bytes(), vec![0.0; h]);
+    for (x, &position) in f32s_mut(x)?.chunks_exact_mut(h).zip(positions) {
+        let at = (position as usize + offset) * h * size;
+        planish_tensor::host::decode_f32_into(dtype, &bytes[at..at + h * size], &mut row);
+        x.iter_mut().zip(&row).for_each(|(x, p)| *x += p);
+    }
+    Ok(())
+}
+
 /// All elements in use, widened to f32.
 pub fn widened<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Vec<f32> {
     widen(&t.buf, t.dtype, t.rows * t.cols)

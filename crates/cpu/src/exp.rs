@@ -16,6 +16,11 @@ pub(crate) const LN2_LOW: f32 = 1.428_606_8e-6;
 /// p, lowest power first.
 pub(crate) const P: [f32; 5] = [0.5, 0.166_665_76, 0.041_666_556, 0.008_363_203, 0.001_392_621_3];
 
+/// Coefficients of tanh(x) = x + x³ p(x²) below [`TANH_SWITCH`] (Cephes), highest power first.
+pub(crate) const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_909e-2, -0.053_739_714, 1.333_144_2e-1, -0.333_332_8];
+/// Where the exponential takes over.
+pub(crate) const TANH_SWITCH: f32 = 0.625;
+
 /// exp of 16 lanes.
 ///
 /// # Safety

@@ -1,5 +1,5 @@
 //! The fast back end: every operation of the trait handed to the kernel of its name.
-use crate::access::{f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
+use crate::access::{add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
 use crate::attention::{Attention, KvSlice, KvSliceMut, Operands};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::gemm_float::{PackedFloat, gemm_float};
@@ -184,6 +184,38 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn layer_norm(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        bias: &Tensor<Self>,
+        eps: f32,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        let fits = x.cols == out.cols && x.rows == out.rows && weight.cols == x.cols && bias.cols == x.cols;
+        require("layer_norm", fits)?;
+        rowwise::layer_norm(&self.threads, self.isa, f32s(x)?, f32s(weight)?, f32s(bias)?, eps, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn rms_norm_stretches(
+        &self,
+        x: &mut Tensor<Self>,
+        first: usize,
+        count: usize,
+        weight: &Tensor<Self>,
+        eps: f32,
+    ) -> Result<()> {
+        let cols = x.cols;
+        require("rms_norm_stretches", first + count * weight.cols <= cols)?;
+        rowwise::rms_norm_stretches(&self.threads, self.isa, f32s_mut(x)?, cols, first, count, f32s(weight)?, eps);
+        Ok(())
+    }
+
+    fn add_positions(&self, table: &Tensor<Self>, batch: &Batch, offset: usize, x: &mut Tensor<Self>) -> Result<()> {
+        add_positions(table, &batch.positions, offset, x)
+    }
+
     fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {
         let kind = kind_of(&out.codes)?;
         require("quantize_rows", x.cols == out.codes.cols && x.rows == out.codes.rows)?;
@@ -286,6 +318,18 @@ impl Backend for Cpu {
         require("gated", gate_up.cols == 2 * out.cols && gate_up.rows == out.rows)?;
         let f = out.cols;
         rowwise::gated(&self.threads, self.isa, f32s(gate_up)?, f, act, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn activate(&self, x: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()> {
+        require("activate", x.cols == out.cols && x.rows == out.rows)?;
+        rowwise::activate(&self.threads, self.isa, f32s(x)?, x.cols, act, f32s_mut(out)?);
+        Ok(())
+    }
+
+    fn softcap(&self, x: &mut Tensor<Self>, cap: f32) -> Result<()> {
+        let width = x.cols;
+        rowwise::softcap(&self.threads, self.isa, f32s_mut(x)?, width, cap);
         Ok(())
     }
 

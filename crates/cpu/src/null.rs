@@ -74,6 +74,33 @@ impl Backend for Null {
         Ok(())
     }
 
+    fn layer_norm(
+        &self,
+        _: &Tensor<Self>,
+        _: &Tensor<Self>,
+        _: &Tensor<Self>,
+        _: f32,
+        _: &mut Tensor<Self>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn rms_norm_stretches(&self, _: &mut Tensor<Self>, _: usize, _: usize, _: &Tensor<Self>, _: f32) -> Result<()> {
+        Ok(())
+    }
+
+    fn add_positions(&self, _: &Tensor<Self>, _: &(), _: usize, _: &mut Tensor<Self>) -> Result<()> {
+        Ok(())
+    }
+
+    fn activate(&self, _: &Tensor<Self>, _: Activation, _: &mut Tensor<Self>) -> Result<()> {
+        Ok(())
+    }
+
+    fn softcap(&self, _: &mut Tensor<Self>, _: f32) -> Result<()> {
+        Ok(())
+    }
+
     fn quantize_rows(&self, _: &Tensor<Self>, _: &mut Q8Rows<Self>) -> Result<()> {
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! The scalar reference: every operation in plain loops. This file is the definition; fast paths are tested against it.
-use crate::access::{f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
+use crate::access::{add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::host_memory;
 use half::bf16;
@@ -10,8 +10,10 @@ use planish_tensor::{
 };
 
 mod kv;
+mod rows;
 
 pub use kv::KEY_BLOCK;
+pub use rows::activate;
 
 /// The reference back end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,16 +127,39 @@ impl Backend for Scalar {
     }
 
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32, out: &mut Tensor<Self>) -> Result<()> {
+        require("rms_norm", x.cols == out.cols && x.rows == out.rows && weight.cols == x.cols)?;
         let h = x.cols;
         let (x, weight, out) = (f32s(x)?, f32s(weight)?, f32s_mut(out)?);
         for (x, out) in x.chunks_exact(h).zip(out.chunks_exact_mut(h)) {
-            let mean = (x.iter().map(|&v| v as f64 * v as f64).sum::<f64>() / h as f64) as f32;
-            let factor = 1.0 / (mean + eps).sqrt();
-            for i in 0..h {
-                out[i] = x[i] * factor * weight[i];
-            }
+            rows::rms_norm_row(x, weight, eps, out);
         }
         Ok(())
+    }
+
+    fn layer_norm(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        bias: &Tensor<Self>,
+        eps: f32,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        rows::layer_norm(x, [weight, bias], eps, out)
+    }
+
+    fn rms_norm_stretches(
+        &self,
+        x: &mut Tensor<Self>,
+        first: usize,
+        count: usize,
+        weight: &Tensor<Self>,
+        eps: f32,
+    ) -> Result<()> {
+        rows::rms_norm_stretches(x, first, count, weight, eps)
+    }
+
+    fn add_positions(&self, table: &Tensor<Self>, batch: &Batch, offset: usize, x: &mut Tensor<Self>) -> Result<()> {
+        add_positions(table, &batch.positions, offset, x)
     }
 
     fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {
@@ -229,6 +254,17 @@ impl Backend for Scalar {
         Ok(())
     }
 
+    fn activate(&self, x: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()> {
+        require("activate", x.cols == out.cols && x.rows == out.rows)?;
+        f32s_mut(out)?.iter_mut().zip(f32s(x)?).for_each(|(y, &x)| *y = activate(act, x));
+        Ok(())
+    }
+
+    fn softcap(&self, x: &mut Tensor<Self>, cap: f32) -> Result<()> {
+        f32s_mut(x)?.iter_mut().for_each(|x| *x = cap * (*x / cap).tanh());
+        Ok(())
+    }
+
     fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()> {
         require("add", x.cols == y.cols && x.rows == y.rows)?;
         for (x, y) in f32s_mut(x)?.iter_mut().zip(f32s(y)?) {
@@ -285,17 +321,5 @@ impl Backend for Scalar {
             }
         }
         Ok(())
-    }
-}
-
-/// Value of the gate's nonlinearity.
-pub fn activate(act: Activation, x: f32) -> f32 {
-    match act {
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::GeluTanh => {
-            // x (1 + tanh(u)) / 2 = x / (1 + exp(-2u)), which keeps the digits that 1 + tanh(u) loses near -1.
-            let u = (2.0 / std::f32::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-            x / (1.0 + (-2.0 * u).exp())
-        }
     }
 }

@@ -100,6 +100,46 @@ impl Backend for Cuda {
         launch::rms_norm::rms_norm(self, x, weight, eps, out)
     }
 
+    fn layer_norm(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        bias: &Tensor<Self>,
+        eps: f32,
+        out: &mut Tensor<Self>,
+    ) -> Result<()> {
+        launch::layer_norm::layer_norm(self, x, [weight, bias], eps, out)
+    }
+
+    fn rms_norm_stretches(
+        &self,
+        x: &mut Tensor<Self>,
+        first: usize,
+        count: usize,
+        weight: &Tensor<Self>,
+        eps: f32,
+    ) -> Result<()> {
+        launch::rms_norm::rms_norm_stretches(self, x, first, count, weight, eps)
+    }
+
+    fn add_positions(
+        &self,
+        table: &Tensor<Self>,
+        batch: &DeviceBatch,
+        offset: usize,
+        x: &mut Tensor<Self>,
+    ) -> Result<()> {
+        launch::rows::add_positions(self, table, batch, offset, x)
+    }
+
+    fn activate(&self, x: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()> {
+        launch::activate::activate(self, x, act, out)
+    }
+
+    fn softcap(&self, x: &mut Tensor<Self>, cap: f32) -> Result<()> {
+        launch::logits::softcap(self, x, cap)
+    }
+
     fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()> {
         launch::quantize_rows::quantize_rows(self, x, out)
     }
@@ -187,9 +227,13 @@ impl Backend for Cuda {
         delta: Option<&Tensor<Self>>,
         weight: &Tensor<Self>,
         eps: f32,
-        _scratch: &mut Tensor<Self>,
+        scratch: &mut Tensor<Self>,
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
+        if !launch::grids::is_usual(out.grid) {
+            launch::rms_norm::add_rms_norm(self, x, delta, weight, eps, scratch)?;
+            return launch::quantize_rows::quantize_rows(self, scratch, out);
+        }
         launch::rms_norm::add_rms_norm_quantize(self, x, delta, weight, eps, out)
     }
 
@@ -197,10 +241,10 @@ impl Backend for Cuda {
         &self,
         gate_up: &Tensor<Self>,
         act: Activation,
-        _scratch: &mut Tensor<Self>,
+        scratch: &mut Tensor<Self>,
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
-        launch::gated::gated_quantize(self, gate_up, act, out)
+        launch::gated::gated_quantize(self, gate_up, act, scratch, out)
     }
 
     fn paged_attention_quantize(
@@ -224,12 +268,12 @@ impl Backend for Cuda {
         inner: &mut Tensor<Self>,
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
-        if w.interleaved {
+        if w.interleaved && launch::gemm_w8a8::joins(act) && launch::grids::is_usual(w.grid) {
             launch::gemm_w8a8::gemm_w8a8_gated(self, x, w, act, inner)?;
             return launch::quantize_rows::quantize_rows(self, inner, out);
         }
         launch::gemm_w8a8::gemm_w8a8(self, x, w, gate_up)?;
-        launch::gated::gated_quantize(self, gate_up, act, out)
+        launch::gated::gated_quantize(self, gate_up, act, inner, out)
     }
 
     /// Steps in which each sequence has one new token. Attention is spread by length classes, see its launch file.

@@ -28,6 +28,11 @@ impl Family {
     }
 }
 
+/// What a model needs and only the CPU does.
+pub(crate) fn no_kernel(operation: &str) -> Error {
+    Error::unsupported(format!("{operation}: expected a kernel for GPUs, found none; --device cpu runs this model"))
+}
+
 /// The kernels that multiply codes of this type, or an error that names the type which this architecture does run.
 pub fn family(kind: Q8, arch: Arch) -> Result<Family> {
     let refuse = |why: &str| Err(Error::unsupported(format!("{why} (this GPU is sm_{arch})")));

@@ -1,7 +1,11 @@
 //! The vocabulary in which an architecture is declared. A declaration is data: loader, forward pass, smoother and
 //! GPTQ all read it, and nothing else knows the family's name.
 
-/// One family of networks.
+mod names;
+
+pub use names::{DOWN, GATE, GATE_UP, LLAMA_NAMES, Module, Names, O, Place, QKV, Rows, UP};
+
+/// One family of networks. A declaration states where it differs from another: `Arch { name: …, ..LLAMA }`.
 #[derive(Debug)]
 pub struct Arch {
     /// The name that people see.
@@ -10,18 +14,162 @@ pub struct Arch {
     pub classes: &'static [&'static str],
     /// Where its tensors are.
     pub names: &'static Names,
+    /// How its configuration calls what every family has.
+    pub fields: Fields,
+    /// Whether the output projection is the embedding where the configuration does not say.
+    pub tied: bool,
     /// Bias on q, k and v.
     pub qkv_bias: Flag,
     /// Bias on o.
     pub o_bias: Flag,
     /// Bias on gate, up and down.
     pub mlp_bias: Flag,
+    /// What its norms compute.
+    pub norm: NormKind,
+    /// What the norms of queries and keys (if [`Names::norms`] has them) are taken over.
+    pub head_norm: Span,
+    /// Which layers rotate queries and keys.
+    pub rope: Rope,
+    /// Rotated pairs are neighbours `(2i, 2i + 1)`, not `(i, i + half)`.
+    pub interleaved: bool,
     /// Which layers see a sliding window.
     pub window: Window,
-    /// Added to the stored norm weight when it is applied.
-    pub norm_offset: f32,
+    /// The MLP has a gate: `down(act(gate) · up)`; otherwise it is `down(act(up))`.
+    pub gated: bool,
+    /// Attention and MLP read the same hidden state, and both are added to it.
+    pub parallel: Flag,
+    /// Constant factors and caps.
+    pub scales: Scales,
+    /// Fields that must have these values if they are there: others mean networks that are not built here.
+    pub musts: &'static [(&'static str, Must)],
     /// Where MLPs are mixtures of experts.
     pub mixture: Option<&'static Mixture>,
+}
+
+/// Names of configuration fields that differ between families.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields {
+    /// Width of the MLP.
+    pub ffn: &'static str,
+    /// Added to the mean square in a norm.
+    pub eps: Epsilon,
+    /// The MLP's nonlinearity.
+    pub activation: &'static str,
+    /// The nonlinearity where the field is absent.
+    pub default_activation: &'static str,
+}
+
+/// Where the epsilon of norms comes from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Epsilon {
+    /// This field.
+    Field(&'static str),
+    /// A constant of the family.
+    Fixed(f64),
+}
+
+/// What a norm computes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NormKind {
+    /// `x / rms(x) * (offset + w)`; the stored weight is `w`.
+    Rms {
+        /// Added to the stored weight when it is applied.
+        offset: f32,
+    },
+    /// `(x - mean(x)) / std(x) * w + b`.
+    Layer,
+}
+
+impl NormKind {
+    /// Added to a stored weight when it is applied.
+    pub const fn offset(self) -> f32 {
+        match self {
+            NormKind::Rms { offset } => offset,
+            NormKind::Layer => 0.0,
+        }
+    }
+}
+
+/// What a norm of queries or keys is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// Each head by itself, all with one weight `[d]`.
+    Head,
+    /// All heads together.
+    Heads,
+}
+
+/// Which layers rotate queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rope {
+    /// All, alike.
+    Always,
+    /// None.
+    Never,
+    /// Those for which `no_rope_layers` has 1; without it, all but every `no_rope_layer_interval`-th (4).
+    Listed,
+    /// All, those with a window by a rule of their own (`sliding_attention`, `rope_local_base_freq`).
+    ByWindow,
+}
+
+/// Constant factors and caps of a family.
+#[derive(Clone, Copy, Debug)]
+pub struct Scales {
+    /// On embeddings.
+    pub embeddings: Scale,
+    /// On what attention and MLP add to the hidden state.
+    pub residual: Scale,
+    /// On q·k.
+    pub scores: Scores,
+    /// Field of the cap `c tanh(x / c)` of attention scores.
+    pub score_cap: Option<&'static str>,
+    /// Divisor of the logits.
+    pub logits: Scale,
+    /// Field of the cap of the logits.
+    pub logit_cap: Option<&'static str>,
+}
+
+impl Scales {
+    /// Scores over the root of the head width, and nothing else.
+    pub const PLAIN: Scales = Scales {
+        embeddings: Scale::One,
+        residual: Scale::One,
+        scores: Scores::HeadWidth,
+        score_cap: None,
+        logits: Scale::One,
+        logit_cap: None,
+    };
+}
+
+/// A constant factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// None.
+    One,
+    /// The root of the hidden width.
+    RootHidden,
+    /// This field.
+    Field(&'static str),
+}
+
+/// The factor on q·k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scores {
+    /// One over the root of the head width.
+    HeadWidth,
+    /// One over the root of this field.
+    InverseRoot(&'static str),
+    /// This field.
+    Field(&'static str),
+}
+
+/// What a field must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Must {
+    /// This truth value.
+    Be(bool),
+    /// The number in this field.
+    Equal(&'static str),
 }
 
 /// Layers whose MLP is a mixture of experts: a router chooses some experts for each token.
@@ -85,47 +233,11 @@ pub enum Window {
     Never,
     /// All, if `sliding_window` is given.
     All,
+    /// The layers that `layer_types` names; without it, all but every n-th, n being this field or else this number.
+    Pattern(&'static str, usize),
     /// If `use_sliding_window`: the layers that `layer_types` names, or those from `max_window_layers` on.
     Upper,
 }
-
-/// Names of a family's tensors; `{}` stands for the block's number.
-#[derive(Debug)]
-pub struct Names {
-    /// Token embedding `[v, h]`.
-    pub embed: &'static str,
-    /// Final norm `[h]`.
-    pub norm: &'static str,
-    /// Output projection, without `.weight`.
-    pub head: &'static str,
-    /// Prefix of a block.
-    pub block: &'static str,
-    /// Norm before attention, after the prefix.
-    pub attention_norm: &'static str,
-    /// Norm before the MLP, after the prefix.
-    pub mlp_norm: &'static str,
-    /// Modules q, k, v, o, gate, up and down of a block, after the prefix.
-    pub linears: [&'static str; 7],
-}
-
-/// The names that Llama introduced and most families kept.
-pub const LLAMA_NAMES: Names = Names {
-    embed: "model.embed_tokens.weight",
-    norm: "model.norm.weight",
-    head: "lm_head",
-    block: "model.layers.{}.",
-    attention_norm: "input_layernorm.weight",
-    mlp_norm: "post_attention_layernorm.weight",
-    linears: [
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-    ],
-};
 
 /// Which MLP of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -195,16 +307,6 @@ pub enum Input {
 }
 
 impl Input {
-    /// Where 1/s goes when the input's channels are smoothed by s.
-    pub const fn absorber(self) -> Absorber {
-        match self {
-            Input::AttentionNorm => Absorber::AttentionNorm,
-            Input::AttentionOutput => Absorber::Rows(Role::V),
-            Input::MlpNorm | Input::Routed(_) => Absorber::MlpNorm,
-            Input::MlpInner(mlp) => Absorber::Rows(Role::Up(mlp)),
-        }
-    }
-
     /// The name that reports use.
     pub const fn name(self) -> &'static str {
         match self {
@@ -220,10 +322,8 @@ impl Input {
 /// What takes up the inverse of a smoothing factor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absorber {
-    /// The weight of the norm before attention.
-    AttentionNorm,
-    /// The weight of the norm before the MLP.
-    MlpNorm,
+    /// The weight (and bias) of a norm.
+    Norm(Place),
     /// The output rows (and bias) of a linear; v's rows serve a whole query group.
     Rows(Role),
 }

@@ -1,30 +1,35 @@
-//! One transformer block: norm, attention, norm, MLP or mixture of experts, on packed tokens.
-use crate::arch::{Input, Mlp, Role};
+//! One transformer block: attention, then (or beside it) an MLP or a mixture of experts, norms around them, on packed
+//! tokens.
+use crate::arch::{Input, Mlp, Place, Role};
+use crate::attention::Attention;
 use crate::error::Result;
 use crate::linear::Linear;
-use crate::mlp::Gated;
+use crate::mlp::FeedForward;
 use crate::moe::Mixture;
+use crate::norm::Norm;
 use crate::plan::Plan;
 use crate::tap::Tap;
-use crate::weights::HostBlock;
+use crate::weights::{HostBlock, HostNorm};
 use crate::workspace::Workspace;
 use planish_tensor::mixture::Experts;
-use planish_tensor::{AttentionShape, Backend, FloatMath, HostTensor, InputCodes, KvLayer, Q8Rows, RopeTable, Tensor};
+use planish_tensor::{Backend, FloatMath, InputCodes, KvLayer, Q8Rows, RopeTable, Tensor};
+use std::collections::BTreeMap;
 
 /// A block's weights on a device.
 pub struct Block<B: Backend> {
-    attention_norm: Tensor<B>,
-    qkv: Linear<B>,
-    o: Linear<B>,
-    mlp_norm: Tensor<B>,
+    before_attention: Option<Norm<B>>,
+    attention: Attention<B>,
+    after_attention: Option<Norm<B>>,
+    before_mlp: Option<Norm<B>>,
     mlp: Half<B>,
-    attention: AttentionShape,
-    eps: f32,
+    after_mlp: Option<Norm<B>>,
+    /// Attention and MLP read the same hidden state.
+    parallel: bool,
 }
 
 /// The half after attention.
 enum Half<B: Backend> {
-    Dense(Gated<B>),
+    Dense(FeedForward<B>),
     Mixture(Mixture<B>),
 }
 
@@ -66,30 +71,36 @@ pub struct Step<'a, B: Backend> {
     pub math: FloatMath,
     /// The step's arrays.
     pub batch: &'a B::Batch,
-    /// Rotary angles.
-    pub rope: &'a RopeTable<B>,
+    /// Rotary angles by each of the plan's rules.
+    pub ropes: &'a [RopeTable<B>],
 }
 
 impl<B: Backend> Block<B> {
     /// Packs block `layer`.
     pub fn load(backend: &B, plan: &Plan, layer: usize, host: &HostBlock) -> Result<Block<B>> {
-        Block::of(backend, plan, layer, [&host.attention_norm, &host.mlp_norm], &FromHost(backend, host))
+        Block::of(backend, plan, layer, &host.norms, &FromHost(backend, host))
     }
 
-    /// Block `layer` of its norms, `[h]` each as applied, and what its linears are packed from.
-    pub fn of(backend: &B, plan: &Plan, layer: usize, norms: [&[f32]; 2], pack: &impl Pack<B>) -> Result<Block<B>> {
-        let norm = |w: &[f32]| backend.load(&HostTensor::from_f32(vec![w.len()], w)?);
+    /// Block `layer` of its norms and what its linears are packed from.
+    pub fn of(
+        backend: &B,
+        plan: &Plan,
+        layer: usize,
+        norms: &BTreeMap<Place, HostNorm>,
+        pack: &impl Pack<B>,
+    ) -> Result<Block<B>> {
+        let norm = |place| norms.get(&place).map(|host| Norm::load(backend, host, plan.eps)).transpose();
         Ok(Block {
-            attention_norm: norm(norms[0])?,
-            qkv: pack.linear(&[Role::Q, Role::K, Role::V])?,
-            o: pack.linear(&[Role::O])?,
-            mlp_norm: norm(norms[1])?,
+            before_attention: norm(Place::BeforeAttention)?,
+            attention: Attention::load(backend, plan, layer, norms, pack)?,
+            after_attention: norm(Place::AfterAttention)?,
+            before_mlp: norm(Place::BeforeMlp)?,
             mlp: match plan.mixture(layer) {
-                None => Half::Dense(Gated::load(pack, Mlp::Dense, plan.activation)?),
+                None => Half::Dense(FeedForward::load(pack, Mlp::Dense, plan)?),
                 Some(experts) => Half::Mixture(Mixture::load(backend, pack, plan, experts)?),
             },
-            attention: plan.attention(layer),
-            eps: plan.eps,
+            after_mlp: norm(Place::AfterMlp)?,
+            parallel: plan.parallel,
         })
     }
 
@@ -99,25 +110,25 @@ impl<B: Backend> Block<B> {
             Half::Dense(mlp) => mlp.weight_bytes(),
             Half::Mixture(mixture) => mixture.weight_bytes(),
         };
-        self.qkv.shape().bytes + self.o.shape().bytes + mlp
+        self.attention.weight_bytes() + mlp
     }
 
     /// Runs the block on `ws.x` (and a pending `ws.delta`); leaves the MLP's output pending.
     pub fn run(&self, step: &Step<'_, B>, kv: &mut KvLayer<B>, ws: &mut Workspace<B>) -> Result<()> {
         self.attend(step, kv, ws, &mut None)?;
         self.normalize_for_mlp(step, ws, &mut None)?;
+        let x = if self.before_mlp.is_some() { &ws.normed } else { &ws.x };
         match (&self.mlp, &mut ws.mlp, &mut ws.mixture) {
             (Half::Dense(mlp), Some(rows), _) => {
-                mlp.inner(step, &ws.normed, &ws.normed_q8, rows, &mut None)?;
+                mlp.inner(step, x, &ws.normed_q8, rows, &mut None)?;
                 mlp.down(step, rows, &mut ws.delta)?;
             }
             (Half::Mixture(mixture), _, Some(rows)) => {
-                mixture.run(step, &ws.normed, &mut ws.normed_q8, rows, &mut ws.delta)?;
+                mixture.run(step, x, &mut ws.normed_q8, rows, &mut ws.delta)?;
             }
             _ => unreachable!("a workspace has room for every kind of layer that its plan has"),
         }
-        ws.pending = true;
-        Ok(())
+        leave_pending(step, ws, self.after_mlp.as_ref())
     }
 
     /// Runs the block up to the input of its last linear, and shows every input to the tap.
@@ -131,11 +142,10 @@ impl<B: Backend> Block<B> {
         let mut tap = Some(tap);
         self.attend(step, kv, ws, &mut tap)?;
         self.normalize_for_mlp(step, ws, &mut tap)?;
+        let x = if self.before_mlp.is_some() { &ws.normed } else { &ws.x };
         match (&self.mlp, &mut ws.mlp, &mut ws.mixture, tap) {
-            (Half::Dense(mlp), Some(rows), _, mut tap) => mlp.inner(step, &ws.normed, &ws.normed_q8, rows, &mut tap),
-            (Half::Mixture(mixture), _, Some(rows), tap) => {
-                mixture.observe(step, &ws.normed, &mut ws.normed_q8, rows, tap)
-            }
+            (Half::Dense(mlp), Some(rows), _, mut tap) => mlp.inner(step, x, &ws.normed_q8, rows, &mut tap),
+            (Half::Mixture(mixture), _, Some(rows), tap) => mixture.observe(step, x, &mut ws.normed_q8, rows, tap),
             _ => unreachable!("a workspace has room for every kind of layer that its plan has"),
         }
     }
@@ -147,24 +157,10 @@ impl<B: Backend> Block<B> {
         ws: &mut Workspace<B>,
         tap: &mut Option<&mut dyn Tap<B>>,
     ) -> Result<()> {
-        let b = step.backend;
-        normalize(step, ws, &self.attention_norm, self.eps, self.qkv.q8(), Input::AttentionNorm, tap)?;
-        self.qkv.apply(b, step.math, &ws.normed, &ws.normed_q8, &mut ws.qkv)?;
-        b.rope_store_kv(&mut ws.qkv, Some(step.rope), &self.attention, step.batch, kv)?;
-        match (self.o.q8(), &tap) {
-            (Some(kind), None) => {
-                ws.attended_q8.become_input(kind);
-                let (scratch, out) = (&mut ws.attended, &mut ws.attended_q8);
-                b.paged_attention_quantize(&ws.qkv, &self.attention, step.batch, kv, scratch, out)?;
-            }
-            (kind, _) => {
-                b.paged_attention(&ws.qkv, &self.attention, step.batch, kv, &mut ws.attended)?;
-                observe(b, Input::AttentionOutput, &ws.attended, kind, &mut ws.attended_q8, tap)?;
-            }
-        }
-        self.o.apply(b, step.math, &ws.attended, &ws.attended_q8, &mut ws.delta)?;
-        ws.pending = true;
-        Ok(())
+        let norm = self.before_attention.as_ref();
+        normalize(step, ws, norm, self.attention.q8(), Input::AttentionNorm, tap)?;
+        self.attention.run(step, norm.is_some(), kv, ws, tap)?;
+        leave_pending(step, ws, self.after_attention.as_ref())
     }
 
     /// A mixture's router reads floats, so that the norm is not fused with quantizing there, nor shown to the tap yet.
@@ -174,19 +170,38 @@ impl<B: Backend> Block<B> {
         ws: &mut Workspace<B>,
         tap: &mut Option<&mut dyn Tap<B>>,
     ) -> Result<()> {
+        // Beside attention, the MLP reads the state that attention read, before what that adds.
+        let beside = ws.pending && self.parallel;
+        ws.pending &= !self.parallel;
+        let norm = self.before_mlp.as_ref();
         match &self.mlp {
-            Half::Dense(mlp) => normalize(step, ws, &self.mlp_norm, self.eps, mlp.q8(), Input::MlpNorm, tap),
-            Half::Mixture(_) => normalize(step, ws, &self.mlp_norm, self.eps, None, Input::MlpNorm, &mut None),
+            Half::Dense(mlp) => normalize(step, ws, norm, mlp.q8(), Input::MlpNorm, tap)?,
+            Half::Mixture(_) => normalize(step, ws, norm, None, Input::MlpNorm, &mut None)?,
         }
+        if beside {
+            step.backend.add(&mut ws.x, &ws.delta)?;
+        }
+        Ok(())
     }
 }
 
-/// Adds what is pending, normalizes, and quantizes if the reader wants codes.
+/// Norms what is in `ws.delta` (if there is a norm) and leaves it to be added. The two buffers change places, twice in
+/// a block or not at all, so that a recorded step finds them where they were.
+fn leave_pending<B: Backend>(step: &Step<'_, B>, ws: &mut Workspace<B>, norm: Option<&Norm<B>>) -> Result<()> {
+    if let Some(norm) = norm {
+        norm.apply(step.backend, &ws.delta, &mut ws.normed)?;
+        std::mem::swap(&mut ws.delta, &mut ws.normed);
+    }
+    ws.pending = true;
+    Ok(())
+}
+
+/// Adds what is pending, normalizes into `ws.normed` (without a norm, `ws.x` is what is read), and quantizes if the
+/// reader wants codes.
 fn normalize<B: Backend>(
     step: &Step<'_, B>,
     ws: &mut Workspace<B>,
-    weight: &Tensor<B>,
-    eps: f32,
+    norm: Option<&Norm<B>>,
     kind: Option<InputCodes>,
     input: Input,
     tap: &mut Option<&mut dyn Tap<B>>,
@@ -194,15 +209,20 @@ fn normalize<B: Backend>(
     let b = step.backend;
     let delta = ws.pending.then_some(&ws.delta);
     ws.pending = false;
-    match (kind, &tap) {
-        (Some(kind), None) => {
+    match (norm, kind, &tap) {
+        (Some(norm), Some(kind), None) => {
             ws.normed_q8.become_input(kind);
-            b.add_rms_norm_quantize(&mut ws.x, delta, weight, eps, &mut ws.normed, &mut ws.normed_q8)?;
-            Ok(())
+            norm.add_apply_quantize(b, &mut ws.x, delta, &mut ws.normed, &mut ws.normed_q8)
         }
-        (kind, _) => {
-            b.add_rms_norm(&mut ws.x, delta, weight, eps, &mut ws.normed)?;
+        (Some(norm), kind, _) => {
+            norm.add_apply(b, &mut ws.x, delta, &mut ws.normed)?;
             observe(b, input, &ws.normed, kind, &mut ws.normed_q8, tap)
+        }
+        (None, kind, _) => {
+            if let Some(delta) = delta {
+                b.add(&mut ws.x, delta)?;
+            }
+            observe(b, input, &ws.x, kind, &mut ws.normed_q8, tap)
         }
     }
 }

@@ -1,23 +1,27 @@
 //! The one forward pass: embedding, blocks, final norm, output projection.
 use crate::arch::Role;
 use crate::block::{Block, Step};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kv::KvPool;
 use crate::linear::Linear;
+use crate::norm::Norm;
 use crate::plan::Plan;
 use crate::quantized::read_kv_scales;
 use crate::rope;
-use crate::weights::{HostBlock, read, read_norm, read_weight};
+use crate::weights::{HostBlock, HostNorm, read, read_norm, read_weight};
 use crate::workspace::Workspace;
 use planish_checkpoint::source::TensorSource;
-use planish_tensor::{Backend, Batch, FloatMath, HostTensor, Q8, RopeTable, Tensor};
+use planish_tensor::{Backend, Batch, FloatMath, Q8, RopeTable, Tensor};
 
 /// The parts of a model outside its blocks.
 pub struct Ends<B: Backend> {
     embed: Tensor<B>,
-    norm: Tensor<B>,
+    embed_scale: f32,
+    /// Table of learned positions, and the row of position 0.
+    positions: Option<(Tensor<B>, usize)>,
+    norm: Norm<B>,
     head: Linear<B>,
-    eps: f32,
+    logit_cap: Option<f32>,
 }
 
 impl<B: Backend> Ends<B> {
@@ -25,25 +29,35 @@ impl<B: Backend> Ends<B> {
     pub fn load(backend: &B, plan: &Plan, source: &dyn TensorSource, int8_head: bool) -> Result<Ends<B>> {
         let names = plan.arch.names;
         let embed = read(source, names.embed, &[plan.vocab, plan.hidden])?;
-        let norm = read_norm(plan, source, names.norm)?;
-        let head = match plan.tied && !source.contains(&format!("{}.weight", names.head)) {
+        let norm = scaled(read_norm(plan, source, names.norm, plan.hidden)?, plan.logit_scale);
+        let head = match plan.tied && !source.contains(&plan.head_tensor()) {
             true => planish_tensor::LinearPart::float(embed.clone(), None),
             false => read_weight(plan, source, names.head, plan.vocab, plan.hidden, None)?,
         };
+        let positions = |(name, offset): (&str, usize)| {
+            let table = read(source, name, &[plan.max_positions + offset, plan.hidden])?;
+            Ok::<_, Error>((backend.load(&table)?, offset))
+        };
         Ok(Ends {
             embed: backend.load(&embed)?,
-            norm: backend.load(&HostTensor::from_f32(vec![plan.hidden], &norm)?)?,
+            embed_scale: plan.embed_scale,
+            positions: names.positions.map(positions).transpose()?,
+            norm: Norm::load(backend, &norm, plan.eps)?,
             head: match int8_head && head.scales.is_none() {
                 true => Linear::rounded(backend, head, Q8::Int8)?,
                 false => Linear::new(backend, &[head])?,
             },
-            eps: plan.eps,
+            logit_cap: plan.logit_cap,
         })
     }
 
     /// Fills `ws.x` with the batch's embeddings.
     pub fn embed(&self, backend: &B, batch: &B::Batch, ws: &mut Workspace<B>) -> Result<()> {
-        Ok(backend.embed(&self.embed, batch, 1.0, &mut ws.x)?)
+        backend.embed(&self.embed, batch, self.embed_scale, &mut ws.x)?;
+        match &self.positions {
+            Some((table, offset)) => Ok(backend.add_positions(table, batch, *offset, &mut ws.x)?),
+            None => Ok(()),
+        }
     }
 
     /// Log-probabilities of hidden states `[rows, h]` given as f32, into `ws.logits[rows, v]`.
@@ -81,17 +95,27 @@ impl<B: Backend> Ends<B> {
         match self.head.q8() {
             Some(kind) => {
                 q.become_input(kind);
-                backend.add_rms_norm_quantize(x, None, &self.norm, self.eps, normed, q)?;
+                self.norm.add_apply_quantize(backend, x, None, normed, q)?;
             }
-            None => backend.rms_norm(x, &self.norm, self.eps, normed)?,
+            None => self.norm.apply(backend, x, normed)?,
         }
-        self.head.apply(backend, math, normed, q, &mut ws.logits)
+        self.head.apply(backend, math, normed, q, &mut ws.logits)?;
+        match self.logit_cap {
+            Some(cap) => Ok(backend.softcap(&mut ws.logits, cap)?),
+            None => Ok(()),
+        }
     }
 
     /// Bytes that one pass over the output projection reads.
     pub fn head_bytes(&self) -> usize {
         self.head.shape().bytes
     }
+}
+
+/// A norm whose outputs are larger by this factor: what makes logits of them is linear.
+fn scaled(mut norm: HostNorm, factor: f32) -> HostNorm {
+    norm.weight.iter_mut().chain(norm.bias.iter_mut().flatten()).for_each(|w| *w *= factor);
+    norm
 }
 
 /// How a model is loaded.
@@ -113,7 +137,7 @@ pub struct Decoder<B: Backend> {
     pub math: FloatMath,
     ends: Ends<B>,
     blocks: Vec<Block<B>>,
-    rope: RopeTable<B>,
+    ropes: Vec<RopeTable<B>>,
     kv_scales: Vec<[f32; 2]>,
 }
 
@@ -133,9 +157,9 @@ impl<B: Backend> Decoder<B> {
             drop(host);
             release_block(&plan, source, layer);
         }
-        let rope = rope::table(backend, &plan, options.positions)?;
+        let ropes = rope::tables(backend, &plan, options.positions)?;
         let kv_scales = kv_scales(&plan, source)?;
-        Ok(Decoder { plan, math: options.math, ends, blocks, rope, kv_scales })
+        Ok(Decoder { plan, math: options.math, ends, blocks, ropes, kv_scales })
     }
 
     /// Gives a pool whose codes are of the type that the checkpoint calibrated scales for those scales.
@@ -157,7 +181,7 @@ impl<B: Backend> Decoder<B> {
     pub fn queue(&self, backend: &B, batch: &B::Batch, kv: &mut KvPool<B>, ws: &mut Workspace<B>) -> Result<()> {
         ws.pending = false;
         self.ends.embed(backend, batch, ws)?;
-        let step = Step { backend, math: self.math, batch, rope: &self.rope };
+        let step = Step { backend, math: self.math, batch, ropes: &self.ropes };
         for (block, kv) in self.blocks.iter().zip(&mut kv.layers) {
             block.run(&step, kv, ws)?;
         }
@@ -190,7 +214,7 @@ fn kv_scales(plan: &Plan, source: &dyn TensorSource) -> Result<Vec<[f32; 2]>> {
 
 /// Tells the source that a block's pages are not needed soon.
 pub fn release_block(plan: &Plan, source: &dyn TensorSource, layer: usize) {
-    for role in plan.roles(layer) {
-        source.release(&format!("{}.weight", plan.linear_name(layer, role)));
+    for module in plan.stored(layer) {
+        source.release(&format!("{}.weight", module.name));
     }
 }

@@ -40,25 +40,30 @@ impl DummySource {
     /// BF16. `path` stands in messages.
     pub fn new(plan: &Plan, quant: Option<DType>, seed: u64, path: PathBuf) -> DummySource {
         let mut source = DummySource { path, seed, tensors: BTreeMap::new() };
-        let names = plan.arch.names;
-        let norm = Fill::Constant(1.0 - plan.arch.norm_offset);
-        source.add(names.embed.into(), DType::BF16, vec![plan.vocab, plan.hidden], Fill::Even(1.0));
-        source.add(names.norm.into(), DType::BF16, vec![plan.hidden], norm);
-        if !plan.tied {
-            source.linear(names.head.into(), plan.vocab, plan.hidden, None);
+        let norm = Fill::Constant(1.0 - plan.arch.norm.offset());
+        for (name, shape) in plan.end_tensors() {
+            let fill = match shape[..] {
+                [_] if name.ends_with(".bias") => Fill::Even(0.01),
+                [_] => norm,
+                _ if name == plan.head_tensor() => Fill::Even(even(plan.hidden)),
+                _ => Fill::Even(1.0),
+            };
+            source.add(name, DType::BF16, shape, fill);
         }
         for layer in 0..plan.layers {
-            let prefix = plan.block_prefix(layer);
-            for name in [names.attention_norm, names.mlp_norm] {
-                source.add(format!("{prefix}{name}"), DType::BF16, vec![plan.hidden], norm);
-            }
-            for role in plan.roles(layer) {
-                let (n, k) = plan.linear_size(role);
-                let name = plan.linear_name(layer, role);
-                if plan.has_bias(role) {
-                    source.add(format!("{name}.bias"), DType::BF16, vec![n], Fill::Even(0.01));
+            for (place, name) in plan.arch.names.norms {
+                let (name, width) = (plan.block_prefix(layer) + name, vec![plan.norm_width(*place)]);
+                if plan.norms_have_biases() {
+                    source.add(format!("{name}.bias"), DType::BF16, width.clone(), Fill::Even(0.01));
                 }
-                source.linear(name, n, k, quant.filter(|_| !role.steers()));
+                source.add(format!("{name}.weight"), DType::BF16, width, norm);
+            }
+            for module in plan.stored(layer) {
+                if module.bias {
+                    source.add(format!("{}.bias", module.name), DType::BF16, vec![module.n], Fill::Even(0.01));
+                }
+                let steers = module.roles[0].steers();
+                source.linear(module.name, module.n, module.k, quant.filter(|_| !steers));
             }
         }
         source
@@ -70,8 +75,7 @@ impl DummySource {
     }
 
     fn linear(&mut self, name: String, n: usize, k: usize, quant: Option<DType>) {
-        // Even numbers up to `a` have the standard deviation a / sqrt(3).
-        let most = (3.0 / k as f32).sqrt();
+        let most = even(k);
         let weight = format!("{name}.weight");
         match quant {
             None => self.add(weight, DType::BF16, vec![n, k], Fill::Even(most)),
@@ -150,6 +154,11 @@ impl Entry {
     }
 }
 
+/// The most of even numbers with the standard deviation `1 / sqrt(k)`: those up to `a` have `a / sqrt(3)`.
+fn even(k: usize) -> f32 {
+    (3.0 / k as f32).sqrt()
+}
+
 /// The largest code of an 8-bit type's symmetric grid.
 fn largest(dtype: DType) -> f32 {
     if dtype == DType::I8 { 127.0 } else { 448.0 }
@@ -214,7 +223,7 @@ mod tests {
                 let square: f32 = values.iter().map(|x| (x * scale).powi(2)).sum::<f32>() / values.len() as f32;
                 assert!((square * k as f32 - 1.0).abs() < 0.1, "{quant:?}: {}", square * k as f32);
             }
-            assert!(block.attention_norm.iter().all(|w| *w == 1.0));
+            assert!(block.norms.values().flat_map(|norm| &norm.weight).all(|w| *w == 1.0));
         }
     }
 

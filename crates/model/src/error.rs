@@ -20,6 +20,16 @@ pub enum Error {
         /// What the file holds.
         found: String,
     },
+    /// The files hold other tensors than the network has.
+    #[error("tensors of a {family} model: {}", describe(missing, left_over))]
+    Tensors {
+        /// The family.
+        family: &'static str,
+        /// Names that are not there.
+        missing: Vec<String>,
+        /// Names that nothing reads.
+        left_over: Vec<String>,
+    },
     /// The configuration asks for something that Planish does not do.
     #[error("{0}")]
     Unsupported(String),
@@ -27,3 +37,12 @@ pub enum Error {
 
 /// Result of reading or running a network.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn describe(missing: &[String], left_over: &[String]) -> String {
+    let list = |names: &[String]| match names.len() {
+        0 => "none".to_owned(),
+        n if n > 12 => format!("{} and {} more", names[..10].join(", "), n - 10),
+        _ => names.join(", "),
+    };
+    format!("missing: {}; left over: {}", list(missing), list(left_over))
+}

@@ -4,6 +4,7 @@
 
 pub mod arch;
 pub mod archs;
+pub mod attention;
 pub mod block;
 pub mod decoder;
 pub mod dummy;
@@ -13,14 +14,17 @@ pub mod kv;
 pub mod linear;
 pub mod mlp;
 pub mod moe;
+pub mod norm;
+pub mod packing;
 pub mod plan;
 pub mod quantized;
 pub mod rope;
+pub mod table;
 pub mod tap;
 pub mod weights;
 pub mod workspace;
 
-pub use arch::{Absorber, Arch, Input, Mlp, Role};
+pub use arch::{Absorber, Arch, Input, Mlp, Place, Role};
 pub use decoder::{Decoder, Ends, LoadOptions};
 pub use error::{Error, Result};
 pub use kv::KvPool;

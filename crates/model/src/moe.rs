@@ -4,7 +4,7 @@ use crate::block::{Pack, Step, observe};
 use crate::error::{Error, Result};
 use crate::experts::ExpertPlan;
 use crate::linear::Linear;
-use crate::mlp::{Gated, MlpRows};
+use crate::mlp::{FeedForward, MlpRows};
 use crate::plan::Plan;
 use crate::tap::{Shown, Tap};
 use planish_tensor::mixture::{self, ExpertMath, ExpertRows, Experts, Routes, Routing};
@@ -22,7 +22,7 @@ pub struct Mixture<B: Backend> {
 }
 
 struct Shared<B: Backend> {
-    mlp: Gated<B>,
+    mlp: FeedForward<B>,
     gate: Linear<B>,
 }
 
@@ -48,7 +48,7 @@ impl<B: Backend> MixtureRows<B> {
     pub fn new(backend: &B, plan: &Plan, experts: &ExpertPlan, tokens: usize) -> Result<MixtureRows<B>> {
         let (h, act, routing) = (plan.hidden, backend.activation_dtype(), &experts.routing);
         let shared = |f| -> Result<SharedRows<B>> {
-            let rows = MlpRows::new(backend, &plan.grids(), tokens, f)?;
+            let rows = MlpRows::new(backend, &plan.grids(), tokens, f, plan.arch.gated)?;
             Ok(SharedRows { rows, out: backend.alloc(act, tokens, h)?, gates: backend.alloc(DType::F32, tokens, 1)? })
         };
         Ok(MixtureRows {
@@ -84,7 +84,7 @@ impl<B: Backend> Mixture<B> {
     /// Packs a mixture.
     pub fn load(backend: &B, pack: &impl Pack<B>, plan: &Plan, experts: &ExpertPlan) -> Result<Mixture<B>> {
         let shared = || -> Result<Shared<B>> {
-            let mlp = Gated::load(pack, Mlp::Shared, plan.activation)?;
+            let mlp = FeedForward::load(pack, Mlp::Shared, plan)?;
             Ok(Shared { mlp, gate: pack.linear(&[Role::SharedGate])? })
         };
         let packed = pack.experts(&experts.numbers().collect::<Vec<_>>())?;

@@ -1,5 +1,10 @@
 //! From a declaration and a configuration to a decided plan: every size, bias and window of one model.
-use crate::arch::{Arch, Flag, Input, Mlp, Role, Window};
+mod decide;
+mod tensors;
+
+pub use tensors::Stored;
+
+use crate::arch::{Absorber, Arch, Flag, Input, Mlp, Place, Role};
 use crate::archs;
 use crate::error::{Error, Result};
 use crate::experts::ExpertPlan;
@@ -27,16 +32,32 @@ pub struct Plan {
     pub nkv: usize,
     /// Head width.
     pub d: usize,
-    /// Added to the mean square in a norm.
+    /// Added to the mean square in a norm of hidden states.
     pub eps: f32,
-    /// The gate's nonlinearity.
+    /// Added to the mean square in a norm of queries or keys.
+    pub head_eps: f32,
+    /// Factor on embeddings.
+    pub embed_scale: f32,
+    /// Factor on q·k.
+    pub score_scale: f32,
+    /// Cap of the attention scores.
+    pub score_cap: Option<f32>,
+    /// Factor on logits.
+    pub logit_scale: f32,
+    /// Cap of the logits.
+    pub logit_cap: Option<f32>,
+    /// Attention and MLP read the same hidden state.
+    pub parallel: bool,
+    /// The MLP's nonlinearity.
     pub activation: Activation,
     /// The output projection is the embedding.
     pub tied: bool,
     /// Positions that the model was made for.
     pub max_positions: usize,
-    /// Rotary embedding.
-    pub rope: RopeConfig,
+    /// The rules of rotation.
+    pub ropes: Vec<RopeConfig>,
+    /// `[layers]` which rule a layer follows; `None` rotates nothing.
+    pub layer_ropes: Vec<Option<usize>>,
     /// `[layers]` sliding windows.
     pub windows: Vec<Option<u32>>,
     /// The experts of the layers that are mixtures.
@@ -57,34 +78,43 @@ impl Plan {
                 archs::known_classes()
             ))
         })?;
+        decide::check_musts(arch, config)?;
         let hidden = config.usize("hidden_size")?;
         let nq = config.usize("num_attention_heads")?;
         let nkv = config.opt_usize("num_key_value_heads")?.unwrap_or(nq);
-        let d = match config.opt_usize("head_dim")? {
-            Some(d) => d,
-            None => hidden / nq,
-        };
+        let d = config.opt_usize("head_dim")?.unwrap_or(hidden / nq);
         if nq % nkv != 0 || d == 0 {
             return Err(config.wrong("num_key_value_heads", "a divisor of num_attention_heads").into());
         }
         let layers = config.usize("num_hidden_layers")?;
         let scheme = Scheme::from_config(config)?;
         scheme.as_ref().map_or(Ok(()), |scheme| quantized::check(scheme, config.path()))?;
+        let windows = decide::windows(arch.window, config, layers)?;
+        let (ropes, layer_ropes) = decide::ropes(arch.rope, config, &windows)?;
+        let factors = decide::Factors::new(arch, config, hidden, d)?;
         Ok(Plan {
             arch,
             hidden,
             layers,
             vocab: config.usize("vocab_size")?,
-            ffn: config.usize("intermediate_size")?,
+            ffn: config.usize(arch.fields.ffn)?,
             nq,
             nkv,
             d,
-            eps: config.f64("rms_norm_eps")? as f32,
-            activation: activation(config)?,
-            tied: config.opt_bool("tie_word_embeddings")?.unwrap_or(false),
+            eps: factors.eps,
+            head_eps: factors.head_eps,
+            embed_scale: factors.embeddings,
+            score_scale: factors.scores,
+            score_cap: factors.score_cap,
+            logit_scale: factors.logits,
+            logit_cap: factors.logit_cap,
+            parallel: flag(arch.parallel, config)?,
+            activation: decide::activation(arch, config)?,
+            tied: config.opt_bool("tie_word_embeddings")?.unwrap_or(arch.tied),
             max_positions: config.usize("max_position_embeddings")?,
-            rope: config.rope()?,
-            windows: windows(arch.window, config, layers)?,
+            ropes,
+            layer_ropes,
+            windows,
             experts: arch.mixture.map(|mixture| ExpertPlan::new(mixture, config, layers)).transpose()?,
             scheme: scheme.map(Arc::new),
             biases: [flag(arch.qkv_bias, config)?, flag(arch.o_bias, config)?, flag(arch.mlp_bias, config)?],
@@ -106,7 +136,7 @@ impl Plan {
         let mlp = |mlp| [Role::Gate(mlp), Role::Up(mlp), Role::Down(mlp)];
         let mut roles = vec![Role::Q, Role::K, Role::V, Role::O];
         let Some(experts) = self.mixture(layer) else {
-            roles.extend(mlp(Mlp::Dense));
+            roles.extend(mlp(Mlp::Dense).into_iter().skip(!self.arch.gated as usize));
             return roles;
         };
         roles.push(Role::Router);
@@ -182,9 +212,9 @@ impl Plan {
             nq: self.nq,
             nkv: self.nkv,
             d: self.d,
-            scale: 1.0 / (self.d as f32).sqrt(),
+            scale: self.score_scale,
             window: self.windows[layer],
-            softcap: None,
+            softcap: self.score_cap,
         }
     }
 
@@ -198,20 +228,50 @@ impl Plan {
         self.arch.names.block.replace("{}", &layer.to_string())
     }
 
-    /// Module name of a linear (its weight is this and `.weight`).
+    /// Name of the module that holds a linear (its weight is this and `.weight`).
     pub fn linear_name(&self, layer: usize, role: Role) -> String {
-        let linears = &self.arch.names.linears;
-        let in_block = match role {
-            Role::Q => linears[0].to_owned(),
-            Role::K => linears[1].to_owned(),
-            Role::V => linears[2].to_owned(),
-            Role::O => linears[3].to_owned(),
-            Role::Gate(Mlp::Dense) => linears[4].to_owned(),
-            Role::Up(Mlp::Dense) => linears[5].to_owned(),
-            Role::Down(Mlp::Dense) => linears[6].to_owned(),
-            of_mixture => self.arch.mixture.map(|m| m.module(of_mixture)).unwrap_or_default(),
-        };
+        let module = self.arch.names.modules.iter().find(|m| m.roles.contains(&role)).map(|m| m.name.to_owned());
+        let in_block = module.or_else(|| self.arch.mixture.map(|m| m.module(role))).unwrap_or_default();
         self.block_prefix(layer) + &in_block
+    }
+
+    /// A name of a linear for people, which tells it from others in its module.
+    pub fn linear_label(&self, layer: usize, role: Role) -> String {
+        let shared = self.arch.names.modules.iter().any(|m| m.roles.len() > 1 && m.roles.contains(&role));
+        let part = match role {
+            Role::Q => "q",
+            Role::K => "k",
+            Role::V => "v",
+            Role::Gate(_) => "gate",
+            _ => "up",
+        };
+        self.linear_name(layer, role) + &if shared { format!("[{part}]") } else { String::new() }
+    }
+
+    /// Where 1/s goes when an input's channels are smoothed by s; `None` if nothing can take it up: without a norm
+    /// before its readers, or behind a nonlinearity that factors do not pass.
+    pub fn absorber(&self, input: Input) -> Option<Absorber> {
+        let norm = |place| self.norm_name(0, place).map(|_| Absorber::Norm(place));
+        match input {
+            Input::AttentionNorm => norm(Place::BeforeAttention),
+            Input::AttentionOutput => Some(Absorber::Rows(Role::V)),
+            Input::MlpNorm | Input::Routed(_) => norm(Place::BeforeMlp),
+            Input::MlpInner(mlp) => {
+                let passes = self.arch.gated || self.activation.is_homogeneous();
+                passes.then_some(Absorber::Rows(Role::Up(mlp)))
+            }
+        }
+    }
+
+    /// The inputs of blocks that nothing can take up smoothing factors for, and why.
+    pub fn unsmoothed(&self) -> Vec<(Input, &'static str)> {
+        let mut inputs = self.inputs(0);
+        inputs.retain(|&input| self.absorber(input).is_none());
+        let why = |input: Input| match input {
+            Input::MlpInner(_) => "the nonlinearity before it does not let factors through",
+            _ => "no norm stands before it",
+        };
+        inputs.into_iter().map(|input| (input, why(input))).collect()
     }
 
     /// Weights in the linears of all blocks.
@@ -242,36 +302,4 @@ pub(crate) fn flag(flag: Flag, config: &Config) -> Result<bool> {
         Flag::Config(field) => config.opt_bool(field)?.unwrap_or(false),
         Flag::ConfigUnless(field) => config.opt_bool(field)?.unwrap_or(true),
     })
-}
-
-fn activation(config: &Config) -> Result<Activation> {
-    match config.opt_str("hidden_act")?.unwrap_or("silu") {
-        "silu" | "swish" => Ok(Activation::Silu),
-        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
-        _ => Err(config.wrong("hidden_act", "silu or gelu_pytorch_tanh").into()),
-    }
-}
-
-fn windows(rule: Window, config: &Config, layers: usize) -> Result<Vec<Option<u32>>> {
-    let none = vec![None; layers];
-    let on = match rule {
-        Window::Never => false,
-        Window::All => true,
-        Window::Upper => config.opt_bool("use_sliding_window")?.unwrap_or(false),
-    };
-    let Some(width) = (if on { config.opt_usize("sliding_window")? } else { None }) else {
-        return Ok(none);
-    };
-    let width = Some(width as u32);
-    if rule == Window::All {
-        return Ok(vec![width; layers]);
-    }
-    if let Some(kinds) = config.opt_strings("layer_types")? {
-        if kinds.len() != layers {
-            return Err(config.wrong("layer_types", "one entry for each layer").into());
-        }
-        return Ok(kinds.iter().map(|k| if k == "sliding_attention" { width } else { None }).collect());
-    }
-    let first = config.opt_count("max_window_layers")?.unwrap_or(layers);
-    Ok((0..layers).map(|i| if i >= first { width } else { None }).collect())
 }

@@ -1,20 +1,28 @@
 //! A block's weights in host memory: read from the files, changed by the quantizer, packed for a device.
-use crate::arch::Role;
+use crate::arch::{Place, Role};
 use crate::error::{Error, Result};
-use crate::plan::Plan;
+use crate::packing::split;
+use crate::plan::{Plan, Stored};
 use crate::quantized::read_numbers;
 use planish_checkpoint::scheme::QuantFormat;
 use planish_checkpoint::source::TensorSource;
 use planish_tensor::{DType, HostTensor, LinearPart, Q8};
 use std::collections::BTreeMap;
 
-/// One block. Norm weights are as applied (the family's offset is added).
+/// A norm's numbers, as applied (the family's offset is added).
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostNorm {
+    /// `[h]`, or `[d]` of queries and keys.
+    pub weight: Vec<f32>,
+    /// The same of a norm that takes off the mean.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// One block.
 #[derive(Clone, Debug)]
 pub struct HostBlock {
-    /// `[h]` weight of the norm before attention.
-    pub attention_norm: Vec<f32>,
-    /// `[h]` weight of the norm before the MLP.
-    pub mlp_norm: Vec<f32>,
+    /// The norms that the family has.
+    pub norms: BTreeMap<Place, HostNorm>,
     /// Those of [`Plan::roles`].
     pub linears: BTreeMap<Role, LinearPart>,
 }
@@ -23,13 +31,16 @@ impl HostBlock {
     /// Reads and checks block `layer`.
     pub fn read(plan: &Plan, source: &dyn TensorSource, layer: usize) -> Result<HostBlock> {
         let prefix = plan.block_prefix(layer);
-        let norm = |name: &str| read_norm(plan, source, &format!("{prefix}{name}"));
-        let linear = |role| Ok((role, read_linear(plan, source, layer, role)?));
-        Ok(HostBlock {
-            attention_norm: norm(plan.arch.names.attention_norm)?,
-            mlp_norm: norm(plan.arch.names.mlp_norm)?,
-            linears: plan.roles(layer).into_iter().map(linear).collect::<Result<_>>()?,
-        })
+        let norm = |(place, name): &(Place, &str)| {
+            let norm = read_norm(plan, source, &format!("{prefix}{name}"), plan.norm_width(*place))?;
+            Ok((*place, norm))
+        };
+        let mut linears = BTreeMap::new();
+        for module in plan.stored(layer) {
+            let part = read_module(plan, source, &module)?;
+            linears.extend(split(&module, part)?);
+        }
+        Ok(HostBlock { norms: plan.arch.names.norms.iter().map(norm).collect::<Result<_>>()?, linears })
     }
 
     /// The linear of a role that the block has.
@@ -38,10 +49,14 @@ impl HostBlock {
     }
 }
 
-/// A norm's weight as applied.
-pub fn read_norm(plan: &Plan, source: &dyn TensorSource, name: &str) -> Result<Vec<f32>> {
-    let stored = read(source, name, &[plan.hidden])?;
-    Ok(stored.to_f32().into_iter().map(|w| w + plan.arch.norm_offset).collect())
+/// A norm of `width` channels as applied; `name` is without `.weight`.
+pub fn read_norm(plan: &Plan, source: &dyn TensorSource, name: &str, width: usize) -> Result<HostNorm> {
+    let values = |kind: &str| Ok::<_, Error>(read(source, &format!("{name}.{kind}"), &[width])?.to_f32());
+    let offset = plan.arch.norm.offset();
+    Ok(HostNorm {
+        weight: values("weight")?.into_iter().map(|w| w + offset).collect(),
+        bias: plan.norms_have_biases().then(|| values("bias")).transpose()?,
+    })
 }
 
 /// A tensor of the shape that the configuration demands.
@@ -53,20 +68,18 @@ pub fn read(source: &dyn TensorSource, name: &str, shape: &[usize]) -> Result<Ho
     Ok(tensor)
 }
 
-fn read_linear(plan: &Plan, source: &dyn TensorSource, layer: usize, role: Role) -> Result<LinearPart> {
-    let (n, k) = plan.linear_size(role);
-    let name = plan.linear_name(layer, role);
-    let bias = match plan.has_bias(role) {
-        true => Some(read(source, &format!("{name}.bias"), &[n])?.to_f32()),
+fn read_module(plan: &Plan, source: &dyn TensorSource, module: &Stored) -> Result<LinearPart> {
+    let name = &module.name;
+    let bias = match module.bias {
+        true => Some(read(source, &format!("{name}.bias"), &[module.n])?.to_f32()),
         false => None,
     };
-    let part = read_weight(plan, source, &name, n, k, bias)?;
+    let part = read_weight(plan, source, name, module.n, module.k, bias)?;
     match part.scales {
-        Some(_) if role.steers() => Err(wrong(
-            &format!("{name}.weight"),
-            "a float type: routers run in float".into(),
-            part.weight.dtype().to_string(),
-        )),
+        Some(_) if module.roles[0].steers() => {
+            let found = part.weight.dtype().to_string();
+            Err(wrong(&format!("{name}.weight"), "a float type: routers run in float".into(), found))
+        }
         _ => Ok(part),
     }
 }

@@ -53,7 +53,10 @@ impl<B: Backend> Workspace<B> {
             normed: tensor(tokens, h)?,
             qkv: tensor(tokens, plan.attention(0).qkv_width())?,
             attended: tensor(tokens, attended)?,
-            mlp: plan.has_dense_layers().then(|| MlpRows::new(backend, &grids, tokens, plan.ffn)).transpose()?,
+            mlp: plan
+                .has_dense_layers()
+                .then(|| MlpRows::new(backend, &grids, tokens, plan.ffn, plan.arch.gated))
+                .transpose()?,
             mixture: mixtures(plan).map(|e| MixtureRows::new(backend, plan, e, tokens)).transpose()?,
             normed_q8: q8(tokens, h)?,
             attended_q8: q8(tokens, attended)?,

@@ -35,8 +35,11 @@ impl Model {
 
     fn open_with(dir: &Path, config: &str, options: &LoadOptions) -> Model {
         let path = dir.join(config);
-        let config = Config::from_json(&std::fs::read(&path).unwrap(), &path).unwrap();
-        let plan = Plan::new(&config).unwrap();
+        Model::of(dir, &Config::from_json(&std::fs::read(&path).unwrap(), &path).unwrap(), options)
+    }
+
+    fn of(dir: &Path, config: &Config, options: &LoadOptions) -> Model {
+        let plan = Plan::new(config).unwrap();
         let files = ModelFiles::open(dir).unwrap();
         let kv = KvPool::new(&Scalar, &plan, plan.layers, 8, PAGE, DType::F32).unwrap();
         let ws = Workspace::new(&Scalar, &plan, 128, 128).unwrap();
@@ -49,6 +52,15 @@ impl Model {
         let mut batch = Batch::fresh(&[tokens.len()], PAGE);
         batch.tokens = tokens.to_vec();
         batch.logit_rows = (first as u32..tokens.len() as u32).collect();
+        self.decoder.forward(&Scalar, &batch, &mut self.kv, &mut self.ws).unwrap();
+        download(&self.ws.logits)
+    }
+
+    /// Logits of all positions of several texts in one step.
+    fn together(&mut self, texts: &[Vec<u32>]) -> Vec<f32> {
+        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+        let mut batch = Batch { tokens: texts.concat(), ..Batch::fresh(&lengths, PAGE) };
+        batch.logit_rows = (0..batch.t() as u32).collect();
         self.decoder.forward(&Scalar, &batch, &mut self.kv, &mut self.ws).unwrap();
         download(&self.ws.logits)
     }
@@ -89,7 +101,7 @@ fn difference(a: &[f32], b: &[f32]) -> (f32, f64) {
 /// Both prompts' logits within 5e-4 (RMS 1e-4), and 24 greedy tokens each.
 fn check_float(name: &str, config: &str) {
     let mut model = Model::open(&data(name), config);
-    let reference = if name == "llama_sharded" { "llama" } else { name };
+    let reference = if matches!(name, "llama_sharded" | "internlm2") { "llama" } else { name };
     for (i, prompt) in prompts().iter().enumerate() {
         let logits = model.logits(prompt, if i == 0 { 0 } else { 56 });
         let (max, rms) = difference(&logits, &expected(reference, &format!("logits_{i}")).to_f32());
@@ -99,10 +111,34 @@ fn check_float(name: &str, config: &str) {
     }
 }
 
-#[test]
-fn llama() {
-    check_float("llama", "config.json");
-    check_float("llama", "config_v4.json");
+fn check_both(name: &str) {
+    check_float(name, "config.json");
+    check_float(name, "config_v4.json");
+    check_batched(name);
+}
+
+/// Texts that run together give what each gives alone, to the bit.
+fn check_batched(name: &str) {
+    let (mut model, prompts) = (Model::open(&data(name), "config.json"), prompts());
+    let alone: Vec<f32> = prompts.iter().flat_map(|prompt| model.logits(prompt, 0)).collect();
+    assert_eq!(model.together(&prompts), alone, "{name}");
+}
+
+/// Float models of transformers: both prompts' logits, and greedy tokens, from both spellings of the configuration.
+mod families {
+    macro_rules! families {
+        ($($name:ident)*) => {$(
+            #[test]
+            fn $name() {
+                super::check_both(stringify!($name));
+            }
+        )*};
+    }
+
+    families! {
+        gemma2 gemma3 glm4 gpt_neox granite llama llama3_rope_bias_untied mistral olmo2 opt phi3_longrope qwen2 qwen3
+        smollm3 starcoder2
+    }
 }
 
 #[test]
@@ -111,26 +147,18 @@ fn llama_f32() {
 }
 
 #[test]
+fn opt_f32() {
+    check_float("opt_f32", "config.json");
+}
+
+#[test]
 fn llama_sharded() {
     check_float("llama_sharded", "config.json");
 }
 
 #[test]
-fn llama3_rope_bias_untied() {
-    check_float("llama3_rope_bias_untied", "config.json");
-    check_float("llama3_rope_bias_untied", "config_v4.json");
-}
-
-#[test]
-fn mistral() {
-    check_float("mistral", "config.json");
-    check_float("mistral", "config_v4.json");
-}
-
-#[test]
-fn qwen2() {
-    check_float("qwen2", "config.json");
-    check_float("qwen2", "config_v4.json");
+fn internlm2() {
+    check_float("internlm2", "config.json");
 }
 
 #[test]
@@ -143,6 +171,50 @@ fn mixtral() {
 fn qwen2_moe() {
     check_float("qwen2_moe", "config.json");
     check_float("qwen2_moe", "config_v4.json");
+}
+
+/// InternLM3 is Llama with biases that are asked for by other names.
+#[test]
+fn internlm3() {
+    let dir = data("llama3_rope_bias_untied");
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+    json["architectures"] = serde_json::json!(["InternLM3ForCausalLM"]);
+    for (old, new) in [("attention_bias", "qkv_bias"), ("mlp_bias", "bias")] {
+        json[old] = false.into();
+        json[new] = true.into();
+    }
+    let config = Config::from_json(json.to_string().as_bytes(), Path::new("config.json")).unwrap();
+    let logits = Model::of(&dir, &config, &FLOAT).logits(&prompts()[0], 0);
+    let (max, rms) = difference(&logits, &expected("llama3_rope_bias_untied", "logits_0").to_f32());
+    assert!(max <= 5e-4 && rms <= 1e-4, "max {max}, rms {rms}");
+}
+
+/// What a declaration is not about, and tensors that are not a model's own, are named.
+#[test]
+fn other_networks_are_refused() {
+    let refused = |name: &str, field: &str, value: serde_json::Value| {
+        let bytes = std::fs::read(data(name).join("config.json")).unwrap();
+        let mut json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        json[field] = value;
+        let config = Config::from_json(json.to_string().as_bytes(), Path::new("config.json")).unwrap();
+        Plan::new(&config).unwrap_err().to_string()
+    };
+    let error = refused("opt", "do_layer_norm_before", false.into());
+    assert_eq!(error, "config.json: field do_layer_norm_before: expected true, found false");
+    assert!(refused("opt", "word_embed_proj_dim", 32.into()).contains("expected 64, as hidden_size, found 32"));
+    assert!(refused("smollm3", "no_rope_layers", serde_json::json!([1, 2])).contains("0 or 1 for each layer"));
+    assert!(refused("opt", "activation_function", "mish".into()).contains("silu, gelu, gelu_pytorch_tanh or relu"));
+    assert!(refused("granite", "residual_multiplier", 0.into()).contains("a positive number"));
+    assert!(refused("gemma2", "query_pre_attn_scalar", serde_json::Value::Null).contains("query_pre_attn_scalar"));
+
+    let plan = |name: &str| Plan::new(&Config::open(&data(name)).unwrap()).unwrap();
+    let (qwen2, qwen3) = (ModelFiles::open(&data("qwen2")).unwrap(), ModelFiles::open(&data("qwen3")).unwrap());
+    plan("qwen3").check_tensors(&qwen3).unwrap();
+    let error = plan("qwen3").check_tensors(&qwen2).unwrap_err().to_string();
+    assert!(error.starts_with("tensors of a Qwen3 model: missing: model.layers.0.self_attn.k_norm.weight"), "{error}");
+    assert!(error.contains("; left over: model.layers.0.self_attn.k_proj.bias, "), "{error}");
+    let error = plan("qwen2").check_tensors(&qwen3).unwrap_err().to_string();
+    assert!(error.contains("model.layers.1.self_attn.q_norm.weight"), "{error}");
 }
 
 /// An INT8 output projection is another function, but barely.

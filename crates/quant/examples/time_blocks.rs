@@ -71,7 +71,7 @@ fn run<B: Backend>(
         samples: &samples,
         held_back: &held_back,
         kind: Q8::Int8,
-        alpha: &|_, input: Input| Some(if matches!(input.absorber(), Absorber::Rows(_)) { 0.5 } else { 0.8 }),
+        alpha: &|_, input: Input| Some(if matches!(plan.absorber(input), Some(Absorber::Rows(_))) { 0.5 } else { 0.8 }),
         algorithm: Algorithm::Gptq(GptqOptions { threads: 16, ..GptqOptions::default() }),
         quantized: &|_, _| true,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },

@@ -206,13 +206,27 @@ pub struct RopeTable<B: Backend> {
     pub interleaved: bool,
 }
 
-/// The gate's nonlinearity in a gated MLP.
+/// The nonlinearity of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// x·sigmoid(x).
     Silu,
     /// GELU, tanh approximation.
     GeluTanh,
+    /// GELU, `x (1 + erf(x / √2)) / 2`.
+    Gelu,
+    /// max(x, 0); NaN stays.
+    Relu,
+}
+
+impl Activation {
+    /// Every nonlinearity.
+    pub const ALL: [Activation; 4] = [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu];
+
+    /// Whether `act(x / s) = act(x) / s` for every s above 0, so that a factor passes through.
+    pub const fn is_homogeneous(self) -> bool {
+        matches!(self, Activation::Relu)
+    }
 }
 
 /// How an engine does well on a device, unless it is told otherwise.
@@ -317,8 +331,35 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn embed(&self, table: &Tensor<Self>, batch: &Self::Batch, scale: f32, out: &mut Tensor<Self>) -> Result<()>;
     /// `out = x / sqrt(mean(x²) + eps) * weight`, by row; weight `[1, h]` f32.
     fn rms_norm(&self, x: &Tensor<Self>, weight: &Tensor<Self>, eps: f32, out: &mut Tensor<Self>) -> Result<()>;
+    /// `out = (x - mean(x)) / sqrt(mean((x - mean(x))²) + eps) * weight + bias`, by row; weight and bias `[1, h]` f32.
+    fn layer_norm(
+        &self,
+        x: &Tensor<Self>,
+        weight: &Tensor<Self>,
+        bias: &Tensor<Self>,
+        eps: f32,
+        out: &mut Tensor<Self>,
+    ) -> Result<()>;
+    /// Of each row of `x`, the `count` neighbouring stretches of the weight's width from column `first` on, in place:
+    /// each as [`Backend::rms_norm`] does a row; weight `[1, w]` f32. The other columns stay.
+    fn rms_norm_stretches(
+        &self,
+        x: &mut Tensor<Self>,
+        first: usize,
+        count: usize,
+        weight: &Tensor<Self>,
+        eps: f32,
+    ) -> Result<()>;
     /// Quantizes each token as [`Grid::quantize_row`] does, on the grid of `out`; the 8-bit type is that of `out.codes`.
     fn quantize_rows(&self, x: &Tensor<Self>, out: &mut Q8Rows<Self>) -> Result<()>;
+    /// `x[t] += table[positions[t] + offset]`; the table is `[p, h]` of a float type.
+    fn add_positions(
+        &self,
+        table: &Tensor<Self>,
+        batch: &Self::Batch,
+        offset: usize,
+        x: &mut Tensor<Self>,
+    ) -> Result<()>;
     /// `out[t, n] = x[t, k] · w[n, k]ᵀ + bias`, float weight; `out` may be F32 (logits) or the activation type.
     fn gemm_float(&self, x: &Tensor<Self>, w: &Self::Linear, math: FloatMath, out: &mut Tensor<Self>) -> Result<()>;
     /// `out[t, n] = (acc * xs[t]) * ws[n] + bias[n]`, see [`crate::q8`]; of other grids than the usual one as
@@ -349,6 +390,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()>;
     /// `out[t, f] = act(gate) * up` for `gate_up[t, 2f]` = gate then up.
     fn gated(&self, gate_up: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()>;
+    /// `out = act(x)`.
+    fn activate(&self, x: &Tensor<Self>, act: Activation, out: &mut Tensor<Self>) -> Result<()>;
+    /// `x = cap * tanh(x / cap)`; `x` F32.
+    fn softcap(&self, x: &mut Tensor<Self>, cap: f32) -> Result<()>;
     /// `x += y`.
     fn add(&self, x: &mut Tensor<Self>, y: &Tensor<Self>) -> Result<()>;
     /// `out[i] = x[logit_rows[i]]`.
@@ -405,6 +450,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
         self.gated(gate_up, act, scratch)?;
+        self.quantize_rows(scratch, out)
+    }
+
+    /// As [`Backend::activate`], quantized into `out`; `scratch[t, f]` may be used or not.
+    fn activate_quantize(
+        &self,
+        x: &Tensor<Self>,
+        act: Activation,
+        scratch: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        self.activate(x, act, scratch)?;
         self.quantize_rows(scratch, out)
     }
 

@@ -9,6 +9,16 @@ pub enum TextError {
     /// The bytes of a `tokenizer.json` do not describe a tokenizer.
     #[error("tokenizer.json: {0}")]
     TokenizerJson(String),
+    /// The bytes of a `tokenizer.model` are no tokenizer, or one of a kind that is not read.
+    #[error("tokenizer.model: {field}: expected {expected}, found {found}")]
+    TokenizerModel {
+        /// The part, as the file's definition calls it.
+        field: &'static str,
+        /// What would have been accepted.
+        expected: String,
+        /// What was there.
+        found: String,
+    },
     /// A GGUF metadata field has a value that cannot be used.
     #[error("{field}: expected {expected}, found {found}")]
     Gguf {

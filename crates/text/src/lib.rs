@@ -15,6 +15,7 @@ mod methods;
 mod plain;
 mod python;
 mod sandbox;
+pub mod sentencepiece;
 mod source;
 mod stop;
 mod tokenizer;

@@ -1,6 +1,6 @@
 //! The definition of attention in plain loops: the same blocks, segments and orders as the vector engine.
 use super::{KEYS, KvSlice, Operands, SEGMENT};
-use crate::exp::{EXP_HIGH, EXP_LOW, LN2_HIGH, LN2_LOW, P};
+use crate::exp::{EXP_HIGH, EXP_LOW, LN2_HIGH, LN2_LOW, P, TANH, TANH_SWITCH};
 use crate::threads::Threads;
 use crate::vector::Shared;
 
@@ -118,11 +118,6 @@ fn exp(x: f32) -> f32 {
     let (n, power) = (n as i32, |e: i32| f32::from_bits(((e + 127) as u32) << 23));
     p * power(n >> 1) * power(n - (n >> 1))
 }
-
-/// Coefficients of tanh(x) = x + x³ p(x²) below [`TANH_SWITCH`] (Cephes), highest power first.
-pub(super) const TANH: [f32; 5] = [-5.704_988_7e-3, 2.063_909e-2, -0.053_739_714, 1.333_144_2e-1, -0.333_332_8];
-/// Where the exponential takes over.
-pub(super) const TANH_SWITCH: f32 = 0.625;
 
 fn tanh(x: f32) -> f32 {
     if x.abs() >= TANH_SWITCH {

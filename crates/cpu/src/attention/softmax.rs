@@ -1,6 +1,6 @@
 //! The softmax of one row against one block of keys, and the merging of two stretches of keys.
 use super::KEYS;
-use super::scalar::{TANH, TANH_SWITCH};
+use crate::exp::{TANH, TANH_SWITCH};
 use crate::vector::Vector;
 
 /// What a row knows after some keys: `o` is `[width]`, the sum of exp(score - m) * value; `l` the sum of exp(score - m).

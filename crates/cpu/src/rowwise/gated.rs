@@ -1,4 +1,5 @@
 //! Gated activations.
+use super::activation::{nonlinearity, with_nonlinearity};
 use super::quantize::{Units, quantize_bounded};
 use super::{Fold, Magnitude, Q8SliceMut, RowsMut, for_vectors, row_count, split};
 use crate::isa::Isa;
@@ -77,32 +78,11 @@ impl Op for GatedQuantize<'_> {
 /// Applies the gate to a row, and returns the largest magnitudes of the result as [`Magnitude`] has them.
 #[inline(always)]
 fn gated_row<S: Simd>(s: S, gate_up: &[f32], act: Activation, out: &mut [f32]) -> S::I {
-    match act {
-        Activation::Silu => apply::<S, false>(s, gate_up, out),
-        Activation::GeluTanh => apply::<S, true>(s, gate_up, out),
-    }
-}
-
-/// SiLU, or GELU with tanh. (Not a closure: those may stay calls, with all vectors in memory.)
-#[inline(always)]
-fn activate<S: Simd, const GELU: bool>(s: S, x: S::F) -> S::F {
-    if !GELU {
-        return sigmoid_product(s, x, x);
-    }
-    // x (1 + tanh(u)) / 2 = x sigmoid(2u)
-    let root = (8.0f64 / std::f64::consts::PI).sqrt();
-    let cubic = s.madd(s.mul(x, x), s.splat((0.044715 * root) as f32), s.splat(root as f32));
-    sigmoid_product(s, x, s.mul(x, cubic))
-}
-
-/// `x / (1 + exp(-u))`.
-#[inline(always)]
-fn sigmoid_product<S: Simd>(s: S, x: S::F, u: S::F) -> S::F {
-    s.mul(x, s.reciprocal(s.add(s.splat(1.0), s.exp(s.sub(s.splat(0.0), u)))))
+    with_nonlinearity!(act, |ACT| apply::<S, ACT>(s, gate_up, out))
 }
 
 #[inline(always)]
-fn apply<S: Simd, const GELU: bool>(s: S, gate_up: &[f32], out: &mut [f32]) -> S::I {
+fn apply<S: Simd, const ACT: u8>(s: S, gate_up: &[f32], out: &mut [f32]) -> S::I {
     let f = out.len();
     assert_eq!(gate_up.len(), 2 * f);
     let mut bound = Magnitude.start(s);
@@ -113,13 +93,13 @@ fn apply<S: Simd, const GELU: bool>(s: S, gate_up: &[f32], out: &mut [f32]) -> S
             S,
             f,
             |i| {
-                let y = s.mul(activate::<S, GELU>(s, s.load(gate.add(i))), s.load(up.add(i)));
+                let y = s.mul(nonlinearity::<S, ACT>(s, s.load(gate.add(i))), s.load(up.add(i)));
                 bound = Magnitude.step(s, bound, y);
                 s.store(o.add(i), y);
             },
             |i, n| {
                 let (gate, up) = (s.load_part(gate.add(i), n, 0.0), s.load_part(up.add(i), n, 0.0));
-                let y = s.mul(activate::<S, GELU>(s, gate), up);
+                let y = s.mul(nonlinearity::<S, ACT>(s, gate), up);
                 bound = Magnitude.step(s, bound, y);
                 s.store_part(o.add(i), n, y);
             }

@@ -13,6 +13,24 @@ pub fn rms_norm(threads: &Threads, isa: Isa, x: &[f32], weight: &[f32], eps: f32
     split(threads, t, h, |rows| dispatch(isa, Norm { rows, x, weight, eps, out: &out }));
 }
 
+/// As [`rms_norm`], in place, of `count` stretches of the weight's width from column `first` on; `x[t, cols]`.
+pub fn rms_norm_stretches(
+    threads: &Threads,
+    isa: Isa,
+    x: &mut [f32],
+    cols: usize,
+    first: usize,
+    count: usize,
+    weight: &[f32],
+    eps: f32,
+) {
+    let t = row_count(x.len(), cols);
+    assert!(first + count * weight.len() <= cols, "stretches inside a row");
+    let x = RowsMut::new(x, t, cols);
+    let width = count * weight.len();
+    split(threads, t, width, |rows| dispatch(isa, NormStretches { rows, x: &x, first, width, weight, eps }));
+}
+
 /// `x += delta` (if given), then `out` is the norm of `x`, as [`rms_norm`].
 pub fn add_rms_norm(
     threads: &Threads,
@@ -89,6 +107,31 @@ impl Op for Norm<'_> {
             // SAFETY: each row is in one range.
             let out = unsafe { self.out.row(r) };
             norm_row(s, &self.x[r * h..][..h], self.weight, self.eps, out);
+        }
+    }
+}
+
+struct NormStretches<'a> {
+    rows: Range<usize>,
+    x: &'a RowsMut<'a, f32>,
+    first: usize,
+    width: usize,
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Op for NormStretches<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut before = vec![0f32; self.weight.len()];
+        for r in self.rows.clone() {
+            // SAFETY: each row is in one range.
+            let row = unsafe { self.x.row(r) };
+            for stretch in row[self.first..][..self.width].chunks_exact_mut(before.len()) {
+                before.copy_from_slice(stretch);
+                norm_row(s, &before, self.weight, self.eps, stretch);
+            }
         }
     }
 }
@@ -177,7 +220,7 @@ impl Op for Add<'_> {
 
 /// Squares of a short piece of a row.
 #[derive(Clone, Copy)]
-struct Squares;
+pub(super) struct Squares;
 
 impl<S: Simd> Fold<S> for Squares {
     type A = S::F;

@@ -188,6 +188,7 @@ fn gates() {
                                 let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
                                 x / (1.0 + (-2.0 * u).exp())
                             }
+                            other => unreachable!("{other:?}"),
                         };
                         let want =
                             gate_up.chunks(2 * f).flat_map(|r| (0..f).map(|i| one(r[i] as f64) * r[f + i] as f64));
@@ -201,6 +202,29 @@ fn gates() {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Near the value, as far as the argument's size goes: the tails of the error function are small differences.
+#[test]
+fn nonlinearities_and_caps() {
+    let mut random = Random(8);
+    for (f, scale) in [(1, 1.0), (17, 4.0), (1000, 0.01), (1000, 1.0), (1000, 12.0)] {
+        let x = random.floats(3 * f, scale);
+        for isa in Isa::available() {
+            for act in Activation::ALL {
+                let mut out = vec![7.0; 3 * f];
+                activate(&Threads::new(2), isa, &x, f, act, &mut out);
+                for (x, y) in x.iter().zip(&out) {
+                    let want = crate::scalar::activate(act, *x);
+                    assert!((want - y).abs() <= 5e-7 * x.abs(), "{isa:?} {act:?} of {x}: {y} for {want}");
+                }
+            }
+            let mut capped = x.clone();
+            softcap(&Threads::new(2), isa, &mut capped, f, 3.0);
+            let want: Vec<f64> = x.iter().map(|&x| 3.0 * (x as f64 / 3.0).tanh()).collect();
+            close(&capped, &want, 5e-7, "softcap");
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Gates and their codes: `kernels/gated.cu`.
 use super::activate::name_of;
-use super::quantize_rows::{Rows, check};
+use super::gemm_w8a8::joins;
+use super::grids::is_usual;
+use super::quantize_rows::{Rows, check, quantize_rows};
 use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
@@ -19,12 +21,18 @@ pub(crate) fn gated(cuda: &Cuda, gate_up: &Tensor<Cuda>, act: Activation, out: &
     cuda.launch("gated", &name, grid, params![address(gate_up), out.cols, parts, address(out)])
 }
 
+/// The usual gates by one kernel, the others through `scratch[t, f]`.
 pub(crate) fn gated_quantize(
     cuda: &Cuda,
     gate_up: &Tensor<Cuda>,
     act: Activation,
+    scratch: &mut Tensor<Cuda>,
     out: &mut Q8Rows<Cuda>,
 ) -> Result<()> {
+    if !(joins(act) && is_usual(out.grid)) {
+        gated(cuda, gate_up, act, scratch)?;
+        return quantize_rows(cuda, scratch, out);
+    }
     let f = out.codes.cols;
     require("gated_quantize", gate_up.cols == 2 * f)?;
     floats("gated_quantize", &[gate_up])?;

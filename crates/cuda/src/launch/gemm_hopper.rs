@@ -4,6 +4,7 @@
 use super::{Grid, address, params};
 use crate::choose::{Choice, Device, Element, STEP_BYTES, choose};
 use crate::driver::check;
+use crate::support::no_kernel;
 use crate::{Cuda, Linear};
 use cudarc::driver::sys;
 use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
@@ -158,6 +159,7 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
         Epilogue::Plain => (0, 0),
         Epilogue::Gated(Activation::Silu) => (1, 0),
         Epilogue::Gated(Activation::GeluTanh) => (1, 1),
+        Epilogue::Gated(act) => return Err(no_kernel(&format!("gates with {act:?}"))),
         Epilogue::Interleaved => (2, 0),
     };
     let steps = (p.k * element).div_ceil(STEP_BYTES);

@@ -4,6 +4,7 @@ use super::gemm_hopper::{self, Epilogue};
 use super::grids;
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
+use crate::support::no_kernel;
 use crate::{Arch, Cuda, Linear, support};
 use planish_tensor::layout::require;
 use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
@@ -155,6 +156,11 @@ pub(crate) fn gemm_w8a8(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Ten
     product(cuda, x, w, mode, out)
 }
 
+/// Whether products join gate and up by this nonlinearity.
+pub(crate) fn joins(act: Activation) -> bool {
+    matches!(act, Activation::Silu | Activation::GeluTanh)
+}
+
 /// `out[t, f] = act(gate) * up` for a weight of gate and up rows by turns.
 pub(crate) fn gemm_w8a8_gated(
     cuda: &Cuda,
@@ -167,6 +173,7 @@ pub(crate) fn gemm_w8a8_gated(
     let mode = match act {
         Activation::Silu => Mode::Silu,
         Activation::GeluTanh => Mode::Gelu,
+        Activation::Gelu | Activation::Relu => return Err(no_kernel(&format!("gates with {act:?}"))),
     };
     product(cuda, x, w, mode, out)
 }

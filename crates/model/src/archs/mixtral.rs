@@ -1,17 +1,16 @@
 //! Mixtral 8x7B and 8x22B: Mistral with a mixture of experts in every layer.
-use crate::arch::{Arch, Flag, LLAMA_NAMES, Mixture, Sparse, Window};
+use crate::arch::{Arch, Flag, Mixture, Sparse, Window};
 
 /// The declaration.
 pub const MIXTRAL: Arch = Arch {
     name: "Mixtral",
     classes: &["MixtralForCausalLM"],
-    names: &LLAMA_NAMES,
     qkv_bias: Flag::Never,
     o_bias: Flag::Never,
     mlp_bias: Flag::Never,
     window: Window::All,
-    norm_offset: 0.0,
     mixture: Some(&MIXTURE),
+    ..super::llama::LLAMA
 };
 
 const MIXTURE: Mixture = Mixture {

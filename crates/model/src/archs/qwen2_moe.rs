@@ -1,17 +1,16 @@
 //! Qwen1.5-MoE and Qwen2-MoE: Qwen2 with many small experts and one that sees every token.
-use crate::arch::{Arch, Flag, LLAMA_NAMES, Mixture, SharedExpert, Sparse, Window};
+use crate::arch::{Arch, Flag, Mixture, SharedExpert, Sparse, Window};
 
 /// The declaration.
 pub const QWEN2_MOE: Arch = Arch {
     name: "Qwen2-MoE",
     classes: &["Qwen2MoeForCausalLM"],
-    names: &LLAMA_NAMES,
     qkv_bias: Flag::ConfigUnless("qkv_bias"),
     o_bias: Flag::Never,
     mlp_bias: Flag::Never,
     window: Window::Upper,
-    norm_offset: 0.0,
     mixture: Some(&MIXTURE),
+    ..super::llama::LLAMA
 };
 
 const MIXTURE: Mixture = Mixture {

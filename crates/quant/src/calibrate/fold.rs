@@ -8,17 +8,15 @@ use crate::report::GroupReport;
 use crate::smooth::{divide_rows, expand_groups, round_to_power_of_two, smoothing_factors, tie_groups};
 use planish_model::block::{Block, Pack};
 use planish_model::linear::Linear;
-use planish_model::weights::HostBlock;
-use planish_model::{Absorber, Input, Plan, Role};
+use planish_model::weights::{HostBlock, HostNorm};
+use planish_model::{Absorber, Input, Place, Plan, Role};
 use planish_tensor::{Backend, DType, HostTensor, LinearPart, Solver};
 use std::collections::BTreeMap;
 
 /// A block in f32, to be changed.
 pub struct FloatBlock<'a, B: Backend> {
-    /// `[h]` norm before attention, as applied.
-    pub attention_norm: Vec<f32>,
-    /// `[h]` norm before the MLP, as applied.
-    pub mlp_norm: Vec<f32>,
+    /// The norms that the family has, as applied.
+    pub norms: BTreeMap<Place, HostNorm>,
     /// The linears' weights.
     pub weights: Changing<'a, B>,
     /// `[n]` biases of the linears that have one.
@@ -40,18 +38,18 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
     /// Widens a block.
     pub fn new(backend: &'a B, solver: Option<&'a dyn Solver<B>>, host: &HostBlock) -> Result<FloatBlock<'a, B>> {
         Ok(FloatBlock {
-            attention_norm: host.attention_norm.clone(),
-            mlp_norm: host.mlp_norm.clone(),
+            norms: host.norms.clone(),
             weights: Changing::new(backend, solver, host)?,
             biases: host.linears.iter().filter_map(|(&role, l)| Some((role, l.bias.clone()?))).collect(),
         })
     }
 
-    /// Smooths one input; `absmax[k]` are its channels' largest magnitudes. `stored` is the type in which norms are saved.
+    /// Smooths one input that `absorber` can take factors up for; `absmax[k]` are its channels' largest magnitudes.
+    /// `stored` is the type in which norms are saved.
     pub fn smooth(
         &mut self,
         plan: &Plan,
-        input: Input,
+        (input, absorber): (Input, Absorber),
         absmax: &[f32],
         alpha: f64,
         stored: DType,
@@ -73,25 +71,24 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
             // A router's choice is to stay what it was to the last bit, also where its weights are stored in 16 bits.
             round_to_power_of_two(&mut factors.s);
         }
-        let exact = self.absorb(plan, input.absorber(), factors.s, stored)?;
+        let exact = self.absorb(plan, absorber, factors.s, stored)?;
         let s = if tied { expand_groups(&exact, plan.nq, plan.nkv, plan.d)? } else { exact };
         factors.s = s.clone();
         for &role in &readers {
             self.weights.scale_columns(role, k, &s)?;
         }
-        let balance: Vec<String> = readers.iter().map(|&r| plan.linear_name(layer, r)).collect();
+        let balance = reader_names(plan, layer, &readers);
         let balance: Vec<&str> = balance.iter().map(String::as_str).collect();
-        let report = GroupReport::new(&absorber_name(plan, layer, input), &balance, alpha, absmax, &factors);
+        let report = GroupReport::new(&absorber_name(plan, layer, absorber), &balance, alpha, absmax, &factors);
         let mut inputs: Vec<Input> = readers.into_iter().map(Role::input).collect();
         inputs.dedup();
         Ok(Smoothing { inputs, s, report })
     }
 
     /// Divides the absorber by `s`; returns the factors by which it really shrank.
-    fn absorb(&mut self, plan: &Plan, absorber: Absorber, s: Vec<f32>, stored: DType) -> Result<Vec<f32>> {
-        let norm = match absorber {
-            Absorber::AttentionNorm => &mut self.attention_norm,
-            Absorber::MlpNorm => &mut self.mlp_norm,
+    fn absorb(&mut self, plan: &Plan, absorber: Absorber, mut s: Vec<f32>, stored: DType) -> Result<Vec<f32>> {
+        let place = match absorber {
+            Absorber::Norm(place) => place,
             Absorber::Rows(role) => {
                 let (n, k) = plan.linear_size(role);
                 self.weights.divide_rows(role, n, k, &s)?;
@@ -101,17 +98,27 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
                 return Ok(s);
             }
         };
-        let offset = plan.arch.norm_offset;
-        let wanted: Vec<f32> = norm.iter().zip(&s).map(|(w, s)| w / s - offset).collect();
-        let held: Vec<f32> = HostTensor::from_f32_as(stored, vec![wanted.len()], &wanted)?.to_f32();
+        let norm = self.norms.get_mut(&place).expect("the plan names the norms that the block has");
+        if norm.bias.is_some() {
+            // One factor must suit the weight and the bias as they are stored: powers of two suit both.
+            round_to_power_of_two(&mut s);
+        }
+        let offset = plan.arch.norm.offset();
+        let held = |wanted: Vec<f32>| {
+            Ok::<_, crate::Error>(HostTensor::from_f32_as(stored, vec![wanted.len()], &wanted)?.to_f32())
+        };
+        let weights = held(norm.weight.iter().zip(&s).map(|(w, s)| w / s - offset).collect())?;
         let mut exact = vec![1.0; s.len()];
-        for ((w, held), exact) in norm.iter_mut().zip(held).zip(&mut exact) {
+        for ((w, held), exact) in norm.weight.iter_mut().zip(weights).zip(&mut exact) {
             let new = held + offset;
             // A weight of zero silences its channel: it stays as it is.
             if *w != 0.0 && new != 0.0 {
                 *exact = *w / new;
                 *w = new;
             }
+        }
+        if let Some(bias) = &mut norm.bias {
+            *bias = held(bias.iter().zip(&exact).map(|(b, s)| b / s).collect())?;
         }
         Ok(exact)
     }
@@ -129,11 +136,7 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
     /// The block with linears made one by one.
     pub fn with_linears(&self, roles: &[Role], linear: impl Fn(Role) -> Result<LinearPart>) -> Result<HostBlock> {
         let linears = roles.iter().map(|&role| Ok((role, linear(role)?)));
-        Ok(HostBlock {
-            attention_norm: self.attention_norm.clone(),
-            mlp_norm: self.mlp_norm.clone(),
-            linears: linears.collect::<Result<_>>()?,
-        })
+        Ok(HostBlock { norms: self.norms.clone(), linears: linears.collect::<Result<_>>()? })
     }
 
     /// Linears of some roles, one below the other, as they are now.
@@ -153,7 +156,7 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
     /// The block as it is now, for running it.
     pub fn block(&self, backend: &B, plan: &Plan, layer: usize) -> Result<Block<B>> {
         let pack = Packing { backend, plan, block: self };
-        Ok(Block::of(backend, plan, layer, [&self.attention_norm, &self.mlp_norm], &pack)?)
+        Ok(Block::of(backend, plan, layer, &self.norms, &pack)?)
     }
 }
 
@@ -181,18 +184,25 @@ fn in_model(e: crate::Error) -> planish_model::Error {
 }
 
 /// Module name of what takes up 1/s.
-pub fn absorber_name(plan: &Plan, layer: usize, input: Input) -> String {
-    let norm = |name: &str| plan.block_prefix(layer) + name.trim_end_matches(".weight");
-    match input.absorber() {
-        Absorber::AttentionNorm => norm(plan.arch.names.attention_norm),
-        Absorber::MlpNorm => norm(plan.arch.names.mlp_norm),
+pub fn absorber_name(plan: &Plan, layer: usize, absorber: Absorber) -> String {
+    match absorber {
+        Absorber::Norm(place) => plan.norm_name(layer, place).unwrap_or_default(),
         Absorber::Rows(role) => plan.linear_name(layer, role),
     }
 }
 
-/// The inputs of a block that may be smoothed each by itself. What an expert is given is part of the MLP norm's output.
-pub fn smoothed_inputs(plan: &Plan, layer: usize) -> Vec<Input> {
-    plan.inputs(layer).into_iter().filter(|input| !matches!(input, Input::Routed(_))).collect()
+/// Names of the modules of linears, each once.
+pub fn reader_names(plan: &Plan, layer: usize, readers: &[Role]) -> Vec<String> {
+    let mut names: Vec<String> = readers.iter().map(|&role| plan.linear_name(layer, role)).collect();
+    names.dedup();
+    names
+}
+
+/// The inputs of a block that may be smoothed each by itself, and what takes up 1/s. What an expert is given is part of
+/// the MLP norm's output; behind some families' inputs there is nothing that could take factors up.
+pub fn smoothed_inputs(plan: &Plan, layer: usize) -> Vec<(Input, Absorber)> {
+    let alone = plan.inputs(layer).into_iter().filter(|input| !matches!(input, Input::Routed(_)));
+    alone.filter_map(|input| Some((input, plan.absorber(input)?))).collect()
 }
 
 /// The linears whose columns take up the factors of an input: experts and router too, where the norm feeds them.

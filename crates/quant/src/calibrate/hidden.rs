@@ -32,7 +32,7 @@ pub struct Lane<'a, B: Backend> {
     chunk_tokens: usize,
     /// Buffers.
     pub ws: Workspace<B>,
-    rope: RopeTable<B>,
+    ropes: Vec<RopeTable<B>>,
 }
 
 impl<'a, B: Backend> Lane<'a, B> {
@@ -67,7 +67,7 @@ impl<'a, B: Backend> Lane<'a, B> {
             page_size,
             chunk_tokens,
             ws: Workspace::new(backend, plan, tokens, rows)?,
-            rope: planish_model::rope::table(backend, plan, longest)?,
+            ropes: planish_model::rope::tables(backend, plan, longest)?,
         })
     }
 
@@ -177,7 +177,7 @@ impl<'a, B: Backend> Lane<'a, B> {
             _ => &mut self.kv,
         };
         let batch = self.backend.upload_batch(&Batch::fresh(sequences, self.page_size), pool.pages)?;
-        let step = Step { backend: self.backend, math, batch: &batch, rope: &self.rope };
+        let step = Step { backend: self.backend, math, batch: &batch, ropes: &self.ropes };
         let kv = &mut pool.layers[0];
         match tap {
             Some(tap) => block.observe(&step, kv, &mut self.ws, tap)?,

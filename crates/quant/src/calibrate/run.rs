@@ -46,7 +46,7 @@ impl Job<'_> {
     /// Whether anything is smoothed.
     fn smooths(&self) -> bool {
         let any =
-            |layer| smoothed_inputs(self.plan, layer).into_iter().any(|input| (self.alpha)(layer, input).is_some());
+            |layer| smoothed_inputs(self.plan, layer).iter().any(|(input, _)| (self.alpha)(layer, *input).is_some());
         (0..self.plan.layers).any(any)
     }
 }
@@ -169,7 +169,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
 
         // Where a resumed run makes the states again, they must come from what is saved.
         let saved = match solver {
-            Some(_) => HostBlock::read(plan, &save::Stored(&tensors), layer)?,
+            Some(_) => HostBlock::read(plan, &save::Tensors(&tensors), layer)?,
             None => with_codes(plan, layer, &float, &solved)?,
         };
         drop(float);
@@ -253,10 +253,10 @@ fn smooth<B: Backend>(
 ) -> Result<Vec<Smoothing>> {
     let mut done = Vec::new();
     let Some(statistics) = statistics else { return Ok(done) };
-    for input in smoothed_inputs(job.plan, layer) {
+    for (input, absorber) in smoothed_inputs(job.plan, layer) {
         if let Some(alpha) = (job.alpha)(layer, input) {
             let absmax = statistics.absmax(backend, input)?;
-            done.push(float.smooth(job.plan, input, &absmax, alpha, job.layout.float_dtype, layer)?);
+            done.push(float.smooth(job.plan, (input, absorber), &absmax, alpha, job.layout.float_dtype, layer)?);
         }
     }
     Ok(done)

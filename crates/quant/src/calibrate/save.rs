@@ -6,7 +6,10 @@ use planish_checkpoint::Error;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::Plan;
-use planish_tensor::{Backend, DType, HostTensor};
+use planish_model::packing::join;
+use planish_model::plan::Stored;
+use planish_tensor::{Backend, DType, HostTensor, LinearPart};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How tensors are named and typed.
@@ -28,39 +31,60 @@ pub fn block_tensors<B: Backend>(
     solved: &[Solved],
     layout: Layout,
 ) -> Result<Vec<(String, HostTensor)>> {
-    let prefix = plan.block_prefix(layer);
-    let names = plan.arch.names;
-    let float = |dtype, shape, values: &[f32]| HostTensor::from_f32_as(dtype, shape, values);
+    let float = |shape, values: &[f32]| HostTensor::from_f32_as(layout.float_dtype, shape, values);
+    let offset = plan.arch.norm.offset();
     let mut out = Vec::new();
-    for (name, weight) in [(names.attention_norm, &block.attention_norm), (names.mlp_norm, &block.mlp_norm)] {
-        let stored: Vec<f32> = weight.iter().map(|w| w - plan.arch.norm_offset).collect();
-        out.push((format!("{prefix}{name}"), float(layout.float_dtype, vec![stored.len()], &stored)?));
+    for (place, norm) in &block.norms {
+        let name = plan.norm_name(layer, *place).unwrap_or_default();
+        let stored: Vec<f32> = norm.weight.iter().map(|w| w - offset).collect();
+        out.push((format!("{name}.weight"), float(vec![stored.len()], &stored)?));
+        if let Some(bias) = &norm.bias {
+            out.push((format!("{name}.bias"), float(vec![bias.len()], bias)?));
+        }
     }
-    for role in plan.roles(layer) {
-        let name = plan.linear_name(layer, role);
-        let (n, k) = plan.linear_size(role);
-        match solved.iter().find(|s| s.role == role) {
-            Some(s) => {
-                let scales = s.part.scales.as_deref().unwrap_or_default();
-                out.push((format!("{name}.weight"), s.part.weight.clone()));
-                out.push((format!("{name}.{}", layout.scale_name), float(layout.scale_dtype, vec![n, 1], scales)?));
+    for module in plan.stored(layer) {
+        let part = module_part(plan, &module, block, solved)?;
+        let name = &module.name;
+        match &part.scales {
+            Some(scales) => {
+                let scales = HostTensor::from_f32_as(layout.scale_dtype, vec![module.n, 1], scales)?;
+                out.push((format!("{name}.weight"), part.weight));
+                out.push((format!("{name}.{}", layout.scale_name), scales));
             }
             None => {
-                let values = block.weights.values(role)?;
-                out.push((format!("{name}.weight"), float(layout.float_dtype, vec![n, k], &values)?));
+                let weight = float(vec![module.n, module.k], &part.weight.to_f32())?;
+                out.push((format!("{name}.weight"), weight));
             }
         }
-        if let Some(bias) = block.biases.get(&role) {
-            out.push((format!("{name}.bias"), float(layout.float_dtype, vec![n], bias)?));
+        if let Some(bias) = &part.bias {
+            out.push((format!("{name}.bias"), float(vec![module.n], bias)?));
         }
     }
     Ok(out)
 }
 
-/// A block's tensors as a source, to run the block as it will be read.
-pub struct Stored<'a>(pub &'a [(String, HostTensor)]);
+/// A module of quantized linears, or of float ones.
+fn module_part<B: Backend>(
+    plan: &Plan,
+    module: &Stored,
+    block: &FloatBlock<'_, B>,
+    solved: &[Solved],
+) -> Result<LinearPart> {
+    let mut parts = BTreeMap::new();
+    for &role in &module.roles {
+        let part = match solved.iter().find(|s| s.role == role) {
+            Some(s) => s.part.clone(),
+            None => block.part(plan, role)?,
+        };
+        parts.insert(role, part);
+    }
+    Ok(join(module, |role| parts[&role].clone())?)
+}
 
-impl TensorSource for Stored<'_> {
+/// A block's tensors as a source, to run the block as it will be read.
+pub struct Tensors<'a>(pub &'a [(String, HostTensor)]);
+
+impl TensorSource for Tensors<'_> {
     fn names(&self) -> Vec<String> {
         self.0.iter().map(|(name, _)| name.clone()).collect()
     }
@@ -84,10 +108,10 @@ pub fn write(writer: &mut CheckpointWriter, tensors: &[(String, HostTensor)]) ->
 
 /// Copies the tensors outside the blocks as they are stored.
 pub fn write_ends(writer: &mut CheckpointWriter, plan: &Plan, source: &dyn TensorSource) -> Result<()> {
-    let names = plan.arch.names;
-    let head = format!("{}.weight", names.head);
-    for name in [names.embed, names.norm, &head] {
-        if writer.contains(name) || (name == head && !source.contains(&head)) {
+    let mut names: Vec<String> = plan.end_tensors().into_iter().map(|(name, _)| name).collect();
+    names.push(plan.head_tensor());
+    for name in &names {
+        if writer.contains(name) || (*name == plan.head_tensor() && !source.contains(name)) {
             continue;
         }
         let tensor = source.tensor(name)?;

@@ -69,7 +69,7 @@ pub fn solve_input<B: Backend>(
     let factored = factorize(plan.input_width(input), block, algorithm, gram).map_err(named(roles[0]))?;
     let solve = |&role: &Role| {
         let bias = block.biases.get(&role).cloned();
-        let name = plan.linear_name(layer, role);
+        let name = plan.linear_label(layer, role);
         let solved = solve_one(block, role, plan.linear_size(role), kind, factored.as_ref(), &name);
         let (weight, report) = solved.map_err(named(role))?;
         Ok(Solved { role, part: to_part(weight, bias)?, report })

@@ -6,7 +6,12 @@ use crate::{Activation, Backend, Batch, DType, HostTensor, Q8, Result};
 /// An operation and what it takes besides `x`.
 enum Op {
     Embed { table: HostTensor, tokens: Vec<u32>, scale: f32 },
+    AddPositions { table: HostTensor, offset: usize },
     RmsNorm { weight: Vec<f32>, eps: f32 },
+    RmsNormStretches { weight: Vec<f32>, first: usize, count: usize },
+    LayerNorm { weight: Vec<f32>, bias: Vec<f32> },
+    Activate(Activation),
+    Softcap(f32),
     QuantizeRows(Q8),
     Gated(Activation),
     Add(Vec<f32>),
@@ -40,6 +45,7 @@ pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
         let act = [Activation::Silu, Activation::GeluTanh][i % 2];
         let gate_up = random.odd_activations(rows, 2 * cols);
         judge.hear(&RowCase { op: Op::Gated(act), cols: 2 * cols, x: gate_up });
+        other_networks(judge, random, i);
     }
     // Rows as wide as those of a large model: sums of many terms.
     for cols in [4099, 14336] {
@@ -47,9 +53,28 @@ pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
         judge.hear(&RowCase { op: Op::RmsNorm { weight: random.floats(cols), eps: 1e-5 }, cols, x });
         let x = random.activations(3, cols);
         judge.hear(&RowCase { op: Op::QuantizeRows(Q8::Int8), cols, x });
+        let x = random.activations(3, cols);
+        judge.hear(&RowCase { op: Op::LayerNorm { weight: random.floats(cols), bias: random.floats(cols) }, cols, x });
         let x = logits(random, 3, cols);
         judge.hear(&RowCase { op: Op::LogSoftmax, cols, x });
     }
+}
+
+/// What some families do otherwise: means taken off, norms inside a row, plain MLPs, caps, learned positions.
+fn other_networks(judge: &mut impl Judge, random: &mut Random, i: usize) {
+    let (rows, cols) = (random.rows(i), random.size());
+    let mut hear = |op: Op, x: Vec<f32>| judge.hear(&RowCase { op, cols, x });
+    let op = Op::LayerNorm { weight: random.floats(cols), bias: random.floats(cols) };
+    hear(op, random.odd_activations(rows, cols));
+    let width = 1 + random.below(cols);
+    let count = 1 + random.below(cols / width);
+    let first = random.below(cols - count * width + 1);
+    let op = Op::RmsNormStretches { weight: random.floats(width), first, count };
+    hear(op, random.odd_activations(rows, cols));
+    hear(Op::Activate(Activation::ALL[i % 4]), random.odd_activations(rows, cols));
+    hear(Op::Softcap([30.0, 0.5][i % 2]), logits(random, rows, cols));
+    let table = random.weight([DType::F32, DType::BF16, DType::F16][i % 3], rows + 2 + i % 2, cols);
+    hear(Op::AddPositions { table, offset: 2 * (i % 2) }, random.activations(rows, cols));
 }
 
 fn embed(judge: &mut impl Judge, random: &mut Random, i: usize) {
@@ -86,7 +111,12 @@ impl Case for RowCase {
     fn operation(&self) -> &'static str {
         match self.op {
             Op::Embed { .. } => "embed",
+            Op::AddPositions { .. } => "add_positions",
             Op::RmsNorm { .. } => "rms_norm",
+            Op::RmsNormStretches { .. } => "rms_norm_stretches",
+            Op::LayerNorm { .. } => "layer_norm",
+            Op::Activate(_) => "activate",
+            Op::Softcap(_) => "softcap",
             Op::QuantizeRows(_) => "quantize_rows",
             Op::Gated(_) => "gated",
             Op::Add(_) => "add",
@@ -101,8 +131,11 @@ impl Case for RowCase {
         let detail = match &self.op {
             Op::Embed { table, scale, .. } => format!(" {table:?} scale {scale}"),
             Op::RmsNorm { eps, .. } => format!(" eps {eps}"),
+            Op::RmsNormStretches { weight, first, count } => format!(" {count} of {} from {first}", weight.len()),
+            Op::AddPositions { table, offset } => format!(" {table:?} from {offset}"),
+            Op::Softcap(cap) => format!(" {cap}"),
             Op::QuantizeRows(kind) => format!(" {kind:?}"),
-            Op::Gated(act) => format!(" {act:?}"),
+            Op::Activate(act) | Op::Gated(act) => format!(" {act:?}"),
             Op::GatherRows(rows) => format!(" {} rows", rows.len()),
             _ => String::new(),
         };
@@ -112,6 +145,8 @@ impl Case for RowCase {
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         match &self.op {
             Op::Embed { table, tokens, scale } => self.embed(b, table, tokens, *scale),
+            Op::AddPositions { table, offset } => self.add_positions(b, table, *offset),
+            Op::LayerNorm { .. } | Op::RmsNormStretches { .. } => self.norm(b),
             Op::GatherRows(wanted) => self.gather(b, wanted),
             Op::Argmax => self.argmax(b),
             Op::QuantizeRows(kind) => self.quantize(b, *kind),
@@ -143,6 +178,35 @@ impl RowCase {
         Ok(vec![read(b, &mut out, Check::Equal)?])
     }
 
+    /// Positions of two sequences.
+    fn add_positions<B: Backend>(&self, b: &B, table: &HostTensor, offset: usize) -> Result<Vec<Output>> {
+        let first = self.rows() / 3;
+        let mut batch = Batch::fresh(&[first, self.rows() - first], 16);
+        batch.tokens = vec![0; self.rows()];
+        let batch = b.upload_batch(&batch, 16)?;
+        let mut x = activations(b, self.cols, &self.x)?;
+        b.add_positions(&b.load(table)?, &batch, offset, &mut x)?;
+        Ok(vec![read(b, &mut x, Check::Equal)?])
+    }
+
+    fn norm<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
+        let mut x = activations(b, self.cols, &self.x)?;
+        match &self.op {
+            Op::RmsNormStretches { weight, first, count } => {
+                let weight = put(b, DType::F32, weight.len(), weight)?;
+                b.rms_norm_stretches(&mut x, *first, *count, &weight, 1e-6)?;
+                Ok(vec![read(b, &mut x, Check::Relative)?])
+            }
+            Op::LayerNorm { weight, bias } => {
+                let mut out = blank(b, x.dtype, x.rows, self.cols)?;
+                let [weight, bias] = [weight, bias].map(|v| put(b, DType::F32, self.cols, v));
+                b.layer_norm(&x, &weight?, &bias?, 1e-5, &mut out)?;
+                Ok(vec![read(b, &mut out, Check::Relative)?])
+            }
+            _ => unreachable!("no norm"),
+        }
+    }
+
     fn gather<B: Backend>(&self, b: &B, wanted: &[u32]) -> Result<Vec<Output>> {
         let mut batch = Batch::fresh(&[self.rows()], 16);
         batch.tokens = vec![0; self.rows()];
@@ -171,8 +235,20 @@ impl RowCase {
             b.log_softmax(&mut x)?;
             return Ok(vec![read(b, &mut x, Check::Relative)?]);
         }
+        if let Op::Softcap(cap) = self.op {
+            let mut x = put(b, DType::F32, self.cols, &self.x)?;
+            b.softcap(&mut x, cap)?;
+            return Ok(vec![read(b, &mut x, Check::Relative)?]);
+        }
         let mut x = activations(b, self.cols, &self.x)?;
         match &self.op {
+            Op::Activate(act) => {
+                let mut out = blank(b, x.dtype, x.rows, self.cols)?;
+                b.activate(&x, *act, &mut out)?;
+                // Subnormal values are rounded to few bits.
+                let magnitudes = self.x.iter().map(|x| x.abs().max(1e-30)).collect();
+                Ok(vec![read(b, &mut out, Check::Sum(magnitudes))?])
+            }
             Op::Add(y) => {
                 b.add(&mut x, &activations(b, self.cols, y)?)?;
                 Ok(vec![read(b, &mut x, Check::Equal)?])

@@ -13,7 +13,7 @@ use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
 use planish_devices::{Opening, Work, cores, with_device};
 use planish_model::{Absorber, Input, Role};
-use planish_quant::calibrate::fold::{absorber_name, smoothed_readers};
+use planish_quant::calibrate::fold::{absorber_name, reader_names, smoothed_readers};
 use planish_quant::calibrate::run::{Job, Outcome, Progress, quantize};
 use planish_quant::calibrate::save::Layout;
 use planish_quant::calibrate::solve::Algorithm;
@@ -246,14 +246,16 @@ fn strength(model: &Model, recipe: &Recipe, layer: usize, input: Input) -> Optio
     if of_mixture && recipe.mappings.is_none() {
         return None;
     }
-    let alpha = match input.absorber() {
+    let absorber = model.plan.absorber(input)?;
+    let alpha = match absorber {
         Absorber::Rows(_) => alpha.min(LINEAR_PAIR_ALPHA),
-        Absorber::AttentionNorm | Absorber::MlpNorm => alpha,
+        Absorber::Norm(_) => alpha,
     };
-    let readers = smoothed_readers(&model.plan, layer, input).into_iter().filter(|role| !role.steers());
-    let readers: Vec<String> = readers.map(|r| model.plan.linear_name(layer, r)).collect();
+    let mut readers = smoothed_readers(&model.plan, layer, input);
+    readers.retain(|role| !role.steers());
+    let readers = reader_names(&model.plan, layer, &readers);
     let readers: Vec<&str> = readers.iter().map(String::as_str).collect();
-    recipe.smooths(&absorber_name(&model.plan, layer, input), &readers).then_some(alpha)
+    recipe.smooths(&absorber_name(&model.plan, layer, absorber), &readers).then_some(alpha)
 }
 
 fn algorithm(recipe: &Recipe, threads: usize) -> Algorithm {
@@ -277,8 +279,9 @@ fn scheme_of(
 ) -> Result<Scheme> {
     let mut ignore = vec![model.plan.arch.names.head.to_owned()];
     for layer in 0..model.plan.layers {
-        let kept = model.plan.roles(layer).into_iter().filter(|&role| !quantized(layer, role));
-        ignore.extend(kept.map(|role| model.plan.linear_name(layer, role)));
+        let mut kept = model.plan.roles(layer);
+        kept.retain(|&role| !quantized(layer, role));
+        ignore.extend(reader_names(&model.plan, layer, &kept));
     }
     let dtype = match recipe.dtype {
         Q8::Int8 => QuantType::Int8,

@@ -6,6 +6,7 @@ use anyhow::Result;
 use planish::Model;
 use planish_checkpoint::scheme::Scheme;
 use planish_checkpoint::writer::CheckpointWriter;
+use planish_model::Input;
 use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
 use planish_quant::calibrate::phases::Phases;
 use planish_quant::calibrate::run::{FEW_TOKENS, Outcome};
@@ -33,6 +34,10 @@ pub fn report(
     let mut warnings = Vec::new();
     if recipe.calib_dataset.is_none() && recipe.needs_calibration() {
         warnings.push("calibrated on the small sample inside the program; --calib-dataset takes your own text".into());
+    }
+    if recipe.smooth != Smooth::Off {
+        let because = |(input, why): (Input, &str)| format!("no block's {} is smoothed: {why}", input.name());
+        warnings.extend(model.plan.unsmoothed().into_iter().map(because));
     }
     for layer in outcome.layers.iter().filter(|l| !l.experts.on_all_tokens.is_empty()) {
         warnings.push(format!(

@@ -1,0 +1,4 @@
+//! Prints `docs/models.md`.
+fn main() {
+    print!("{}", planish_model::table::page());
+}

@@ -1,0 +1,85 @@
+//! The attention half of a block: queries, keys and values, their norms and rotation, attention, output.
+use crate::arch::{Input, Place, Role};
+use crate::block::{Pack, Step, observe};
+use crate::error::Result;
+use crate::linear::Linear;
+use crate::norm::Norm;
+use crate::plan::Plan;
+use crate::tap::Tap;
+use crate::weights::HostNorm;
+use crate::workspace::Workspace;
+use planish_tensor::{AttentionShape, Backend, InputCodes, KvLayer};
+use std::collections::BTreeMap;
+
+/// Its weights on a device.
+pub struct Attention<B: Backend> {
+    qkv: Linear<B>,
+    /// Norms of the queries and of the keys.
+    head_norms: [Option<Norm<B>>; 2],
+    o: Linear<B>,
+    shape: AttentionShape,
+    /// Number of its rule of rotation.
+    rope: Option<usize>,
+}
+
+impl<B: Backend> Attention<B> {
+    /// Packs the attention of block `layer`.
+    pub fn load(
+        backend: &B,
+        plan: &Plan,
+        layer: usize,
+        norms: &BTreeMap<Place, HostNorm>,
+        pack: &impl Pack<B>,
+    ) -> Result<Attention<B>> {
+        let norm = |place| norms.get(&place).map(|host| Norm::load(backend, host, plan.head_eps)).transpose();
+        Ok(Attention {
+            qkv: pack.linear(&[Role::Q, Role::K, Role::V])?,
+            head_norms: [norm(Place::Queries)?, norm(Place::Keys)?],
+            o: pack.linear(&[Role::O])?,
+            shape: plan.attention(layer),
+            rope: plan.layer_ropes[layer],
+        })
+    }
+
+    /// The codes that it reads, or `None` for float.
+    pub fn q8(&self) -> Option<InputCodes> {
+        self.qkv.q8()
+    }
+
+    /// Bytes that one pass over the weights reads.
+    pub fn weight_bytes(&self) -> usize {
+        self.qkv.shape().bytes + self.o.shape().bytes
+    }
+
+    /// From its input (`ws.normed`, or `ws.x` if not `normed`; or their codes) to what it adds, in `ws.delta`.
+    pub fn run(
+        &self,
+        step: &Step<'_, B>,
+        normed: bool,
+        kv: &mut KvLayer<B>,
+        ws: &mut Workspace<B>,
+        tap: &mut Option<&mut dyn Tap<B>>,
+    ) -> Result<()> {
+        let (b, shape) = (step.backend, &self.shape);
+        let x = if normed { &ws.normed } else { &ws.x };
+        self.qkv.apply(b, step.math, x, &ws.normed_q8, &mut ws.qkv)?;
+        for (norm, (first, heads)) in self.head_norms.iter().zip([(0, shape.nq), (shape.nq, shape.nkv)]) {
+            if let Some(norm) = norm {
+                norm.apply_stretches(b, &mut ws.qkv, first * shape.d, heads * shape.d / norm.weight.cols)?;
+            }
+        }
+        b.rope_store_kv(&mut ws.qkv, self.rope.map(|rule| &step.ropes[rule]), shape, step.batch, kv)?;
+        match (self.o.q8(), &tap) {
+            (Some(kind), None) => {
+                ws.attended_q8.become_input(kind);
+                let (scratch, out) = (&mut ws.attended, &mut ws.attended_q8);
+                b.paged_attention_quantize(&ws.qkv, shape, step.batch, kv, scratch, out)?;
+            }
+            (kind, _) => {
+                b.paged_attention(&ws.qkv, shape, step.batch, kv, &mut ws.attended)?;
+                observe(b, Input::AttentionOutput, &ws.attended, kind, &mut ws.attended_q8, tap)?;
+            }
+        }
+        self.o.apply(b, step.math, &ws.attended, &ws.attended_q8, &mut ws.delta)
+    }
+}

@@ -129,7 +129,8 @@ mod tests {
     fn what_cannot_be_is_refused_by_its_field() {
         let refusal = |from, to| plan(&[(from, to)]).unwrap_err().to_string();
         let error = refusal("\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 5");
-        let expected = "dir/config.json: field num_experts_per_tok: expected at most the 4 experts of num_experts, found 5";
+        let expected =
+            "dir/config.json: field num_experts_per_tok: expected at most the 4 experts of num_experts, found 5";
         assert_eq!(error, expected);
         assert!(refusal("\"num_experts\": 4,", "").contains("field num_experts: expected"));
         assert!(refusal("\"num_experts\": 4", "\"num_experts\": 70000").contains("at most 65535 experts"));

@@ -12,6 +12,9 @@ use std::{
     fs::{self, File},
     io::Read,
     path::{Path, PathBuf},
+    sync::Mutex,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
 };
 
 /// Name of the digest file.
@@ -129,10 +132,7 @@ pub fn verify(dir: &Path) -> Result<Vec<Problem>> {
         Ok(digests) => digests,
         Err(e) => return Ok(vec![problem(path, None, "digests as they were written", e.to_string())]),
     };
-    let mut problems = Vec::new();
-    for (name, digest) in &digests.files {
-        check_file(&root, &dir.join(name), name, digest, &digests, &mut problems);
-    }
+    let mut problems = check_files(&root, dir, &digests);
     for entry in fs::read_dir(dir).map_err(Error::io(dir, "list"))? {
         let name = entry.map_err(Error::io(dir, "list"))?.file_name().to_string_lossy().into_owned();
         let weights = name.ends_with(crate::shards::SUFFIX) || name == crate::shards::INDEX;
@@ -141,6 +141,24 @@ pub fn verify(dir: &Path) -> Result<Vec<Problem>> {
         }
     }
     Ok(problems)
+}
+
+/// Checks all files, several at a time: one is hashed from its beginning to its end.
+fn check_files(root: &Root, dir: &Path, digests: &Digests) -> Vec<Problem> {
+    let (files, next) = (digests.files.iter().collect::<Vec<_>>(), AtomicUsize::new(0));
+    let found = Mutex::new(Vec::new());
+    let work = || {
+        while let Some((i, (name, digest))) = files.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut problems = Vec::new();
+            check_file(root, &dir.join(name), name, digest, digests, &mut problems);
+            found.lock().unwrap_or_else(|e| e.into_inner()).push((i, problems));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, |n| n.get()).min(files.len());
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let mut found = found.into_inner().unwrap_or_else(|e| e.into_inner());
+    found.sort_by_key(|(i, _)| *i);
+    found.into_iter().flat_map(|(_, problems)| problems).collect()
 }
 
 fn check_file(

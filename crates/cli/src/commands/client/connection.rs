@@ -5,8 +5,8 @@ use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::http::{Response, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);

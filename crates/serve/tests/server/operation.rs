@@ -130,12 +130,13 @@ fn the_chat_page_is_whole() {
     let page = server.get("/chat");
     let policy = page.header("content-security-policy").unwrap();
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"));
-    for (path, kind) in [("/chat", "text/html"), ("/chat.css", "text/css"), ("/chat.js", "text/javascript")] {
+    let scripts = ["/chat.js", "/markdown.js"].map(|path| (path, "text/javascript"));
+    for (path, kind) in [("/chat", "text/html"), ("/chat.css", "text/css")].into_iter().chain(scripts) {
         let part = server.get(path);
         assert!(part.status == 200 && part.header("content-type").unwrap().starts_with(kind), "{path}");
         assert!(!part.text().contains("http://") && !part.text().contains("https://"), "{path} names another host");
     }
-    assert!(page.text().contains("/chat.js") && page.text().contains("/chat.css"));
+    assert!(["/chat.js", "/markdown.js", "/chat.css"].iter().all(|part| page.text().contains(part)));
 }
 
 /// An engine whose device panics at its first step.

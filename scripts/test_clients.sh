@@ -2,10 +2,11 @@
 # Real programs, unmodified, against a running server with a real model in INT8. The last line is `N passed, N failed`.
 #
 #   scripts/test_clients.sh              everything
-#   scripts/test_clients.sh openai node  some: openai anthropic frameworks node schemathesis autocannon lm_eval browser
+#   scripts/test_clients.sh openai node  some: openai anthropic frameworks node schemathesis autocannon lm_eval browser balancer
 #
 # PLANISH names the program (default: the release build), INT8 a quantized model (default: made here of the demo's model).
-# Clients are installed at pinned versions into a folder of their own; the browser is Debian's (apt-get install chromium).
+# Clients are installed at pinned versions into a folder of their own; browser and balancer are Debian's (apt-get install chromium
+# nginx-light) and are skipped where they are not there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,7 @@ room=$target/clients
 here=$PWD/scripts/clients
 mkdir -p "$room"
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || wanted=(openai anthropic frameworks node schemathesis autocannon lm_eval browser)
+[ ${#wanted[@]} -gt 0 ] || wanted=(openai anthropic frameworks node schemathesis autocannon lm_eval browser balancer)
 failed=() passed=()
 export PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 PLANISH_MODEL=smol
 # Nothing here asks a hub, a price list or a tracer.
@@ -80,23 +81,28 @@ attempt() {
   echo "== $1: $((SECONDS - begin)) s"
 }
 
+# A model of random weights whose tokens are the bytes.
+make_tiny() {
+  rm -rf "$1" && mkdir -p "$1"
+  cp crates/model/tests/data/llama/*.* crates/cli/tests/data/tokenizer/*.json "$1/"
+}
+
+run_balancer() {
+  make_tiny "$room/balanced"
+  mkdir -p "$room/nginx"
+  ROOM=$room/nginx PLANISH=$planish PLANISH_TINY=$room/balanced python3 "$here/balancer_checks.py"
+}
+
 run_schemathesis() {
   local folder base=$room/tiny
   folder=$(python sdk "${sdk[@]}")
   # Thousands of requests, many of them for long answers: a tiny model does.
-  rm -rf "$base" && mkdir -p "$base"
-  cp crates/model/tests/data/llama/*.* crates/cli/tests/data/tokenizer/*.json "$base/"
+  make_tiny "$base"
   serve schemathesis "$base" --served-model-name tiny
   PLANISH_MODEL=tiny SCHEMATHESIS_HOOKS=schemathesis_checks "$folder/bin/schemathesis" run "$url/openapi.json" \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,openai_error_shape \
     --phases coverage,fuzzing --max-examples "${EXAMPLES:-135}" --seed 1 --request-timeout 30 --generation-database none \
     --suppress-health-check all --no-shrink --no-color --warnings off
-}
-
-run_autocannon() {
-  local folder
-  folder=$(node_folder)
-  node "$folder/autocannon_checks.mjs"
 }
 
 # harness MODEL ENDPOINT TASKS ARGS: lm-evaluation-harness; the table, and what the answers must reach.
@@ -138,16 +144,22 @@ for name in "${wanted[@]}"; do
   case $name in
     openai | anthropic) attempt "$name" "$(python sdk "${sdk[@]}")/bin/python" "$here/${name}_checks.py" ;;
     frameworks) attempt frameworks "$(python frameworks "${frameworks[@]}")/bin/python" "$here/frameworks_checks.py" ;;
-    node) attempt openai-node node "$(node_folder)/openai_checks.mjs" ;;
-    schemathesis | autocannon | lm_eval) attempt "$name" "run_$name" ;;
-    browser)
-      if command -v chromium >/dev/null; then
+    node | autocannon | browser)
+      if ! command -v npm >/dev/null; then
+        echo "skipped: $name (no npm)"
+      elif [ "$name" != browser ]; then
+        attempt "$name" node "$(node_folder)/$([ "$name" = node ] && echo openai || echo autocannon)_checks.mjs"
+      elif command -v chromium >/dev/null; then
         SHOTS=${SHOTS:-$room/shots} attempt browser node "$(node_folder)/browser_checks.mjs"
       else
         echo "skipped: browser (no chromium)"
       fi
       ;;
-    *) echo "error: $name: expected openai, anthropic, frameworks, node, schemathesis, autocannon, lm_eval or browser" >&2; exit 2 ;;
+    schemathesis | lm_eval) attempt "$name" "run_$name" ;;
+    balancer)
+      if command -v nginx >/dev/null; then attempt balancer run_balancer; else echo "skipped: balancer (no nginx)"; fi
+      ;;
+    *) echo "error: $name: expected openai, anthropic, frameworks, node, schemathesis, autocannon, lm_eval, browser or balancer" >&2; exit 2 ;;
   esac
 done
 

@@ -229,6 +229,7 @@ impl Flags {
             public_metrics: self.access.public_metrics,
             model_defaults: self.generation_config == "auto",
             log,
+            ..Options::default()
         })
     }
 }

@@ -127,18 +127,18 @@ fn who_never_reads_is_given_up_and_costs_nothing_more() {
     service.install(vec![served(NAME, engine())]);
     let body = json!({"messages": hello(), "max_tokens": 700, "ignore_eos": true, "stream": true, "logprobs": true,
         "top_logprobs": 20});
-    let line = |path: &str, body: &Value| {
+    let line = |method: &str, path: &str, body: &str| {
         let mut socket = UnixStream::connect(service.address()).unwrap();
-        let (body, method) = (body.to_string(), if body.is_null() { "GET" } else { "POST" });
-        let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
-        write!(socket, "{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        let length = body.len();
+        let text = format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
+        socket.write_all(text.as_bytes()).unwrap();
         socket
     };
-    let mut silent = line("/v1/chat/completions", &body);
+    let mut silent = line("POST", "/v1/chat/completions", &body.to_string());
     until("its pages are back although nothing was read", || {
         let mut page = String::new();
-        line("/metrics", &Value::Null).read_to_string(&mut page).unwrap();
+        line("GET", "/metrics", "").read_to_string(&mut page).unwrap();
         let value = |name: &str| -> f64 {
             let found = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
             found.rsplit(' ').next().unwrap().parse().unwrap()

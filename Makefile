@@ -6,10 +6,10 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PLANISH := $(TARGET)/release/planish
 export MODEL
 
-.PHONY: help build demo test bench lint
+.PHONY: help build demo test test-clients bench bench-serving lint
 
 help:  ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build:  ## the release binary; with GPU kernels if a GPU is here, or by CUDA=1
 	@if [ -n "$(CUDA)" ] || [ -e /proc/driver/nvidia ]; then scripts/fetch_nvcc.sh >/dev/null; fi
@@ -21,8 +21,14 @@ demo: build  ## quantize a real model to INT8, compare it with the original, tal
 test:  ## everything that CI runs
 	@scripts/test.sh
 
+test-clients: build  ## real programs against a running server: SDKs, frameworks, lm_eval, schemathesis, a browser, nginx
+	@PLANISH="$(PLANISH)" scripts/test_clients.sh
+
 bench: build  ## tokens per second of the demo's model and of INT8 twins in demo/, and every kernel
 	@PLANISH="$(PLANISH)" scripts/bench.sh
+
+bench-serving: build  ## a server under load, abuse and signals, with the demo's model in INT8
+	@scripts/measure_serving.py "$(PLANISH)" "$(or $(INT8),demo/SmolLM2-135M-Instruct-INT8)"
 
 lint:  ## format, clippy and the house rules, without tests
 	$(CARGO) fmt --all --check

@@ -34,6 +34,13 @@ trap 'rm -f "$log"' EXIT
 run_tests() { cargo test --workspace --no-fail-fast -- --show-output 2>&1 | tee "$log"; }
 step tests run_tests
 
+# Real programs against the program that the tests have just built: those that install within a minute. `make test-clients`
+# runs the others too.
+run_clients() {
+  PLANISH=${CARGO_TARGET_DIR:-target}/debug/planish MODEL=$PLANISH_TEST_MODEL scripts/test_clients.sh openai anthropic node schemathesis
+}
+if [ -n "${PLANISH_TEST_MODEL:-}" ]; then step clients run_clients; fi
+
 # `test result: ok. 3 passed; 0 failed; 0 ignored; …`, one line per test binary.
 read -r passed failed ignored < <(awk '
   /^test result: / { for (i = 2; i <= NF; i++) {

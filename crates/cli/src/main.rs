@@ -56,9 +56,9 @@ enum Command {
     Generate(commands::generate::Flags),
     /// Talk to a model in the terminal
     Chat(commands::chat::Flags),
-    /// Serve models over HTTP, OpenAI-compatible, with Swagger UI at /
+    /// Serve models over HTTP, OpenAI-compatible, with Swagger UI at / (LMDeploy's `serve api_server MODEL` is the same)
     Serve(Box<commands::serve::Flags>),
-    /// Talk to any OpenAI-compatible server in the terminal
+    /// Talk to any OpenAI-compatible server in the terminal (LMDeploy's `serve api_client URL` is the same)
     Client(commands::client::Flags),
     /// Measure speed
     #[command(subcommand)]
@@ -77,7 +77,8 @@ enum Lite {
 }
 
 fn main() -> ExitCode {
-    match commands::serve::expand(std::env::args_os().collect()).and_then(|args| run(&Cli::parse_from(args))) {
+    let args = commands::lmdeploy::translate(std::env::args_os().collect());
+    match commands::serve::expand(args).and_then(|args| run(&Cli::parse_from(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,69 +1,15 @@
-//! `planish serve` as a user starts and stops it: flags, the file of flags, keys, several models, signals.
+//! `planish serve` as a user starts and stops it: flags, the file of flags, keys, several models, signals, the log.
 mod program;
 
+use program::serving::Serving;
 use program::{Program, copy_of, golden, scratch, with_words};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-/// A server that tells where it is once it is ready.
-struct Server {
-    child: Child,
-    ready: Value,
-}
-
-fn start(args: &[&str], models: &[&Path]) -> Server {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_planish"));
-    command.args(["serve", "--json", "--device", "cpu", "--threads", "1", "--log-level", "error"]);
-    command.args(models).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut reader = BufReader::new(child.stdout.take().unwrap());
-    let mut text = String::new();
-    while reader.read_line(&mut text).unwrap() > 0 && !text.ends_with("}\n") {}
-    let ready = serde_json::from_str(&text).unwrap_or_else(|e| {
-        let mut said = String::new();
-        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        panic!("{e}: {text} {said}")
-    });
-    Server { child, ready }
-}
-
-impl Server {
-    fn address(&self) -> &str {
-        self.ready["url"].as_str().unwrap().strip_prefix("http://").unwrap()
-    }
-
-    /// Status and body.
-    fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-        let mut socket = TcpStream::connect(self.address()).unwrap();
-        let length = body.len();
-        write!(
-            socket,
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-             {headers}content-length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
-        let mut text = String::new();
-        socket.read_to_string(&mut text).unwrap();
-        let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, text.split_once("\r\n\r\n").unwrap().1.to_owned())
-    }
-
-    /// Asks it to stop as a supervisor does; its exit code.
-    fn terminate(mut self) -> Option<i32> {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// On a free port, silent.
+fn start(args: &[&str], models: &[&Path]) -> Serving {
+    let models = models.iter().map(|model| model.to_str().unwrap());
+    Serving::start(&["--log-level", "error"].into_iter().chain(models).chain(args.iter().copied()).collect::<Vec<_>>())
 }
 
 #[test]
@@ -72,13 +18,13 @@ fn a_server_starts_answers_and_stops() {
     let model = with_words(&golden("w8a8_rtn"), &folder.path().join("tiny-int8"));
     let server = start(&["--port", "0"], &[&model]);
     assert_eq!(server.ready["models"][0], "tiny-int8", "a folder's name, not its path");
-    assert_eq!(server.ask("GET", "/ready", "", "").0, 200);
+    assert_eq!(server.ask("GET", "/ready", "", "").status, 200);
     let ask = r#"{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "ignore_eos": true}"#;
-    let (status, body) = server.ask("POST", "/v1/chat/completions", "", ask);
-    let answer: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((status, &answer["usage"]["completion_tokens"]), (200, &4.into()), "{body}");
-    assert_eq!(server.ask("GET", "/tokenizer_info", "", "").0, 200);
-    assert_eq!(server.terminate(), Some(0));
+    let answer = server.ask("POST", "/v1/chat/completions", "", ask);
+    let document: Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!((answer.status, &document["usage"]["completion_tokens"]), (200, &4.into()), "{document}");
+    assert_eq!(server.ask("GET", "/tokenizer_info", "", "").status, 200);
+    assert_eq!(server.terminate(), (Some(0), String::new()));
 }
 
 #[test]
@@ -91,12 +37,12 @@ fn several_models_have_names_and_a_file_has_flags() {
     std::fs::write(&file, text).unwrap();
     let server = start(&["--config", file.to_str().unwrap(), "--server-port", "0"], &[]);
     assert_eq!(server.ready["models"], serde_json::json!(["one", "two"]));
-    assert_eq!(server.ask("GET", "/v1/models", "", "").0, 401);
-    let (status, list) = server.ask("GET", "/v1/models", "authorization: Bearer secret\r\n", "");
-    assert!(status == 200 && list.contains("\"one\"") && list.contains("\"two\""), "{list}");
+    assert_eq!(server.ask("GET", "/v1/models", "", "").status, 401);
+    let list = server.ask("GET", "/v1/models", "authorization: Bearer secret\r\n", "");
+    assert!(list.status == 200 && list.body.contains("\"one\"") && list.body.contains("\"two\""), "{}", list.body);
     let ask = r#"{"model": "two", "prompt": "x", "max_tokens": 2}"#;
-    assert_eq!(server.ask("POST", "/v1/completions", "x-api-key: secret\r\n", ask).0, 200);
-    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(server.ask("POST", "/v1/completions", "x-api-key: secret\r\n", ask).status, 200);
+    assert_eq!(server.terminate().0, Some(0));
 }
 
 #[test]
@@ -112,4 +58,42 @@ fn what_cannot_be_served_is_said_in_one_line() {
     let wordless = copy_of(&golden("llama"), &folder.path().join("wordless"));
     Program::new("serve --device cpu --port 0").arg(&wordless).run().fails(&["tokenizer.json"]);
     assert_eq!(serve("--max-concurrent-requests 0").run().code, 2);
+}
+
+#[test]
+fn the_log_names_requests_and_tells_nothing_of_them() {
+    let folder = scratch();
+    let model = with_words(&golden("llama"), &folder.path().join("m"));
+    let model = model.to_str().unwrap();
+    let secret = "Elephants-in-the-cellar";
+    let chat = format!(r#"{{"messages": [{{"role": "user", "content": "{secret}"}}], "max_tokens": 3}}"#);
+    let text = format!(r#"{{"prompt": "{secret}", "max_tokens": 3, "echo": true, "stream": true}}"#);
+    let wrong = format!(r#"{{"prompt": "{secret}", "stop": "{secret}", "temperature": "{secret}"}}"#);
+    let key = "authorization: Bearer key-of-mine\r\nx-request-id: mine-7\r\n";
+    for style in ["json", "text"] {
+        let flags = ["--port", "0", "--api-key", "key-of-mine", "--log-requests", style, model];
+        let server = Serving::start(&flags);
+        let ask = |path: &str, headers: &str, body: &str| server.ask("POST", path, headers, body);
+        let answers = [
+            ask("/v1/chat/completions", key, &chat),
+            ask("/v1/completions", key, &text),
+            ask("/v1/completions", key, &wrong),
+            ask(&format!("/{secret}"), key, "{}"),
+            ask("/v1/completions", &format!("x-api-key: {secret}\r\n"), &chat),
+        ];
+        assert_eq!(answers.each_ref().map(|answer| answer.status), [200, 200, 400, 404, 401]);
+        let ids = answers.map(|answer| {
+            let line = answer.head.lines().find_map(|line| line.strip_prefix("x-request-id: ").map(str::to_owned));
+            line.unwrap_or_else(|| panic!("no id in {}", answer.head))
+        });
+        let (code, log) = server.terminate();
+        assert_eq!(code, Some(0));
+        for id in &ids {
+            assert_eq!(log.matches(id.as_str()).count(), 1, "{id} in {log}");
+        }
+        // The caller's own label stands beside the id, in JSON.
+        let label = if style == "json" { 4 } else { 0 };
+        assert_eq!(log.matches("mine-7").count(), label, "{log}");
+        assert!(!log.contains("key-of-mine") && !log.contains(secret), "{log}");
+    }
 }

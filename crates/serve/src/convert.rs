@@ -71,6 +71,7 @@ pub async fn ask(
         request,
         rules,
         time: state.options.request_time,
+        backlog: state.options.backlog,
         counts: state.counts.clone(),
     })
 }

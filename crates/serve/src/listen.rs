@@ -85,8 +85,22 @@ impl Listener {
     pub fn name(&self) -> String {
         match self {
             Listener::Tcp(socket) => socket.local_addr().map_or("tcp".into(), |address| address.to_string()),
-            Listener::Unix(_, path) => path.as_ref().map_or("unix".into(), |path| path.display().to_string()),
+            Listener::Unix(socket, _) => {
+                let address = socket.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                path.map_or("unnamed".into(), |path| path.display().to_string())
+            }
         }
+    }
+
+    /// The same with the way to speak there: `https://127.0.0.1:23333`, `unix:/run/planish.sock`.
+    pub fn url(&self, tls: bool) -> String {
+        let scheme = match self {
+            Listener::Tcp(_) if tls => "https://",
+            Listener::Tcp(_) => "http://",
+            Listener::Unix(..) => "unix:",
+        };
+        scheme.to_owned() + &self.name()
     }
 
     /// Whether only this machine can reach it.

@@ -23,6 +23,8 @@ pub struct Options {
     pub request_time: Duration,
     /// Time in which a caller must read something of what was sent.
     pub stall_time: Duration,
+    /// Bytes of events that may wait for a reader of an answer; then its request ends.
+    pub backlog: usize,
     /// Silence after which a stream gets a comment.
     pub keep_alive: Duration,
     /// Time for requests in flight after a request to stop.
@@ -60,6 +62,7 @@ impl Default for Options {
             read_time: Duration::from_secs(30),
             request_time: Duration::from_secs(600),
             stall_time: Duration::from_secs(30),
+            backlog: 4 << 20,
             keep_alive: Duration::from_secs(15),
             drain_time: Duration::from_secs(30),
             strict_fields: false,

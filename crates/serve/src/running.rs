@@ -17,9 +17,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Bytes of events that may wait for a reader before its request is ended.
-const BACKLOG: usize = 4 << 20;
-
 /// What is to be run, all decided and checked.
 pub struct Ask {
     /// On which model.
@@ -32,6 +29,8 @@ pub struct Ask {
     pub rules: TextRules,
     /// Time for the whole answer.
     pub time: Duration,
+    /// Bytes of events that may wait for a reader.
+    pub backlog: usize,
     /// Where lengths are counted.
     pub counts: Arc<Counts>,
 }
@@ -67,19 +66,20 @@ pub struct Running {
 }
 
 /// Bytes under way to a reader.
-#[derive(Default)]
 struct Backlog {
     bytes: AtomicUsize,
+    /// One event more than this ends the request.
+    most: usize,
     overrun: AtomicBool,
 }
 
 impl Running {
     /// Starts every prompt.
     pub fn start(ask: Ask) -> Result<Running> {
-        let Ask { model, prompts, request, rules, time, counts } = ask;
+        let Ask { model, prompts, request, rules, time, backlog, counts } = ask;
         let n = request.n;
         let (sender, events) = unbounded_channel();
-        let backlog = Arc::new(Backlog::default());
+        let backlog = Arc::new(Backlog { bytes: AtomicUsize::new(0), most: backlog, overrun: AtomicBool::new(false) });
         let mut choices = Vec::with_capacity(prompts.len() * n);
         let mut cancels = Vec::with_capacity(prompts.len());
         let usage = Usage { prompt_tokens: prompts.iter().map(Vec::len).sum(), ..Usage::default() };
@@ -197,7 +197,7 @@ fn sink(
 ) -> impl FnMut(Event) -> bool + Send {
     move |event| {
         let bytes = weight(&event);
-        if backlog.bytes.fetch_add(bytes, Ordering::Relaxed) > BACKLOG.max(bytes) {
+        if backlog.bytes.fetch_add(bytes, Ordering::Relaxed) > backlog.most.max(bytes) {
             backlog.overrun.store(true, Ordering::Relaxed);
             return false;
         }

@@ -57,6 +57,7 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 pub struct Service {
     state: Arc<State>,
     address: String,
+    url: String,
     stop: Arc<watch::Sender<Stop>>,
     task: Option<JoinHandle<Result<(), ServeError>>>,
     runtime: Option<Runtime>,
@@ -76,7 +77,7 @@ impl Service {
     ) -> Result<Service, ServeError> {
         let acceptor = tls.map(Tls::acceptor).transpose()?;
         let listener = Listener::open(address)?;
-        let name = listener.name();
+        let (name, url) = (listener.name(), listener.url(tls.is_some()));
         if options.keys.is_empty() && !listener.is_local() && !open {
             return Err(ServeError::Open(name));
         }
@@ -92,7 +93,7 @@ impl Service {
         let state = Arc::new(State::new(options));
         let stop = Arc::new(watch::channel(Stop::No).0);
         let task = runtime.spawn(run(state.clone(), door, acceptor, stop.clone()));
-        Ok(Service { state, address: name, stop, task: Some(task), runtime: Some(runtime) })
+        Ok(Service { state, address: name, url, stop, task: Some(task), runtime: Some(runtime) })
     }
 
     /// Takes models into service; the first is meant where no name is given.
@@ -109,6 +110,11 @@ impl Service {
     /// Where it listens: host and port, or a path.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The same with the way to speak there: `https://127.0.0.1:23333`, `unix:/run/planish.sock`.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Begins to drain when the process is asked to end (SIGTERM or SIGINT); a second time ends at once.

@@ -20,9 +20,10 @@ const FILES: [&str; 8] = [
 ];
 
 /// The chat page: path, content type, text.
-const CHAT: [(&str, &str, &str); 3] = [
+const CHAT: [(&str, &str, &str); 4] = [
     ("/chat", "text/html; charset=utf-8", include_str!("../pages/chat.html")),
     ("/chat.css", "text/css; charset=utf-8", include_str!("../pages/chat.css")),
+    ("/markdown.js", "text/javascript; charset=utf-8", include_str!("../pages/markdown.js")),
     ("/chat.js", "text/javascript; charset=utf-8", include_str!("../pages/chat.js")),
 ];
 

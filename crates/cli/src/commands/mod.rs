@@ -9,6 +9,7 @@ mod finite;
 mod flags;
 pub mod generate;
 pub mod inspect;
+pub mod lmdeploy;
 pub mod quantize;
 pub mod serve;
 mod structure;

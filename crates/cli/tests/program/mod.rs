@@ -1,6 +1,7 @@
 //! Runs the real program the way a user does, and reads back what it printed and wrote.
 #![allow(dead_code)] // each test file uses a part of this
 
+pub mod serving;
 pub mod tensors;
 
 use serde_json::Value;

@@ -11,7 +11,7 @@ generation_request! {
     pub struct ChatRequest {
         /// What was said so far; at least one message.
         #[serde(default)]
-        #[schema(min_items = 1)]
+        #[schema(required = true, min_items = 1)]
         pub messages: Vec<ChatMessage>,
         /// Most tokens of an answer.
         #[schema(minimum = 1)]
@@ -83,7 +83,7 @@ pub enum Role {
 
 /// A text, or parts.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of parts")]
 pub enum Content {
     /// A text.
     Text(String),
@@ -129,7 +129,7 @@ pub struct Function {
 
 /// Whether and what to call.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected none, auto, required or one function by name")]
 pub enum ToolChoice {
     /// `none`, `auto` or `required`.
     Mode(ToolMode),

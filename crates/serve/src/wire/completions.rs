@@ -10,6 +10,7 @@ generation_request! {
     /// Texts to continue.
     pub struct CompletionRequest {
         /// A text, several, token ids, or several lists of them.
+        #[schema(required = true, value_type = Prompt)]
         pub prompt: Option<Prompt>,
         /// Most tokens of an answer; 16 unless told otherwise. 0 gives nothing but what `echo` shows.
         #[schema(minimum = 0)]
@@ -32,7 +33,7 @@ generation_request! {
 
 /// What to continue.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text, a list of texts, token ids or a list of those")]
 pub enum Prompt {
     /// A text.
     Text(String),

@@ -10,7 +10,7 @@ pub struct MessagesRequest {
     pub model: Option<String>,
     /// What was said so far.
     #[serde(default)]
-    #[schema(min_items = 1)]
+    #[schema(required = true, min_items = 1)]
     pub messages: Vec<Message>,
     /// What the model is told before.
     pub system: Option<Blocks>,
@@ -67,7 +67,7 @@ pub enum Speaker {
 
 /// A text, or blocks.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of blocks")]
 #[schema(as = AnthropicContent, no_recursion)]
 pub enum Blocks {
     /// A text.

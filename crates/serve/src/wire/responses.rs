@@ -10,6 +10,7 @@ pub struct ResponsesRequest {
     /// Which model; the first that is served if left out.
     pub model: Option<String>,
     /// A text, or what was said and called so far.
+    #[schema(required = true, value_type = Input)]
     pub input: Option<Input>,
     /// What the model is told before.
     pub instructions: Option<String>,
@@ -48,7 +49,7 @@ pub struct ResponsesRequest {
 
 /// What was said so far.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text or a list of items")]
 pub enum Input {
     /// The user's words.
     Text(String),
@@ -104,7 +105,7 @@ pub struct FlatTool {
 
 /// Whether and what to call.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected none, auto, required or one function by name")]
 pub enum FlatChoice {
     /// `none`, `auto` or `required`.
     Mode(super::chat::ToolMode),

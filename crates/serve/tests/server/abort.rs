@@ -1,10 +1,11 @@
 //! Callers that go away in every phase, and callers that read slowly: pages come back, others go on.
 use crate::client::{begin, read};
 use crate::setting::*;
-use planish_serve::Options;
+use planish_serve::{Address, Options, Service};
 use serde_json::{Value, json};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 fn ask(server: &Server, more: Value) -> TcpStream {
@@ -115,4 +116,43 @@ fn silence_is_filled_with_comments() {
     let mut rest = String::new();
     socket.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("[DONE]"), "{rest}");
+}
+
+#[test]
+fn who_never_reads_is_given_up_and_costs_nothing_more() {
+    // A Unix socket holds little, so that the rest waits in the server.
+    let path = std::env::temp_dir().join(format!("planish-backlog-{}.sock", std::process::id()));
+    let options = Options { backlog: 64 << 10, ..Options::default() };
+    let service = Service::start(options, &Address::Unix(path.clone()), None, false).unwrap();
+    service.install(vec![served(NAME, engine())]);
+    let body = json!({"messages": hello(), "max_tokens": 700, "ignore_eos": true, "stream": true, "logprobs": true,
+        "top_logprobs": 20});
+    let line = |method: &str, path: &str, body: &str| {
+        let mut socket = UnixStream::connect(service.address()).unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+        let length = body.len();
+        let text = format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
+        socket.write_all(text.as_bytes()).unwrap();
+        socket
+    };
+    let mut silent = line("POST", "/v1/chat/completions", &body.to_string());
+    until("its pages are back although nothing was read", || {
+        let mut page = String::new();
+        line("GET", "/metrics", "").read_to_string(&mut page).unwrap();
+        let value = |name: &str| -> f64 {
+            let found = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+            found.rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        let pages = value("planish_pages_free{") + value("planish_pages_cached{");
+        value("planish_requests_accepted_total{") == 1.0
+            && value("planish_requests_running{") == 0.0
+            && pages == PAGES as f64
+    });
+    let mut told = String::new();
+    silent.read_to_string(&mut told).unwrap();
+    assert!(
+        told.contains("the answer was not read in time") && !told.contains("[DONE]"),
+        "{}",
+        &told[told.len() - 400..]
+    );
 }

@@ -7,6 +7,8 @@ mod completions;
 mod drain;
 mod malformed;
 mod operation;
+mod parts;
+mod scripted;
 mod setting;
 mod tokens;
 mod turns;

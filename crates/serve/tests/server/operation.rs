@@ -130,12 +130,13 @@ fn the_chat_page_is_whole() {
     let page = server.get("/chat");
     let policy = page.header("content-security-policy").unwrap();
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"));
-    for (path, kind) in [("/chat", "text/html"), ("/chat.css", "text/css"), ("/chat.js", "text/javascript")] {
+    let scripts = ["/chat.js", "/markdown.js"].map(|path| (path, "text/javascript"));
+    for (path, kind) in [("/chat", "text/html"), ("/chat.css", "text/css")].into_iter().chain(scripts) {
         let part = server.get(path);
         assert!(part.status == 200 && part.header("content-type").unwrap().starts_with(kind), "{path}");
         assert!(!part.text().contains("http://") && !part.text().contains("https://"), "{path} names another host");
     }
-    assert!(page.text().contains("/chat.js") && page.text().contains("/chat.css"));
+    assert!(["/chat.js", "/markdown.js", "/chat.css"].iter().all(|part| page.text().contains(part)));
 }
 
 /// An engine whose device panics at its first step.
@@ -152,4 +153,22 @@ fn breaking() -> Handle {
     }
     let info = engine().info().clone();
     Handle::over(Box::new(Broken), info).unwrap()
+}
+
+#[test]
+fn every_metric_of_the_dashboard_is_there() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/grafana.json")).unwrap();
+    let board: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let page = server().get("/metrics");
+    let known: Vec<&str> = page.text().lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+    let mut asked = 0;
+    for target in board["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array().unwrap()) {
+        let query = target["expr"].as_str().unwrap();
+        let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+        for name in words.filter(|word| word.starts_with("planish_") || word.starts_with("vllm:")) {
+            assert!(known.contains(&name), "{name} of {query}");
+            asked += 1;
+        }
+    }
+    assert!(asked >= 20, "{asked} names");
 }

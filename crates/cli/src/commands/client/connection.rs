@@ -3,8 +3,10 @@ use super::events::Events;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 use ureq::http::{Response, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -81,12 +83,14 @@ struct Missed {
 }
 
 impl Connection {
-    /// A server at an address. Nothing is sent yet.
-    pub fn new(url: &str, key: Option<String>, timeout: Duration) -> Result<Connection> {
+    /// A server at an address, its certificate by one of these authorities if a file is given. Nothing is sent yet.
+    pub fn new(url: &str, key: Option<String>, authorities: Option<&Path>, timeout: Duration) -> Result<Connection> {
         if key.as_ref().is_some_and(|key| !key.bytes().all(|b| b.is_ascii_graphic())) {
             bail!("--api-key: expected visible ASCII characters, found others");
         }
+        let roots = authorities.map(read_authorities).transpose()?.unwrap_or(RootCerts::WebPki);
         let config = Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(timeout))
@@ -214,6 +218,19 @@ impl Connection {
         let message = said.unwrap_or_else(|| start_of(&response, &text));
         let error = Failure { status: status.as_u16(), message }.into();
         Err(Missed { error, again: busy.then(|| asked.map(Duration::from_secs)) })
+    }
+}
+
+/// The certificates of a PEM file.
+fn read_authorities(path: &Path) -> Result<RootCerts> {
+    let place = || format!("--ca-cert {}", path.display());
+    let text = std::fs::read(path).with_context(place)?;
+    let items = parse_pem(&text).collect::<Result<Vec<_>, _>>().with_context(place)?;
+    let certificate = |item| if let PemItem::Certificate(certificate) = item { Some(certificate) } else { None };
+    let found: Vec<_> = items.into_iter().filter_map(certificate).collect();
+    match found.is_empty() {
+        true => bail!("{}: expected certificates in PEM, found none", place()),
+        false => Ok(RootCerts::from(found)),
     }
 }
 

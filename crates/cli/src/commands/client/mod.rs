@@ -10,6 +10,7 @@ use chunk::Answer;
 use clap::Args;
 use connection::{Connection, Failure};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Flags of the command.
@@ -24,6 +25,9 @@ pub struct Flags {
     /// Key that the server wants (default: PLANISH_API_KEY, then OPENAI_API_KEY from the environment)
     #[arg(long)]
     api_key: Option<String>,
+    /// Authorities (PEM) that may sign the server's certificate, in place of the public ones
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
     /// 0 takes the likeliest token always (default: the server's own)
     #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f32>,
@@ -62,7 +66,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         bail!("--temperature: expected a number from 0 up, found {found}");
     }
     let key = key_or_environment(flags.api_key.as_ref());
-    let mut connection = Connection::new(&flags.url, key, pause("timeout", flags.timeout)?)?;
+    let mut connection = Connection::new(&flags.url, key, flags.ca_cert.as_deref(), pause("timeout", flags.timeout)?)?;
     connection.retries = flags.retries;
     connection.pause = pause("retry-delay", flags.retry_delay)?;
     connection.talks = global.talks();

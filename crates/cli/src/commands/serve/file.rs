@@ -1,12 +1,13 @@
 //! `--config FILE`: flags from a file, put before those of the command line, so that the latter win.
 use super::scalar;
+use crate::commands::lmdeploy::command_at;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::ffi::OsString;
 
 /// The arguments with those of the file, if `serve` is given one.
 pub fn expand(args: Vec<OsString>) -> Result<Vec<OsString>> {
-    let Some(serve) = args.iter().position(|arg| arg == "serve") else { return Ok(args) };
+    let Some(serve) = command_at(&args).filter(|&at| args[at] == "serve") else { return Ok(args) };
     let Some(path) = named(&args[serve..]) else { return Ok(args) };
     let text = std::fs::read_to_string(&path).with_context(|| format!("--config {}", path.to_string_lossy()))?;
     let flags = read(&text).with_context(|| format!("--config {}", path.to_string_lossy()))?;

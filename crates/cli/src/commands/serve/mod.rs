@@ -137,21 +137,16 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     if flags.backend.is_some() && global.talks() {
         eprintln!("note: --backend is accepted and not used: there is one engine");
     }
-    let names = flags.models();
-    let titles = titles(&names, &flags.names)?;
+    let titles = titles(&flags.models, &flags.names)?;
     // What is wrong with a model's files is said before the port opens.
-    let models = names.iter().map(|name| Model::open(name)).collect::<Result<Vec<_>>>()?;
+    let models = flags.models.iter().map(|name| Model::open(name)).collect::<Result<Vec<_>>>()?;
     let tls = flags.place.tls();
     let open_to_all = flags.access.insecure_no_auth;
     let service = Service::start(flags.options(global)?, &flags.place.address(), tls.as_ref(), open_to_all)?;
     service.stop_on_signals();
     let pairs = models.iter().zip(&titles);
     service.install(pairs.map(|(model, title)| load(global, flags, model, title)).collect::<Result<_>>()?);
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let url = match flags.place.unix_socket {
-        Some(_) => format!("unix:{}", service.address()),
-        None => format!("{scheme}://{}", service.address()),
-    };
+    let url = service.url();
     if global.json {
         print_json(&json!({"url": url, "models": titles, "seconds": start.elapsed().as_secs_f64()}))?;
     }
@@ -209,12 +204,6 @@ fn own_name(model: &str) -> String {
 }
 
 impl Flags {
-    /// LMDeploy writes `serve api_server MODEL`.
-    fn models(&self) -> Vec<String> {
-        let skip = usize::from(self.models.len() > 1 && self.models[0] == "api_server");
-        self.models[skip..].to_vec()
-    }
-
     fn options(&self, global: &Global) -> Result<Options> {
         let limits = &self.limits;
         let seconds = Duration::from_secs_f64;
@@ -240,6 +229,7 @@ impl Flags {
             public_metrics: self.access.public_metrics,
             model_defaults: self.generation_config == "auto",
             log,
+            ..Options::default()
         })
     }
 }

@@ -31,6 +31,9 @@ pub struct Flags {
     /// Key that the server wants (default: PLANISH_API_KEY, then OPENAI_API_KEY from the environment)
     #[arg(long)]
     api_key: Option<String>,
+    /// Authorities (PEM) that may sign the server's certificate, in place of the public ones
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
     /// What is asked: completions, of token ids or text, or chat/completions
     #[arg(long, default_value = "completions", value_enum)]
     endpoint: Endpoint,
@@ -95,7 +98,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     flags.check()?;
     let timeout = Duration::try_from_secs_f64(flags.timeout);
     let timeout = timeout.map_err(|_| anyhow!("--timeout: expected seconds, found {}", flags.timeout))?;
-    let connection = Connection::new(&flags.url, key_or_environment(flags.api_key.as_ref()), timeout)?;
+    let key = key_or_environment(flags.api_key.as_ref());
+    let connection = Connection::new(&flags.url, key, flags.ca_cert.as_deref(), timeout)?;
     let model = match &flags.model {
         Some(model) => model.clone(),
         None => first_model(&connection)?,

@@ -1,0 +1,18 @@
+// autocannon with 1,000 connections: probes all answered, generations answered or turned away with 429, nothing else.
+import assert from "node:assert/strict";
+import autocannon from "autocannon";
+
+const url = process.env.PLANISH_URL ?? "http://127.0.0.1:23333";
+const model = process.env.PLANISH_MODEL ?? "smol";
+const way = { connections: 1000, duration: 8, timeout: 60 };
+
+const probes = await autocannon({ ...way, url: `${url}/v1/models` });
+console.log(`/v1/models: ${probes["2xx"]} answers, ${probes.non2xx} others, ${probes.errors} errors, p99 ${probes.latency.p99} ms`);
+assert.ok(probes["2xx"] > 1000 && probes.non2xx === 0 && probes.errors === 0 && probes.timeouts === 0);
+
+const body = JSON.stringify({ model, messages: [{ role: "user", content: "Hi" }], max_tokens: 2 });
+const headers = { "content-type": "application/json" };
+const chats = await autocannon({ ...way, url: `${url}/v1/chat/completions`, method: "POST", headers, body });
+console.log(`/v1/chat/completions: ${JSON.stringify(chats.statusCodeStats)}, ${chats.errors} errors, p99 ${chats.latency.p99} ms`);
+const statuses = Object.keys(chats.statusCodeStats);
+assert.ok(chats["2xx"] > 0 && statuses.every((status) => ["200", "429"].includes(status)) && chats.errors === 0 && chats.timeouts === 0);

@@ -1,6 +1,7 @@
 //! `planish compare`: is the quantized model still the same?
 use super::flags::{EngineFlags, KV_DTYPES};
 use super::quantize::report_beside;
+use super::tasks::{self, Kept, TaskFlags};
 use super::{bar, check_device, print, print_json};
 use crate::Global;
 use anyhow::{Context, Result};
@@ -8,6 +9,7 @@ use clap::Args;
 use planish::{Generation, Model, Pipeline, PipelineOptions};
 use planish_eval::compare::{self, Sample};
 use planish_eval::html::Page;
+use planish_eval::tasks::{paired, select};
 use planish_text::Message;
 use std::path::{Path, PathBuf};
 
@@ -44,6 +46,11 @@ pub struct Flags {
     /// Leave out the sample answers
     #[arg(long)]
     no_samples: bool,
+    /// Tasks and groups to run on both models side by side, separated by commas, as in `eval`
+    #[arg(long, value_delimiter = ',', long_help = tasks::help())]
+    tasks: Vec<String>,
+    #[command(flatten)]
+    how: TaskFlags,
 }
 
 /// Runs the command.
@@ -51,6 +58,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     check_device(&global.device)?;
     let original_device = flags.original_device.as_ref().unwrap_or(&global.device);
     check_device(original_device)?;
+    let chosen = (!flags.tasks.is_empty()).then(|| select::select(&flags.tasks)).transpose()?;
     let text = match &flags.data {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("--data {}", path.display()))?,
         None => BUILT_IN.to_owned(),
@@ -59,7 +67,9 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let tokens = original.words()?.tokenizer.encode(&text, planish_text::SpecialText::Recognised)?;
     let windows = planish_eval::compare::windows(&tokens, flags.windows, flags.window_len)?;
     let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(512);
-    let engine = EngineFlags { max_model_len: Some(longest), max_batch: Some(2), ..EngineFlags::default() };
+    // Tasks have texts of their own lengths, and run many at once.
+    let sizes = if chosen.is_some() { (None, None) } else { (Some(longest), Some(2)) };
+    let engine = EngineFlags { max_model_len: sizes.0, max_batch: sizes.1, ..EngineFlags::default() };
     let of_original = engine.options(global);
     let options = EngineFlags { kv_dtype: flags.kv_dtype.clone(), ..engine }.options(global);
     let of_original = PipelineOptions { device: Some(original_device.clone()), ..of_original };
@@ -71,6 +81,10 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     (result.original.bytes, result.quantized.bytes) = (original.bytes, quantized.bytes);
     if result.note.is_none() {
         result.note = planish_eval::compare::shortage(&windows, flags.windows, flags.window_len);
+    }
+    if let Some(chosen) = &chosen {
+        let run = |pipeline, name| tasks::run(global, &flags.how, chosen, pipeline, name, Kept::default());
+        result.tasks = paired::compare(&run(&first, &flags.original)?, &run(&second, &flags.quantized)?)?;
     }
     if !flags.no_samples {
         result.samples = samples(&first, &second)?;

@@ -116,7 +116,7 @@ pub enum Error {
         /// The data set.
         repo: String,
         /// Why.
-        source: planish_checkpoint::hub::HubError,
+        source: Box<planish_checkpoint::hub::HubError>,
     },
     /// Too few documents to take examples from.
     #[error("task {task}: --num-fewshot: expected at least {expected} documents to take examples from, found {found}")]

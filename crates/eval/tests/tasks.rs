@@ -1,8 +1,9 @@
 //! Prompts of the real harness: the digests of what it gave to its model, for every task and style, must be those of ours.
 use planish_eval::tasks::data::{Docs, Source};
 use planish_eval::tasks::prompt::{self, Question, Style};
-use planish_eval::tasks::run::digest;
-use planish_eval::tasks::{Task, list};
+use planish_eval::tasks::results::{Results, TaskResult};
+use planish_eval::tasks::run::{Answer, digest};
+use planish_eval::tasks::{Doc, Task, list, select};
 use planish_text::ChatTemplate;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -123,5 +124,41 @@ fn a_document_is_never_its_own_example() {
             assert_eq!(parts.len(), shots + 1);
             assert!(parts[..shots].iter().all(|part| !part.starts_with(own)), "{parts:?}");
         }
+    }
+}
+
+/// All of mmlu with four documents a subject: group values, pooled errors, JSON and both tables as the harness has them.
+#[test]
+fn groups_are_the_harness() {
+    let golden = golden("mmlu_groups.json");
+    let chosen = select::select(&["mmlu"]).unwrap();
+    let results = |task: &Task| {
+        let right = golden["results"][&task.name]["acc,none"].as_f64().unwrap() * 4.0;
+        let doc = Doc::Choice { query: String::new(), choices: vec!["A".into(), "B".into()], gold: 0 };
+        let answer =
+            |i| Answer::Likelihoods { ll: vec![-1.0, if i < right as usize { -2.0 } else { -0.5 }], greedy: vec![] };
+        TaskResult::new(task, 0, &vec![doc; 4], &[0, 1, 2, 3].map(answer)).unwrap()
+    };
+    let results = Results { tasks: chosen.tasks.iter().map(results).collect(), groups: chosen.groups };
+    assert_eq!(results.to_text(), golden["table"].as_str().unwrap());
+    let found = results.to_json(Value::Null);
+    for key in ["results", "groups", "n-shot", "higher_is_better", "versions"] {
+        let expected = golden[key].as_object().unwrap();
+        assert_eq!(found[key].as_object().unwrap().len(), expected.len(), "{key}");
+        expected.iter().for_each(|(name, expected)| assert_close(&found[key][name], expected, name));
+    }
+}
+
+fn assert_close(found: &Value, expected: &Value, what: &str) {
+    match (found, expected) {
+        (Value::Object(found), Value::Object(expected)) => {
+            assert_eq!(found.len(), expected.len(), "{what}");
+            expected.iter().for_each(|(key, value)| assert_close(&found[key], value, &format!("{what} {key}")));
+        }
+        (Value::Number(a), Value::Number(b)) => {
+            let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
+            assert!((a - b).abs() < 1e-12, "{what}: {a}, expected {b}");
+        }
+        _ => assert_eq!(found, expected, "{what}"),
     }
 }

@@ -169,7 +169,7 @@ fn source<'a>(flags: &'a TaskFlags, talks: bool) -> Result<Source<'a>> {
             shown = file.to_owned();
         }
     };
-    Ok(Source::Hub(HubClient::from_env()?, Box::new(progress)))
+    Ok(Source::Hub(Box::new(HubClient::from_env()?), Box::new(progress)))
 }
 
 /// The documents of a task with their questions, up to the limit.

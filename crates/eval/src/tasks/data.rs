@@ -24,9 +24,12 @@ pub struct Dataset {
 pub enum Source<'a> {
     /// A folder with files of them.
     Folder(&'a Path),
-    /// The hub, with who is told of downloads: the file, bytes that are there, its size.
-    Hub(HubClient, Box<dyn FnMut(&str, u64, u64) + 'a>),
+    /// The hub, with who is told of downloads.
+    Hub(Box<HubClient>, Progress<'a>),
 }
+
+/// Is told of downloads: the file, bytes that are there, its size.
+pub type Progress<'a> = Box<dyn FnMut(&str, u64, u64) + 'a>;
 
 /// Documents with the fields that they were made of.
 #[derive(Clone, Debug, Default)]
@@ -209,7 +212,7 @@ fn on_hub(
     }
     let place = format!("the hub's data set {repo}");
     match first {
-        Some(source) => Err(Error::Hub { task: task.name.clone(), repo: repo.into(), source }),
+        Some(source) => Err(Error::Hub { task: task.name.clone(), repo: repo.into(), source: Box::new(source) }),
         None => Err(Error::NoRows { task: task.name.clone(), split: split.into(), place }),
     }
 }

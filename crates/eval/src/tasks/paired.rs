@@ -70,7 +70,7 @@ fn pair(task: &str, p: &Series, q: &Series) -> Paired {
     let (original, quantized) = (p.value(), q.value());
     let difference = quantized - original;
     let error = error(p, q) * slope(q);
-    let interval = error.is_finite().then(|| [difference - DEVIATIONS * error, difference + DEVIATIONS * error]);
+    let interval = error.is_finite().then_some([difference - DEVIATIONS * error, difference + DEVIATIONS * error]);
     let quotient = if p.metric.higher_is_better() { quantized / original } else { original / quantized };
     Paired {
         task: task.into(),

@@ -67,8 +67,18 @@ struct Entry {
     version: String,
     shots: Option<usize>,
     documents: usize,
-    /// By metric and filter: value and standard error.
-    numbers: Vec<(String, String, bool, f64, Option<f64>)>,
+    numbers: Vec<Number>,
+    is_group: bool,
+}
+
+/// One of its numbers.
+struct Number {
+    metric: &'static str,
+    filter: &'static str,
+    /// Whether more is better; not said of groups of groups.
+    higher: Option<bool>,
+    value: f64,
+    stderr: Option<f64>,
 }
 
 impl Results {
@@ -85,10 +95,11 @@ impl Results {
         let subtasks = self.groups.iter().map(|g| (g.name.to_owned(), json!(g.members)));
         out.insert("group_subtasks".into(), subtasks.collect());
         out.insert("configs".into(), sorted(self.tasks.iter().map(|t| (t.task.name.clone(), t.config()))));
-        out.insert("versions".into(), sorted(entries.iter().map(|e| (e.name.clone(), version(&e.version)))));
+        out.insert("versions".into(), sorted(entries.iter().map(|e| (e.name.clone(), e.version()))));
         let shots = entries.iter().filter_map(|e| Some((e.name.clone(), json!(e.shots?))));
         out.insert("n-shot".into(), sorted(shots));
-        out.insert("higher_is_better".into(), sorted(entries.iter().map(|e| (e.name.clone(), e.directions()))));
+        let directed = entries.iter().filter(|e| e.numbers.iter().any(|n| n.higher.is_some()));
+        out.insert("higher_is_better".into(), sorted(directed.map(|e| (e.name.clone(), e.directions()))));
         let counts = |t: &TaskResult| (t.task.name.clone(), json!({"original": t.original, "effective": t.documents}));
         out.insert("n-samples".into(), self.tasks.iter().map(counts).collect());
         out.insert("config".into(), config);
@@ -107,14 +118,16 @@ impl Results {
         text
     }
 
-    /// Tasks first, then groups.
+    /// Tasks first, then groups, the inner ones before the outer.
     fn entries(&self) -> Vec<Entry> {
-        self.tasks.iter().map(TaskResult::entry).chain(self.groups.iter().map(|g| self.group(g))).collect()
+        self.tasks.iter().map(TaskResult::entry).chain(self.groups.iter().rev().map(|g| self.group(g))).collect()
     }
 
     /// A group's numbers: means over its tasks, weighted by their documents.
     fn group(&self, group: &Group) -> Entry {
         let tasks = self.leaves(group.name);
+        // The harness says nothing of examples and directions where the members are groups themselves.
+        let nested = group.members.iter().any(|member| self.groups.iter().any(|g| g.name == member));
         let mut numbers = Vec::new();
         for (i, first) in tasks.first().into_iter().flat_map(|t| t.measured.iter().enumerate()) {
             let of = |t: &&TaskResult| (t.measured[i].value, t.measured[i].stderr, t.documents);
@@ -123,10 +136,11 @@ impl Results {
             let value = parts.iter().map(|p| p.0 * p.2 as f64).sum::<f64>() / size as f64;
             let errors: Option<Vec<(f64, usize)>> = parts.iter().map(|p| Some((p.1?, p.2))).collect();
             let stderr = errors.map(|errors| stderr::pooled(&errors));
-            let metric = first.series.metric;
-            numbers.push((metric.name().into(), first.series.filter.into(), metric.higher_is_better(), value, stderr));
+            let (metric, filter) = (first.series.metric, first.series.filter);
+            let higher = (!nested).then_some(metric.higher_is_better());
+            numbers.push(Number { metric: metric.name(), filter, higher, value, stderr });
         }
-        let shots = tasks.first().map(|t| t.shots).filter(|&shots| tasks.iter().all(|t| t.shots == shots));
+        let shots = tasks.first().map(|t| t.shots).filter(|&shots| !nested && tasks.iter().all(|t| t.shots == shots));
         Entry {
             name: group.name.into(),
             alias: group.alias.into(),
@@ -134,6 +148,7 @@ impl Results {
             shots,
             documents: tasks.iter().map(|t| t.documents).sum(),
             numbers,
+            is_group: true,
         }
     }
 
@@ -151,17 +166,17 @@ impl Results {
         for (entry, depth) in self.in_order(entries) {
             let indent = if depth > 0 { " ".repeat(depth) + "- " } else { String::new() };
             let mut numbers: Vec<_> = entry.numbers.iter().collect();
-            numbers.sort_by_key(|n| format!("{},{}", n.0, n.1));
-            for (i, (metric, filter, higher, value, stderr)) in numbers.into_iter().enumerate() {
+            numbers.sort_by_key(|n| format!("{},{}", n.metric, n.filter));
+            for (i, Number { metric, filter, higher, value, stderr }) in numbers.into_iter().enumerate() {
                 let name = if i == 0 { format!("{indent}{}", entry.alias) } else { String::new() };
                 let version = entry.version.parse().ok().filter(|_| i == 0).map_or(Cell::text(""), Cell::Number);
                 rows.push(vec![
                     Cell::text(name),
                     version,
-                    Cell::text(filter),
+                    Cell::text(*filter),
                     entry.shots.map_or(Cell::text(" "), |n| Cell::Number(n as f64)),
-                    Cell::text(metric),
-                    Cell::text(if *higher { "↑" } else { "↓" }),
+                    Cell::text(*metric),
+                    Cell::text(higher.map_or("", |higher| if higher { "↑" } else { "↓" })),
                     Cell::Number(*value),
                     Cell::text("±"),
                     stderr.map_or(Cell::text("   N/A"), Cell::Number),
@@ -196,8 +211,9 @@ impl Results {
 impl TaskResult {
     fn entry(&self) -> Entry {
         let number = |m: &Measured| {
-            let metric = m.series.metric;
-            (metric.name().into(), m.series.filter.into(), metric.higher_is_better(), m.value, m.stderr)
+            let (metric, filter) = (m.series.metric, m.series.filter);
+            let higher = Some(metric.higher_is_better());
+            Number { metric: metric.name(), filter, higher, value: m.value, stderr: m.stderr }
         };
         Entry {
             name: self.task.name.clone(),
@@ -206,6 +222,7 @@ impl TaskResult {
             shots: Some(self.shots),
             documents: self.documents,
             numbers: self.measured.iter().map(number).collect(),
+            is_group: false,
         }
     }
 
@@ -236,15 +253,24 @@ impl Entry {
         out.insert("name".into(), json!(self.name));
         out.insert("alias".into(), json!(self.alias));
         out.insert("sample_len".into(), json!(self.documents));
-        for (metric, filter, _, value, stderr) in &self.numbers {
+        for Number { metric, filter, value, stderr, .. } in &self.numbers {
             out.insert(format!("{metric},{filter}"), json!(value));
             out.insert(format!("{metric}_stderr,{filter}"), stderr.map_or(json!("N/A"), |x| json!(x)));
+        }
+        if self.is_group {
+            let counts = self.numbers.iter().map(|n| (format!("{},{}", n.metric, n.filter), json!(self.documents)));
+            out.insert("sample_count".into(), counts.collect());
         }
         Value::Object(out)
     }
 
+    /// The harness has numbers for tasks and texts for groups.
+    fn version(&self) -> Value {
+        if self.is_group { json!(self.version) } else { version(&self.version) }
+    }
+
     fn directions(&self) -> Value {
-        self.numbers.iter().map(|(metric, _, higher, ..)| (metric.clone(), json!(higher))).collect()
+        self.numbers.iter().filter_map(|n| Some((n.metric.to_owned(), json!(n.higher?)))).collect()
     }
 }
 

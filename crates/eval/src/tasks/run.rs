@@ -8,7 +8,7 @@ use planish_engine::{Cancel, Event, Handle, Likelihood, Likelihoods, Request};
 use planish_text::Tokenizer;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, VecDeque};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 
 /// A model that answers.
 pub struct Subject<'a> {
@@ -155,20 +155,27 @@ fn ask(encoder: &Encoder<'_>, item: usize, question: &Question, book: &Book<'_, 
         Question::Likelihoods(texts) => encoder.pairs(texts)?,
         Question::Rolling(text) | Question::Generate(text) => encoder.windows(text)?,
     };
-    let mut parts: Vec<(Vec<u32>, Vec<Vec<u32>>, Vec<usize>)> = Vec::new();
-    for (i, (context, continuation)) in pairs.into_iter().enumerate() {
-        match parts.iter_mut().find(|part| part.0 == context) {
-            Some(part) => {
-                part.1.push(continuation);
-                part.2.push(i);
-            }
-            None => parts.push((context, vec![continuation], vec![i])),
-        }
+    let mut contexts: Vec<Context> = Vec::new();
+    for (place, (tokens, continuation)) in pairs.into_iter().enumerate() {
+        let at = contexts.iter().position(|context| context.tokens == tokens).unwrap_or_else(|| {
+            contexts.push(Context { tokens, continuations: Vec::new(), places: Vec::new() });
+            contexts.len() - 1
+        });
+        contexts[at].continuations.push(continuation);
+        contexts[at].places.push(place);
     }
-    let start = |(context, continuations, places)| {
-        Ok((encoder.subject.handle.judge(context, continuations).map_err(book.engine(item))?, places))
+    let start = |context: Context| {
+        let likelihoods = encoder.subject.handle.judge(context.tokens, context.continuations);
+        Ok((likelihoods.map_err(book.engine(item))?, context.places))
     };
-    Ok(Asked { item, parts: parts.into_iter().map(start).collect::<Result<_>>()? })
+    Ok(Asked { item, parts: contexts.into_iter().map(start).collect::<Result<_>>()? })
+}
+
+/// A context, and which of a question's continuations follow it.
+struct Context {
+    tokens: Vec<u32>,
+    continuations: Vec<Vec<u32>>,
+    places: Vec<usize>,
 }
 
 /// Waits for the question that was asked first.
@@ -209,7 +216,7 @@ fn write(
     max_tokens: usize,
     book: &mut Book<'_, '_>,
 ) -> Result<()> {
-    let (sender, events): (Sender<(usize, Event)>, Receiver<(usize, Event)>) = channel();
+    let (sender, events) = channel::<(usize, Event)>();
     let (mut flight, mut next): (HashMap<usize, Writing>, _) = (HashMap::new(), open.iter());
     loop {
         while flight.len() < encoder.subject.at_once

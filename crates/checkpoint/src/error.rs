@@ -49,6 +49,24 @@ pub enum Error {
         /// What was found.
         found: String,
     },
+    /// A row of a data set is not what it should be.
+    #[error("{}: row {row}: {}expected {expected}, found {found}", .path.display(), place(.field))]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Number of the row, from 1.
+        row: usize,
+        /// The field, if one of them is meant.
+        field: Option<String>,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+}
+
+fn place(field: &Option<String>) -> String {
+    field.as_ref().map_or(String::new(), |field| format!("field {field}: "))
 }
 
 /// Result of reading or writing a model.
@@ -68,6 +86,18 @@ impl Error {
     /// An [`Error::Tensor`]; the name is quoted and shortened here.
     pub fn tensor(path: &Path, tensor: &str, expected: impl Into<String>, found: impl Into<String>) -> Self {
         Error::Tensor { path: path.into(), tensor: quoted(tensor), expected: expected.into(), found: found.into() }
+    }
+
+    /// An [`Error::Row`].
+    pub fn row(
+        path: &Path,
+        row: usize,
+        field: Option<&str>,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Self {
+        let field = field.map(str::to_owned);
+        Error::Row { path: path.into(), row, field, expected: expected.into(), found: found.into() }
     }
 
     /// Turns an [`io::Error`] into an [`Error::Io`], for `map_err`.

@@ -1,4 +1,4 @@
-//! Model files: HF directories, GGUF, the hub, and the durable writer.
+//! Model files: HF directories, GGUF, the hub, and the durable writer; and the rows of data sets.
 //! The only crate that knows HF field names, safetensors and GGUF.
 #![deny(unsafe_code)]
 
@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod hub;
 pub mod journal;
 pub mod rope;
+pub mod rows;
 pub mod scheme;
 pub mod shards;
 pub mod source;

@@ -52,6 +52,8 @@ enum Command {
     Convert(commands::convert::Flags),
     /// Perplexity of both models, KL divergence between them, answers side by side
     Compare(commands::compare::Flags),
+    /// Tasks of lm-evaluation-harness: same prompts, same metrics, same table
+    Eval(Box<commands::eval::Flags>),
     /// Answer prompts, all in one batch
     Generate(commands::generate::Flags),
     /// Talk to a model in the terminal
@@ -95,6 +97,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Lite(Lite::SmoothQuant(flags)) => commands::quantize::run_lite(global, flags),
         Command::Convert(flags) => commands::convert::run(global, flags),
         Command::Compare(flags) => commands::compare::run(global, flags),
+        Command::Eval(flags) => commands::eval::run(global, flags),
         Command::Generate(flags) => commands::generate::run(global, flags),
         Command::Chat(flags) => commands::chat::run(global, flags),
         Command::Serve(flags) => commands::serve::run(global, flags),

@@ -117,6 +117,16 @@ impl Pipeline {
         &self.handle
     }
 
+    /// The words, if the model has any.
+    pub fn words(&self) -> Option<&Words> {
+        self.words.as_ref()
+    }
+
+    /// Tokens that end a text.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
     /// The engine, the words and the tokens that end a text, for those who run requests in their own way.
     pub fn into_parts(self) -> (Handle, Option<Words>, Vec<u32>) {
         (self.handle, self.words, self.eos)
@@ -130,12 +140,12 @@ impl Pipeline {
 
     /// Token ids of a plain prompt, with what the model puts before a text.
     pub fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
-        Ok(self.words()?.tokenizer.encode_with_special(prompt)?)
+        Ok(self.need_words()?.tokenizer.encode_with_special(prompt)?)
     }
 
     /// Token ids of a conversation in the model's own template. Special-token text that users wrote stays text.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
-        let words = self.words()?;
+        let words = self.need_words()?;
         let Some(chat) = &words.chat else { bail!("the model has no chat template: leave out --chat") };
         let rendered = chat.render_plain(&ChatInput::new(messages, true), &words.tokenizer)?;
         Ok(words.tokenizer.encode_chat(&rendered)?)
@@ -150,7 +160,7 @@ impl Pipeline {
 
     /// Token ids of a text with nothing added.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.words()?.tokenizer.encode(text, SpecialText::Plain)?)
+        Ok(self.need_words()?.tokenizer.encode(text, SpecialText::Plain)?)
     }
 
     /// Answers prompts given as ids, all in one batch: `n` answers to the first, then those to the second, …
@@ -224,7 +234,7 @@ impl Pipeline {
         Answering::new(prompt, generation.n, &generation.stop, tokenizer)
     }
 
-    fn words(&self) -> Result<&Words> {
+    fn need_words(&self) -> Result<&Words> {
         self.words.as_ref().context("the model has no tokenizer.json: give --input-ids")
     }
 }

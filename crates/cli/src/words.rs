@@ -14,6 +14,10 @@ pub struct Words {
     pub chat: Option<ChatTemplate>,
     /// The template's source, empty without one.
     pub template: String,
+    /// The tokenizer's own BOS.
+    pub bos: Option<u32>,
+    /// The tokenizer's own EOS.
+    pub eos: Option<u32>,
 }
 
 /// Reads a model's tokenizer and template from its small files; `None` if it has no tokenizer.
@@ -37,7 +41,9 @@ pub(crate) fn read(companions: &[(String, Vec<u8>)], path: &Path) -> Result<Opti
         }
         None => None,
     };
-    Ok(Some(Words { tokenizer, chat, template: source.unwrap_or_default() }))
+    let id = |name: &str| tokenizer.token_to_id(&token_text(&config[name])?);
+    let (bos, eos) = (id("bos_token"), id("eos_token"));
+    Ok(Some(Words { tokenizer, chat, template: source.unwrap_or_default(), bos, eos }))
 }
 
 /// The tokenizer of `tokenizer.json`, else that of SentencePiece's own file.

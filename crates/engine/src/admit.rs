@@ -36,6 +36,22 @@ pub fn admit_score(tokens: &[u32], first: usize, config: &EngineConfig, vocab: u
     check_room(tokens.len(), config)
 }
 
+/// Checks a text whose continuations are to be judged.
+pub fn admit_judging(context: &[u32], continuations: &[Vec<u32>], config: &EngineConfig, vocab: usize) -> Result<()> {
+    check_tokens(context, config, vocab)?;
+    within("continuations", continuations.len(), 1, MOST_CHOICES)?;
+    for (i, tokens) in continuations.iter().enumerate() {
+        let Some((last, read)) = tokens.split_last() else {
+            return refuse(format!("continuation {i} is empty: expected at least one token"));
+        };
+        // The last token is only looked up: it is not read.
+        check_tokens(&[context, read].concat(), config, vocab)?;
+        check_tokens(&[*last], config, vocab)?;
+        check_room(context.len() + read.len(), config)?;
+    }
+    Ok(())
+}
+
 fn check_tokens(tokens: &[u32], config: &EngineConfig, vocab: usize) -> Result<()> {
     let longest = config.max_model_len;
     if tokens.is_empty() {

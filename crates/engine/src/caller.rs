@@ -1,6 +1,7 @@
 //! What the engine knows of its callers: their requests, how far each continuation is, and where events go.
 use crate::error::{Error, Result};
 use crate::grammar::Guide;
+use crate::judge::Judging;
 use crate::mailbox::{Flow, Writer};
 use crate::outlet::Outlet;
 use crate::request::{FinishReason, Request, Sampling, ScoreChunk};
@@ -34,6 +35,7 @@ pub(crate) struct Caller {
 pub(crate) enum Work {
     Generate(Box<Generation>),
     Score(Scoring),
+    Judge(Judging),
 }
 
 /// A prompt being continued.
@@ -137,6 +139,7 @@ impl Caller {
         let choices = match &self.work {
             Work::Generate(generation) => generation.choices.len(),
             Work::Score(_) => 1,
+            Work::Judge(judging) => judging.sequences(),
         };
         (0..choices).map(move |choice| sequence_id(request, choice))
     }
@@ -146,6 +149,7 @@ impl Caller {
         match self.work {
             Work::Generate(generation) => generation.outlet.fail(error),
             Work::Score(scoring) => drop(scoring.chunks.push(Err(error), 0)),
+            Work::Judge(judging) => drop(judging.likelihoods.push(Err(error), 0)),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::caller::{Caller, Generation, Scoring, Work, owner};
 use crate::device::Produced;
 use crate::error::{Error, Result};
 use crate::grammar::Guide;
+use crate::judge::Judging;
 use crate::request::{FinishReason, ScoreChunk, TokenLogprobs};
 use crate::runner::Step;
 use crate::sampler::{self, NoChoice};
@@ -26,6 +27,8 @@ pub(crate) enum Verdict {
     Chose { prompt: Vec<TokenLogprobs>, count: usize, end: Option<FinishReason> },
     /// Rows of a scored text.
     Scored { chunk: ScoreChunk, last: bool },
+    /// Rows of a judged text; whether they are its last.
+    Judged { last: bool },
     /// Its request cannot go on.
     Failed(Error),
     /// Its caller went away while it ran.
@@ -66,6 +69,7 @@ pub(crate) fn choose(
             None => Verdict::Gone,
             Some(_) if rows.is_empty() => Verdict::Reads,
             Some(Work::Score(scoring)) => rows_of_step.score(slice, rows, scoring),
+            Some(Work::Judge(judging)) => rows_of_step.judge(slice, rows, judging, choice),
             Some(Work::Generate(g)) => rows_of_step.generate(slice, rows, g, choice, &mut verdicts.tokens),
         });
     }
@@ -101,6 +105,16 @@ impl Rows<'_> {
                 last: slice.start + slice.count == scoring.total,
             },
         }
+    }
+
+    fn judge(&self, slice: &Slice, rows: Range<usize>, judging: &mut Judging, sequence: usize) -> Verdict {
+        for (position, row) in (Self::first_position(slice)..).zip(rows) {
+            let logits = &self.produced.logits[row * self.vocab..][..self.vocab];
+            if let Err(error) = judging.read(sequence, position, logits) {
+                return Verdict::Failed(error);
+            }
+        }
+        Verdict::Judged { last: judging.is_read(sequence, slice.start + slice.count) }
     }
 
     fn generate(

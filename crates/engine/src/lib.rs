@@ -10,6 +10,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod grammar;
+mod judge;
 mod mailbox;
 pub mod metrics;
 mod outlet;
@@ -32,5 +33,7 @@ pub use error::{Error, Result};
 pub use grammar::{Grammar, GrammarSpec, Guide, Mask, Vocabulary};
 pub use mailbox::{Cancel, Reader};
 pub use metrics::Snapshot;
-pub use request::{Event, FinishReason, Request, Sampling, ScoreChunk, Scores, Sink, Stream, TokenLogprobs};
+pub use request::{
+    Event, FinishReason, Likelihood, Likelihoods, Request, Sampling, ScoreChunk, Scores, Sink, Stream, TokenLogprobs,
+};
 pub use service::{Handle, Info};

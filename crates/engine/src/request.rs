@@ -183,6 +183,17 @@ pub struct ScoreChunk {
     pub log_probs: Vec<f32>,
 }
 
+/// How likely a continuation is after its context.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Likelihood {
+    /// Which of the continuations, in the order in which they were given.
+    pub index: usize,
+    /// Sum of the log-probabilities of its tokens, natural logarithm.
+    pub log_prob: f64,
+    /// Whether each of its tokens is the likeliest one at its place.
+    pub greedy: bool,
+}
+
 /// What the engine's thread is told.
 pub(crate) enum Command {
     Generate {
@@ -195,6 +206,12 @@ pub(crate) enum Command {
         tokens: Vec<u32>,
         first: usize,
         chunks: Writer<Result<ScoreChunk>>,
+    },
+    Judge {
+        id: u64,
+        context: Vec<u32>,
+        continuations: Vec<Vec<u32>>,
+        likelihoods: Writer<Result<Likelihood>>,
     },
     /// The caller has gone.
     Cancel(u64),
@@ -213,6 +230,9 @@ pub type Stream = Reader<Event>;
 
 /// A text being scored: iterate over its chunks; dropping it cancels the request.
 pub type Scores = Reader<Result<ScoreChunk>>;
+
+/// Continuations being judged, one item each, in the order in which they become known; dropping it cancels the request.
+pub type Likelihoods = Reader<Result<Likelihood>>;
 
 /// Where events of a request go if not into a [`Stream`]: called on the engine's thread, so it must not wait. False
 /// means that the caller is gone.

@@ -1,17 +1,18 @@
 //! The engine's bookkeeping: which requests there are, what runs next, and what a step's results mean for them. Knows no
 //! device; the loops in `plain` and `overlap` stand between the two.
-use crate::admit::{admit, admit_score};
+use crate::admit::{admit, admit_judging, admit_score};
 use crate::assemble::assemble;
 use crate::caller::{Caller, Generation, Scoring, Work, owner, sequence_id};
 use crate::choose::{Chosen, Verdict, Verdicts, choose};
 use crate::config::EngineConfig;
 use crate::device::{Produced, Want};
 use crate::error::{Error, Result};
+use crate::judge::Judging;
 use crate::mailbox::{Flow, Writer};
 use crate::metrics::Metrics;
 use crate::outlet::Outlet;
 use crate::pages::Pages;
-use crate::request::{Command, Request, ScoreChunk};
+use crate::request::{Command, Likelihood, Request, ScoreChunk};
 use crate::scheduler::{Arrival, Limits, Scheduler, Slice};
 use crate::speculate;
 use planish_tensor::Batch;
@@ -83,6 +84,10 @@ impl Runner {
         match (command, refusal) {
             (Command::Generate { outlet, .. }, Some(error)) => outlet.fail(error),
             (Command::Score { chunks, .. }, Some(error)) => drop(chunks.push(Err(error), 0)),
+            (Command::Judge { likelihoods, .. }, Some(error)) => drop(likelihoods.push(Err(error), 0)),
+            (Command::Judge { id, context, continuations, likelihoods }, None) => {
+                self.judge(id, &context, continuations, likelihoods);
+            }
             (Command::Generate { id, request, outlet }, None) => self.generate(id, *request, outlet),
             (Command::Score { id, tokens, first, chunks }, None) => self.score(id, tokens, first, chunks),
             (Command::Cancel(id), _) => self.cancel(id),
@@ -179,6 +184,7 @@ impl Runner {
                     step.guessed.push(id);
                 }
                 Some(Work::Score(scoring)) => certain &= reaches < scoring.total,
+                Some(Work::Judge(judging)) => certain &= !judging.is_read(choice, reaches),
                 _ => {}
             }
         }
@@ -240,8 +246,11 @@ impl Runner {
         let mut as_guessed = true;
         for ((&id, slice), verdict) in step.ids.iter().zip(&step.slices).zip(&verdicts.list) {
             match verdict {
-                Verdict::Reads | Verdict::Gone | Verdict::Scored { last: false, .. } => {}
-                Verdict::Scored { last: true, .. } => self.scheduler.remove(id),
+                Verdict::Reads
+                | Verdict::Gone
+                | Verdict::Scored { last: false, .. }
+                | Verdict::Judged { last: false } => {}
+                Verdict::Scored { last: true, .. } | Verdict::Judged { last: true } => self.scheduler.remove(id),
                 Verdict::Failed(_) => self.poison(owner(id).0),
                 Verdict::Chose { count, end, .. } => {
                     let tokens = &verdicts.tokens[next..next + count];
@@ -254,7 +263,10 @@ impl Runner {
             }
             as_guessed &= !matches!(
                 verdict,
-                Verdict::Failed(_) | Verdict::Scored { last: true, .. } | Verdict::Chose { end: Some(_), .. }
+                Verdict::Failed(_)
+                    | Verdict::Scored { last: true, .. }
+                    | Verdict::Judged { last: true }
+                    | Verdict::Chose { end: Some(_), .. }
             );
         }
         as_guessed
@@ -279,7 +291,8 @@ impl Runner {
         let mut tokens = verdicts.tokens.into_iter();
         for (&id, verdict) in step.ids.iter().zip(verdicts.list) {
             match verdict {
-                Verdict::Reads | Verdict::Gone => {}
+                Verdict::Reads | Verdict::Gone | Verdict::Judged { last: false } => {}
+                Verdict::Judged { last: true } => self.tell_likelihoods(id),
                 Verdict::Scored { chunk, last } => self.tell_scores(owner(id).0, chunk, last),
                 Verdict::Failed(error) => self.fail(owner(id).0, error),
                 Verdict::Chose { prompt, count, end } => {
@@ -324,6 +337,7 @@ impl Runner {
             match self.callers.get(&request).map(|caller| &caller.work) {
                 None => {}
                 Some(Work::Score(_)) => want.log_probs = true,
+                Some(Work::Judge(_)) => want.logits = true,
                 Some(Work::Generate(g)) => {
                     let of_prompt = slice.start + slice.count - slice.rows + 1 < g.request.prompt.len();
                     match g.is_plain(choice) && !of_prompt {

@@ -6,7 +6,7 @@ use crate::mailbox::{Cancel, mailbox};
 use crate::metrics::Snapshot;
 use crate::outlet::{EVENT_BYTES, Outlet};
 use crate::plain::attend;
-use crate::request::{Command, Request, Scores, Sink, Stream};
+use crate::request::{Command, Likelihoods, Request, Scores, Sink, Stream};
 use crate::runner::Runner;
 use crate::{overlap, plain};
 use planish_checkpoint::source::TensorSource;
@@ -112,6 +112,17 @@ impl Handle {
         let (chunks, scores) = mailbox(SCORE_QUEUE, cancel);
         self.send(Command::Score { id, tokens, first, chunks })?;
         Ok(scores)
+    }
+
+    /// How likely each of several continuations of one text is. The context is computed once for all of them, as far as
+    /// whole pages go, and those that differ in their last token only are computed once altogether.
+    pub fn judge(&self, context: Vec<u32>, continuations: Vec<Vec<u32>>) -> Result<Likelihoods> {
+        let cancel = self.cancel();
+        let id = cancel.id;
+        // A few numbers for each continuation: nobody need wait for a slow reader.
+        let (likelihoods, reader) = mailbox(usize::MAX, cancel);
+        self.send(Command::Judge { id, context, continuations, likelihoods })?;
+        Ok(reader)
     }
 
     /// The numbers after the last step. Does not disturb the engine.

@@ -4,6 +4,7 @@ use crate::error::{Error, Model, Result};
 use crate::perplexity::count;
 use crate::score::Rows;
 use crate::statistics::{mean, quantile};
+use crate::tasks::paired::Paired;
 use planish_engine::Handle;
 use serde::Serialize;
 
@@ -29,6 +30,9 @@ pub struct Comparison {
     pub top1_agreement: f64,
     /// Answers side by side.
     pub samples: Vec<Sample>,
+    /// Tasks side by side, if any were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<Paired>,
     /// Each window's figures.
     pub per_window: Vec<Window>,
     /// Why fewer windows were measured than asked for.
@@ -145,6 +149,7 @@ impl Comparison {
             kl: Kl::of(&kl_positions),
             top1_agreement: mean(positions.iter().map(|p| p.agrees as u8 as f64)),
             samples: Vec::new(),
+            tasks: Vec::new(),
             per_window,
             note: None,
             kl_positions,

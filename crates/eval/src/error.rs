@@ -84,6 +84,130 @@ pub enum Error {
         /// Position in the window, from 0.
         position: usize,
     },
+    /// Rows of a task cannot be read.
+    #[error(transparent)]
+    Rows(#[from] planish_checkpoint::Error),
+    /// A name that is no task.
+    #[error("--tasks: unknown task {found}: did you mean {nearest}? `planish eval --list` shows all")]
+    UnknownTask {
+        /// As given.
+        found: String,
+        /// The most similar one.
+        nearest: String,
+    },
+    /// No task at all.
+    #[error("--tasks: expected names of tasks, separated by commas, found none; `planish eval --list` shows all")]
+    NoTask,
+    /// A task's rows are not there.
+    #[error("task {task}: expected rows of its {split} split in {place}, found none")]
+    NoRows {
+        /// The task.
+        task: String,
+        /// The split.
+        split: String,
+        /// Where they were looked for.
+        place: String,
+    },
+    /// A task's rows cannot be fetched.
+    #[error("task {task}: data set {repo}: {source}; --data-dir takes local files")]
+    Hub {
+        /// The task.
+        task: String,
+        /// The data set.
+        repo: String,
+        /// Why.
+        source: Box<planish_checkpoint::hub::HubError>,
+    },
+    /// Too few documents to take examples from.
+    #[error("task {task}: --num-fewshot: expected at least {expected} documents to take examples from, found {found}")]
+    FewExamples {
+        /// The task.
+        task: String,
+        /// Fewest.
+        expected: usize,
+        /// There are.
+        found: usize,
+    },
+    /// A text cannot be tokenized, or no conversation be made of it.
+    #[error("task {task}: {source}")]
+    Words {
+        /// The task.
+        task: String,
+        /// Why.
+        source: planish_text::TextError,
+    },
+    /// A continuation that cannot be judged.
+    #[error("task {task}: a continuation of {found} tokens: expected 1 to {most} (--max-model-len)")]
+    Continuation {
+        /// The task.
+        task: String,
+        /// Most tokens.
+        most: usize,
+        /// Its tokens.
+        found: usize,
+    },
+    /// The model's context is too short for an answer.
+    #[error("task {task}: --max-model-len: expected at least {expected} tokens for question and answer, found {found}")]
+    Room {
+        /// The task.
+        task: String,
+        /// Fewest tokens.
+        expected: usize,
+        /// Tokens that there are.
+        found: usize,
+    },
+    /// The model failed at a question.
+    #[error("task {task}, document {item}: {source}")]
+    Asked {
+        /// The task.
+        task: String,
+        /// Number of the document, from 0.
+        item: usize,
+        /// Why.
+        source: planish_engine::Error,
+    },
+    /// An answer of another kind than its question, as from a journal of another program.
+    #[error("task {task}, document {item}: expected an answer to its question, found one to another kind")]
+    Mismatch {
+        /// The task.
+        task: String,
+        /// Number of the document, from 0.
+        item: usize,
+    },
+    /// A filter of a task is not a pattern.
+    #[error("a filter: {reason}")]
+    Pattern {
+        /// Why.
+        reason: String,
+    },
+    /// The journal cannot be read or written.
+    #[error("--journal {path}: {source}", path = path.display())]
+    Journal {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The journal is of another run.
+    #[error("--journal {path}: expected {expected}, found {found}: give another file, or the same settings", path = path.display())]
+    OtherJournal {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Its first line in this run.
+        expected: String,
+        /// Its first line.
+        found: String,
+    },
+    /// Two runs of tasks cannot be compared.
+    #[error("task {task}: expected the same documents from both models, found {original} and {quantized}")]
+    Unpaired {
+        /// The task.
+        task: String,
+        /// Documents of the original.
+        original: usize,
+        /// Documents of the quantized model.
+        quantized: usize,
+    },
 }
 
 /// Result of measuring.

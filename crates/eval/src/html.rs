@@ -30,6 +30,7 @@ impl Page<'_> {
             html.push_str(&layers::errors(report));
             html.push_str(&layers::outliers(report));
         }
+        html.push_str(&tasks(comparison));
         html.push_str(&samples(comparison));
         html.push_str(&window_table(comparison));
         frame(&title, &html)
@@ -81,6 +82,33 @@ fn headline(c: &Comparison) -> String {
     if let Some(note) = &c.note {
         let _ = writeln!(html, "<p>Note: {}.</p>", escape(note));
     }
+    html
+}
+
+fn tasks(c: &Comparison) -> String {
+    if c.tasks.is_empty() {
+        return String::new();
+    }
+    let mut html = String::from(
+        "<h2>Tasks side by side</h2>\n<table>\n<thead><tr><th>task</th><th>metric</th><th>documents</th><th>original</th>\
+         <th>quantized</th><th>difference</th><th>95 % interval</th><th>recovery</th></tr></thead>\n<tbody>\n",
+    );
+    for t in &c.tasks {
+        let metric = if t.filter == "none" { t.metric.to_owned() } else { format!("{}, {}", t.metric, t.filter) };
+        let _ = writeln!(
+            html,
+            "<tr><td>{}</td><td>{metric}</td><td>{}</td><td>{:.4}</td><td>{:.4}</td><td>{:+.4}</td><td>{}</td>\
+             <td>{}</td></tr>",
+            escape(&t.task),
+            t.documents,
+            t.original,
+            t.quantized,
+            t.difference,
+            t.interval_text(),
+            t.recovery_text(),
+        );
+    }
+    html.push_str("</tbody>\n</table>\n");
     html
 }
 

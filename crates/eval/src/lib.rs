@@ -1,4 +1,4 @@
-//! Measures a model: perplexity, KL divergence, comparison. Every model is run through [`planish_engine::Handle`],
+//! Measures a model: perplexity, KL divergence, comparison, the tasks of lm-evaluation-harness. Every model is run through [`planish_engine::Handle`],
 //! so that what is measured is what serves.
 #![forbid(unsafe_code)]
 
@@ -7,9 +7,11 @@ pub mod divergence;
 mod error;
 pub mod html;
 pub mod perplexity;
+pub mod random;
 mod score;
 mod statistics;
 mod table;
+pub mod tasks;
 mod window;
 
 pub use error::{Error, Model, Result};

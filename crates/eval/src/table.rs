@@ -23,6 +23,9 @@ impl Comparison {
         if let Some(note) = &self.note {
             let _ = writeln!(text, "note: {note}");
         }
+        if !self.tasks.is_empty() {
+            let _ = write!(text, "\n{}", crate::tasks::paired::to_text(&self.tasks));
+        }
         for sample in &self.samples {
             let _ = writeln!(text, "\nprompt     {}", indent(&sample.prompt));
             let _ = writeln!(text, "original   {}", indent(&sample.original));

@@ -1,6 +1,6 @@
 //! The cache on disk, in the layout that other tools of the hub read and write too.
 use super::error::{HubError, Result};
-use super::names::is_commit;
+use super::names::{Kind, is_commit};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,8 @@ pub(super) struct RepoCache {
 
 impl RepoCache {
     /// `repo` must have passed the check of repository ids.
-    pub(super) fn new(cache_dir: &Path, repo: &str) -> RepoCache {
-        let folder = format!("models--{}", repo.replace('/', "--"));
+    pub(super) fn new(cache_dir: &Path, kind: Kind, repo: &str) -> RepoCache {
+        let folder = format!("{}--{}", kind.plural(), repo.replace('/', "--"));
         RepoCache { root: cache_dir.join(&folder), locks: cache_dir.join(".locks").join(folder) }
     }
 
@@ -71,6 +71,25 @@ impl RepoCache {
         let file = fs::File::options().create(true).append(true).open(&path).map_err(HubError::io(&path))?;
         file.lock().map_err(HubError::io(&path))?;
         Ok(file)
+    }
+
+    /// The files of a snapshot, as paths from its folder, in order.
+    pub(super) fn files(&self, commit: &str) -> Vec<String> {
+        let (mut found, mut folders) = (Vec::new(), vec![String::new()]);
+        while let Some(folder) = folders.pop() {
+            let entries = fs::read_dir(self.snapshot(commit).join(&folder)).into_iter().flatten().flatten();
+            for entry in entries {
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+                match entry.file_type() {
+                    Ok(kind) if kind.is_dir() => folders.push(path),
+                    _ if self.has(commit, &path) => found.push(path),
+                    _ => {}
+                }
+            }
+        }
+        found.sort();
+        found
     }
 
     /// What a snapshot lacks to be used as a model, if anything.

@@ -1,9 +1,9 @@
-//! Fetching a model: listing, choosing, downloading, linking.
+//! Fetching a model or files of a data set: listing, choosing, downloading, linking.
 use super::cache::RepoCache;
 use super::download::ensure_blob;
 use super::error::{HubError, Result};
 use super::http::Http;
-use super::names::{check_path, check_repo_id, check_revision, choose, encode, is_commit};
+use super::names::{Kind, check_path, check_repo_id, check_revision, choose, encode, is_commit};
 use super::options::HubOptions;
 use std::path::PathBuf;
 
@@ -50,13 +50,13 @@ impl HubClient {
     /// # Errors
     /// Any [`HubError`]; what has been downloaded stays, and is resumed by the next call.
     pub fn fetch_model(&self, repo_id: &str, revision: &str, progress: &mut Progress<'_>) -> Result<PathBuf> {
-        let cache = self.open_cache(repo_id, revision)?;
+        let cache = self.open_cache(Kind::Model, repo_id, revision)?;
         if self.options.offline {
             return self.cached_model(&cache, repo_id, revision);
         }
-        let (commit, listed) = self.list(repo_id, revision)?;
+        let (commit, listed) = self.list(Kind::Model, repo_id, revision)?;
         for file in choose(repo_id, &listed)? {
-            self.fetch(&cache, repo_id, &commit, file, progress)?;
+            self.fetch(&cache, Kind::Model, repo_id, &commit, file, progress)?;
         }
         cache.set_commit(revision, &commit)?;
         Ok(cache.snapshot(&commit))
@@ -73,24 +73,54 @@ impl HubClient {
         file: &str,
         progress: &mut Progress<'_>,
     ) -> Result<PathBuf> {
-        let cache = self.open_cache(repo_id, revision)?;
+        let cache = self.open_cache(Kind::Model, repo_id, revision)?;
         check_path(file)?;
         let commit = if self.options.offline {
             let commit = cache.commit_of(revision).filter(|commit| cache.has(commit, file));
             commit.ok_or_else(|| self.offline(repo_id, revision, format!("no {file}")))?
         } else {
-            let (commit, _) = self.list(repo_id, revision)?;
-            self.fetch(&cache, repo_id, &commit, file, progress)?;
+            let (commit, _) = self.list(Kind::Model, repo_id, revision)?;
+            self.fetch(&cache, Kind::Model, repo_id, &commit, file, progress)?;
             cache.set_commit(revision, &commit)?;
             commit
         };
         Ok(cache.snapshot(&commit).join(file))
     }
 
-    fn open_cache(&self, repo_id: &str, revision: &str) -> Result<RepoCache> {
+    /// Makes sure that the files of a data set which `choose` picks from the names of all are in the cache, and returns
+    /// their paths in that order. None picked is no error.
+    ///
+    /// # Errors
+    /// Any [`HubError`].
+    pub fn fetch_dataset(
+        &self,
+        repo_id: &str,
+        revision: &str,
+        choose: &dyn Fn(&[String]) -> Vec<String>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Vec<PathBuf>> {
+        let cache = self.open_cache(Kind::Dataset, repo_id, revision)?;
+        let (commit, chosen) = if self.options.offline {
+            let nothing = || format!("nothing in {}", self.options.cache_dir.display());
+            let commit = cache.commit_of(revision).ok_or_else(|| self.offline(repo_id, revision, nothing()))?;
+            let chosen = choose(&cache.files(&commit));
+            (commit, chosen)
+        } else {
+            let (commit, listed) = self.list(Kind::Dataset, repo_id, revision)?;
+            let chosen = choose(&listed);
+            for file in &chosen {
+                self.fetch(&cache, Kind::Dataset, repo_id, &commit, file, progress)?;
+            }
+            cache.set_commit(revision, &commit)?;
+            (commit, chosen)
+        };
+        Ok(chosen.into_iter().map(|file| cache.snapshot(&commit).join(file)).collect())
+    }
+
+    fn open_cache(&self, kind: Kind, repo_id: &str, revision: &str) -> Result<RepoCache> {
         check_repo_id(repo_id)?;
         check_revision(revision)?;
-        Ok(RepoCache::new(&self.options.cache_dir, repo_id))
+        Ok(RepoCache::new(&self.options.cache_dir, kind, repo_id))
     }
 
     fn cached_model(&self, cache: &RepoCache, repo_id: &str, revision: &str) -> Result<PathBuf> {
@@ -109,8 +139,9 @@ impl HubClient {
     }
 
     /// The commit that `revision` means, and the names of its files, all checked.
-    fn list(&self, repo_id: &str, revision: &str) -> Result<(String, Vec<String>)> {
-        let url = format!("{}/api/models/{repo_id}/revision/{}", self.options.endpoint, encode(revision));
+    fn list(&self, kind: Kind, repo_id: &str, revision: &str) -> Result<(String, Vec<String>)> {
+        let (endpoint, plural) = (&self.options.endpoint, kind.plural());
+        let url = format!("{endpoint}/api/{plural}/{repo_id}/revision/{}", encode(revision));
         let body = self.http.text(&url, MAX_LISTING_BYTES)?;
         let listing: serde_json::Value =
             serde_json::from_slice(&body).map_err(|e| HubError::protocol(&url, "a JSON listing", e.to_string()))?;
@@ -133,6 +164,7 @@ impl HubClient {
     fn fetch(
         &self,
         cache: &RepoCache,
+        kind: Kind,
         repo_id: &str,
         commit: &str,
         file: &str,
@@ -145,7 +177,7 @@ impl HubClient {
             return Ok(());
         }
         let path = file.split('/').map(encode).collect::<Vec<_>>().join("/");
-        let url = format!("{}/{repo_id}/resolve/{commit}/{path}", self.options.endpoint);
+        let url = format!("{}/{}{repo_id}/resolve/{commit}/{path}", self.options.endpoint, kind.prefix());
         let info = self.http.head(&url)?;
         ensure_blob(&self.http, cache, &url, file, &info, &mut |done| progress(file, done, info.size))?;
         cache.link(commit, file, &info.etag)

@@ -3,6 +3,31 @@ use super::error::{HubError, Result};
 
 const MAX_PART: usize = 96;
 
+/// What a repository holds; each kind has addresses and cache folders of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Model,
+    Dataset,
+}
+
+impl Kind {
+    /// The word in the addresses of its interface and in its cache folders.
+    pub(super) const fn plural(self) -> &'static str {
+        match self {
+            Kind::Model => "models",
+            Kind::Dataset => "datasets",
+        }
+    }
+
+    /// What stands before a repository's id in the addresses of its files.
+    pub(super) const fn prefix(self) -> &'static str {
+        match self {
+            Kind::Model => "",
+            Kind::Dataset => "datasets/",
+        }
+    }
+}
+
 /// Checks `org/name`.
 pub(super) fn check_repo_id(id: &str) -> Result<()> {
     let part = |p: &str| {

@@ -10,7 +10,7 @@ const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 pub struct HubOptions {
     /// Root of the hub, `http` or `https`, without a trailing slash.
     pub endpoint: String,
-    /// The folder that holds `models--*`.
+    /// The folder that holds `models--*` and `datasets--*`.
     pub cache_dir: PathBuf,
     /// Sent to the endpoint's own host only.
     pub token: Option<String>,

@@ -355,3 +355,29 @@ fn options(hub: &Hub) -> HubOptions {
         backoff: Duration::ZERO,
     }
 }
+
+#[test]
+fn files_of_a_data_set_are_chosen_by_name() {
+    let hub = Hub::new();
+    let names = ["README.md", "main/test-0.parquet", "main/train-0.parquet"];
+    let siblings: Vec<_> = names.iter().map(|f| serde_json::json!({"rfilename": f})).collect();
+    let body = serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string().into_bytes();
+    let reply = Reply { body, ..Reply::default() };
+    hub.server.on("/api/datasets/org/d/revision/refs%2Fconvert%2Fparquet", reply);
+    let etag = ("ETag", "\"d00d\"".to_owned());
+    let reply = Reply { body: b"rows".into(), headers: vec![etag], ..Reply::default() };
+    hub.server.on(&format!("/datasets/org/d/resolve/{COMMIT}/main/test-0.parquet"), reply);
+    let test = |listed: &[String]| -> Vec<String> { listed.iter().filter(|n| n.contains("test")).cloned().collect() };
+    let fetch = |offline| {
+        let client = hub.client(|o| o.offline = offline);
+        client.fetch_dataset("org/d", "refs/convert/parquet", &test, &mut |_, _, _| ())
+    };
+    assert!(matches!(fetch(true), Err(HubError::Offline { .. })));
+    let found = fetch(false).unwrap();
+    let snapshot = hub.cache.path().join("datasets--org--d/snapshots").join(COMMIT);
+    assert_eq!(found, [snapshot.join("main/test-0.parquet")]);
+    assert_eq!(read(&snapshot, "main/test-0.parquet"), b"rows");
+    assert_eq!(fetch(true).unwrap(), found);
+    let other = hub.client(|_| ()).fetch_dataset("org/d", "refs/convert/parquet", &|_| Vec::new(), &mut |_, _, _| ());
+    assert_eq!(other.unwrap(), [] as [PathBuf; 0]);
+}

@@ -1,13 +1,15 @@
 //! `planish compare`: is the quantized model still the same?
 use super::flags::{EngineFlags, KV_DTYPES};
 use super::quantize::report_beside;
+use super::tasks::{self, Kept, TaskFlags};
 use super::{bar, check_device, print, print_json};
 use crate::Global;
 use anyhow::{Context, Result};
 use clap::Args;
 use planish::{Generation, Model, Pipeline, PipelineOptions};
-use planish_eval::compare::{self, Sample};
+use planish_eval::compare::{self, Comparison, Sample};
 use planish_eval::html::Page;
+use planish_eval::tasks::{paired, select};
 use planish_text::Message;
 use std::path::{Path, PathBuf};
 
@@ -44,13 +46,18 @@ pub struct Flags {
     /// Leave out the sample answers
     #[arg(long)]
     no_samples: bool,
+    /// Tasks and groups to run on both models side by side, separated by commas, as in `eval`
+    #[arg(long, value_delimiter = ',', long_help = tasks::help())]
+    tasks: Vec<String>,
+    #[command(flatten)]
+    how: TaskFlags,
 }
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     check_device(&global.device)?;
-    let original_device = flags.original_device.as_ref().unwrap_or(&global.device);
-    check_device(original_device)?;
+    check_device(flags.original_device.as_ref().unwrap_or(&global.device))?;
+    let chosen = (!flags.tasks.is_empty()).then(|| select::select(&flags.tasks)).transpose()?;
     let text = match &flags.data {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("--data {}", path.display()))?,
         None => BUILT_IN.to_owned(),
@@ -58,11 +65,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let (original, quantized) = (Model::open(&flags.original)?, Model::open(&flags.quantized)?);
     let tokens = original.words()?.tokenizer.encode(&text, planish_text::SpecialText::Recognised)?;
     let windows = planish_eval::compare::windows(&tokens, flags.windows, flags.window_len)?;
-    let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(512);
-    let engine = EngineFlags { max_model_len: Some(longest), max_batch: Some(2), ..EngineFlags::default() };
-    let of_original = engine.options(global);
-    let options = EngineFlags { kv_dtype: flags.kv_dtype.clone(), ..engine }.options(global);
-    let of_original = PipelineOptions { device: Some(original_device.clone()), ..of_original };
+    let (of_original, options) = options(global, flags, &windows);
     let (first, second) = (Pipeline::open(&original, &of_original)?, Pipeline::open(&quantized, &options)?);
     let shown = bar(global.talks(), windows.iter().map(|w| w.len() as u64).sum(), "comparing");
     let mut progress = |done: usize, _| shown.set_position(done as u64);
@@ -72,16 +75,37 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     if result.note.is_none() {
         result.note = planish_eval::compare::shortage(&windows, flags.windows, flags.window_len);
     }
+    if let Some(chosen) = &chosen {
+        let run = |pipeline, name| tasks::run(global, &flags.how, chosen, pipeline, name, Kept::default());
+        result.tasks = paired::compare(&run(&first, &flags.original)?, &run(&second, &flags.quantized)?)?;
+    }
     if !flags.no_samples {
         result.samples = samples(&first, &second)?;
     }
+    show(global, flags, &result)
+}
+
+/// How both models run.
+fn options(global: &Global, flags: &Flags, windows: &[&[u32]]) -> (PipelineOptions, PipelineOptions) {
+    let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(512);
+    // Tasks have texts of their own lengths, and run many at once.
+    let sizes = if flags.tasks.is_empty() { (Some(longest), Some(2)) } else { (None, None) };
+    let engine = EngineFlags { max_model_len: sizes.0, max_batch: sizes.1, ..EngineFlags::default() };
+    let of_original = engine.options(global);
+    let options = EngineFlags { kv_dtype: flags.kv_dtype.clone(), ..engine }.options(global);
+    let device = flags.original_device.clone().unwrap_or_else(|| global.device.clone());
+    (PipelineOptions { device: Some(device), ..of_original }, options)
+}
+
+/// The page, if one is asked for, and what is printed.
+fn show(global: &Global, flags: &Flags, result: &Comparison) -> Result<()> {
     if let Some(path) = &flags.html {
         let report = report_beside(Path::new(&flags.quantized));
         let page = Page { original: &flags.original, quantized: &flags.quantized, report: report.as_ref() };
-        std::fs::write(path, page.render(&result)).with_context(|| format!("--html {}", path.display()))?;
+        std::fs::write(path, page.render(result)).with_context(|| format!("--html {}", path.display()))?;
     }
     match global.json {
-        true => print_json(&serde_json::to_value(&result)?),
+        true => print_json(&serde_json::to_value(result)?),
         false => print(&result.to_text()),
     }
 }

@@ -5,6 +5,7 @@ pub mod check_env;
 pub mod client;
 pub mod compare;
 pub mod convert;
+pub mod eval;
 mod finite;
 mod flags;
 pub mod generate;
@@ -14,6 +15,7 @@ pub mod quantize;
 pub mod serve;
 mod structure;
 mod talk;
+mod tasks;
 mod usage;
 
 use crate::Global;

@@ -57,6 +57,29 @@ impl Runner {
         self.take_in(id, Caller::new(Work::Score(scoring)));
     }
 
+    /// Takes in a text whose continuations are to be judged.
+    pub(super) fn judge(
+        &mut self,
+        id: u64,
+        context: &[u32],
+        continuations: Vec<Vec<u32>>,
+        likelihoods: Writer<Result<Likelihood>>,
+    ) {
+        if let Err(error) = admit_judging(context, &continuations, &self.config, self.vocab) {
+            self.metrics.now.refused += 1;
+            likelihoods.push(Err(error), 0);
+            return;
+        }
+        let (judging, sequences) = Judging::new(context, continuations, likelihoods);
+        self.count_arrival(context);
+        let group = (sequences.len() > 1).then_some(id);
+        for (i, tokens) in sequences.into_iter().enumerate() {
+            let (id, rows_from) = (sequence_id(id, i), judging.rows_from());
+            self.scheduler.arrive(Arrival { id, tokens, priority: 0, rows_from, salt: None, group });
+        }
+        self.take_in(id, Caller::new(Work::Judge(judging)));
+    }
+
     fn count_arrival(&mut self, prompt: &[u32]) {
         let now = &mut self.metrics.now;
         now.accepted += 1;
@@ -126,6 +149,19 @@ impl Runner {
             Flow::Gone => self.cancel(id),
             Flow::Full => self.pause(id),
             Flow::Open => {}
+        }
+    }
+
+    /// Hands on what one sequence of a judged text came to.
+    pub(super) fn tell_likelihoods(&mut self, sequence: u64) {
+        let (id, choice) = owner(sequence);
+        let Some(Caller { work: Work::Judge(judging), .. }) = self.callers.get_mut(&id) else { return };
+        judging.live -= 1;
+        let gone = judging.results(choice).any(|found| judging.likelihoods.push(Ok(found), 0) == Flow::Gone);
+        match gone {
+            _ if judging.live == 0 => self.finish(id, |now| now.finished_scored += 1),
+            true => self.cancel(id),
+            false => {}
         }
     }
 

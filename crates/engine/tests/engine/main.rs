@@ -2,6 +2,7 @@
 mod answers;
 mod choices;
 mod faults;
+mod judging;
 mod numbers;
 mod requests;
 mod scores;

@@ -14,6 +14,7 @@ fn comparison() -> Comparison {
         kl: Kl { mean: 0.01, p99: 0.1, max: 0.2 },
         top1_agreement: 0.9,
         samples: vec![Sample { prompt: "<b>&".into(), original: "one".into(), quantized: "\"two\"".into() }],
+        tasks: Vec::new(),
         per_window: vec![window(3.0), window(3.1)],
         note: None,
         kl_positions: (0..128).map(|i| i as f32 * 1e-3).collect(),
@@ -100,4 +101,26 @@ fn figures_are_short() {
     {
         assert_eq!(figure(x), text);
     }
+}
+
+#[test]
+fn tasks_stand_side_by_side() {
+    let mut comparison = comparison();
+    assert!(!render(&comparison, None).contains("Tasks side by side"));
+    comparison.tasks.push(crate::tasks::paired::Paired {
+        task: "gsm8k".into(),
+        metric: "exact_match",
+        filter: "strict-match",
+        documents: 200,
+        original: 0.5,
+        quantized: 0.49,
+        difference: -0.01,
+        interval: Some([-0.03, 0.01]),
+        recovery: Some(0.98),
+    });
+    let html = render(&comparison, None);
+    for part in ["<td>gsm8k</td><td>exact_match, strict-match</td><td>200</td>", "-0.0300 to +0.0100", "98.00 %"] {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(comparison.to_text().contains("98.00 %"));
 }

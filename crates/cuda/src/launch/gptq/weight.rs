@@ -39,7 +39,8 @@ pub(super) fn linear_of(cuda: &Cuda, parts: &[(&Tensor<Cuda>, Option<&[f32]>)]) 
     let bias: Option<Vec<f32>> =
         parts.iter().any(|(_, bias)| bias.is_some()).then(|| parts.iter().flat_map(of).collect());
     let bias = bias.map(|b| Buffer::of(&cuda.context, bytemuck::cast_slice(&b), "a bias")).transpose()?;
-    Ok(Linear { n, k, dtype: DType::F32, q8: None, interleaved: false, weight, scales: None, bias })
+    let grid = planish_tensor::Grid::Token;
+    Ok(Linear { n, k, dtype: DType::F32, q8: None, grid, interleaved: false, weight, scales: None, bias })
 }
 
 pub(super) fn multiply_columns(cuda: &Cuda, w: &mut Tensor<Cuda>, s: &[f32]) -> Result<()> {

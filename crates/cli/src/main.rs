@@ -45,6 +45,8 @@ impl Global {
 enum Command {
     /// Make an 8-bit checkpoint: SmoothQuant, then GPTQ or round-to-nearest, with self-checks
     Quantize(commands::quantize::Flags),
+    /// Print and draw each layer's share of the damage that quantizing does
+    Sensitivity(commands::sensitivity::Flags),
     /// LMDeploy's spelling: `planish lite smooth_quant MODEL --work-dir DIR`
     #[command(subcommand)]
     Lite(Lite),
@@ -94,6 +96,7 @@ fn run(cli: &Cli) -> Result<()> {
     let global = &cli.global;
     match &cli.command {
         Command::Quantize(flags) => commands::quantize::run(global, flags),
+        Command::Sensitivity(flags) => commands::sensitivity::run(global, flags),
         Command::Lite(Lite::SmoothQuant(flags)) => commands::quantize::run_lite(global, flags),
         Command::Convert(flags) => commands::convert::run(global, flags),
         Command::Compare(flags) => commands::compare::run(global, flags),

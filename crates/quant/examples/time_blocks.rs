@@ -9,6 +9,7 @@ use planish_model::{Absorber, Input, Plan};
 use planish_quant::calibrate::run::{Job, Outcome, quantize};
 use planish_quant::calibrate::save::Layout;
 use planish_quant::calibrate::solve::Algorithm;
+use planish_quant::calibrate::strength::Strength;
 use planish_quant::gptq::GptqOptions;
 use planish_tensor::{Backend, DType, Q8};
 use std::time::Instant;
@@ -71,7 +72,10 @@ fn run<B: Backend>(
         samples: &samples,
         held_back: &held_back,
         kind: Q8::Int8,
-        alpha: &|_, input: Input| Some(if matches!(plan.absorber(input), Some(Absorber::Rows(_))) { 0.5 } else { 0.8 }),
+        strength: &|_, input: Input| {
+            Some(Strength::Alpha(if matches!(plan.absorber(input), Some(Absorber::Rows(_))) { 0.5 } else { 0.8 }))
+        },
+        threads: 16,
         algorithm: Algorithm::Gptq(GptqOptions { threads: 16, ..GptqOptions::default() }),
         quantized: &|_, _| true,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },

@@ -1,4 +1,5 @@
 //! The report as one HTML page: inline SVG, no scripts, nothing from outside, light and dark.
+use crate::calibrate::probe::LayerShare;
 use crate::report::{GroupReport, LayerReport, Report};
 use std::fmt::Write;
 
@@ -11,16 +12,57 @@ table{border-collapse:collapse;width:100%}td,th{padding:.2rem .7rem .2rem 0;text
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}svg{width:100%;height:auto;display:block}\
 svg text{font:11px system-ui,sans-serif;fill:var(--soft)}.a{fill:var(--a)}.b{fill:var(--b)}.axis{stroke:var(--line)}.scroll{overflow-x:auto}";
 
+/// What `planish sensitivity` found, for [`render_shares`].
+pub struct Shares<'a> {
+    /// As the user named it.
+    pub model: &'a str,
+    /// 8-bit type.
+    pub dtype: &'a str,
+    /// Held-back tokens.
+    pub tokens: usize,
+    /// In the order of the model.
+    pub layers: &'a [LayerShare],
+}
+
+/// Renders the shares as a page that needs nothing else.
+pub fn render_shares(shares: &Shares<'_>) -> String {
+    let title = escape(&format!("{} in {}: share of each layer", shares.model, shares.dtype));
+    let mut out = head(&title);
+    let _ = writeln!(
+        out,
+        "<p class=\"note\">KL divergence from the original, nats, mean over {} held-back tokens, when ",
+        shares.tokens
+    );
+    out += "one layer alone is quantized. Within a layer it is shared out by what each group of linears, which run as one ";
+    out += "product, alone changes in the layer's output.</p>\n";
+    let bars: Vec<_> = shares.layers.iter().map(|l| (l.name.clone(), vec![l.divergence.mean])).collect();
+    chart(&mut out, &bars, "KL divergence");
+    let all: f64 = shares.layers.iter().map(|l| l.divergence.mean).sum();
+    out += "<h2>Groups</h2>\n<div class=\"scroll\"><table>\n<tr><th>linears</th><th class=\"n\">weights</th>";
+    out += "<th class=\"n\">KL</th><th class=\"n\">share</th></tr>\n";
+    for group in shares.layers.iter().flat_map(|l| &l.groups) {
+        let share = if all > 0.0 { 100.0 * group.kl / all } else { 0.0 };
+        let _ = write!(out, "<tr><td>{}</td><td class=\"n\">{}</td>", escape(&group.linears.join(", ")), group.weights);
+        let _ = writeln!(out, "<td class=\"n\">{}</td><td class=\"n\">{share:.1} %</td></tr>", number(Some(group.kl)));
+    }
+    out += "</table></div>\n</body></html>\n";
+    out
+}
+
+/// A page up to its heading; `title` is escaped.
+fn head(title: &str) -> String {
+    let mut out = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
+    out += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">";
+    out += &format!("<title>{title}</title><style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n");
+    out
+}
+
 /// Height of the bars of a chart, in SVG units.
 const HEIGHT: f64 = 160.0;
 
 /// Renders the report as a page that needs nothing else.
 pub fn render_html(report: &Report) -> String {
-    let mut out = String::new();
-    let title = format!("{} in {}", report.model, report.settings.quant_dtype);
-    out += "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">";
-    out += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">";
-    out += &format!("<title>{}</title><style>{STYLE}</style></head><body>\n<h1>{0}</h1>\n", escape(&title));
+    let mut out = head(&escape(&format!("{} in {}", report.model, report.settings.quant_dtype)));
     for warning in &report.warnings {
         out += &format!("<p class=\"bad\">{}</p>\n", escape(warning));
     }
@@ -45,6 +87,11 @@ fn summary(out: &mut String, report: &Report) {
         ("KL divergence from the original, quantized: largest", number(c.quantized_kl_max)),
         ("Same first choice as the original", c.top1_agreement.map_or("–".into(), |x| format!("{:.2} %", 100.0 * x))),
     ];
+    if let Some(b) = &report.budget {
+        let (kl, error) = (number(Some(b.kl)), number(Some(b.standard_error)));
+        let kept = format!("{} linears in float, {} more; measured {kl} ± {error}", b.kept.len(), bytes(b.bytes));
+        rows.push(("Budget", format!("KL {}: {kept}", number(Some(b.target)))));
+    }
     if let Some(data) = &report.calibration {
         rows.push(("Calibration", format!("{} (sha256 {})", data.source, data.sha256)));
     }
@@ -177,6 +224,8 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibrate::check::Divergence;
+    use crate::calibrate::probe::GroupShare;
     use crate::report::{LinearReport, Spread};
 
     fn report() -> Report {
@@ -228,6 +277,20 @@ mod tests {
                 "{tag}"
             );
         }
+    }
+
+    #[test]
+    fn shares_are_drawn() {
+        let share = |name: &str, mean: f64| LayerShare {
+            name: name.into(),
+            divergence: Divergence { mean, ..Divergence::default() },
+            groups: vec![GroupShare { linears: vec![format!("{name}.<q>")], weights: 12, rows: 3, kl: mean }],
+        };
+        let layers = [share("a", 0.003), share("b", 0.001)];
+        let html = render_shares(&Shares { model: "m & n", dtype: "int8", tokens: 256, layers: &layers });
+        assert!(html.contains("m &amp; n") && html.contains("a.&lt;q&gt;") && html.contains("75.0 %"), "{html}");
+        assert_eq!(html.matches("<rect ").count(), 2);
+        assert!(html.contains("256 held-back tokens") && html.ends_with("</html>\n"));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Changes a model: calibration, SmoothQuant, GPTQ and round-to-nearest.
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod calibrate;
+pub mod clip;
 pub mod error;
 pub mod gptq;
 mod grid;
@@ -10,6 +12,7 @@ pub mod recipe;
 pub mod report;
 pub mod rtn;
 pub mod samples;
+pub mod search;
 pub mod smooth;
 
 pub use error::{Error, Result};

@@ -1,12 +1,17 @@
 //! What was typed becomes what it means: flags and a recipe file go in, one decided [`Recipe`] comes out.
+mod arguments;
+mod limits;
 mod modifiers;
+mod nearest;
 mod pattern;
+mod presets;
 mod yaml;
 
 pub use pattern::Pattern;
 
 use crate::error::{Error, Result};
 use modifiers::Modifiers;
+use planish_checkpoint::scheme::{ActQuant, LinearScheme, QuantType};
 use planish_tensor::Q8;
 
 /// What a user may say about quantizing; `None` is "not said". Spelled as on the command line.
@@ -20,6 +25,8 @@ pub struct QuantizeArgs {
     pub weights: Option<String>,
     /// `dynamic` or `static`.
     pub activations: Option<String>,
+    /// `on` or `off`.
+    pub clip: Option<String>,
     /// Names, or `re:` and a regular expression, of the linears to keep in float.
     pub ignore: Vec<String>,
     /// `compressed-tensors` or `lmdeploy`.
@@ -83,11 +90,20 @@ pub struct Mapping {
     pub smooth: Pattern,
 }
 
+/// Linears that are quantized alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecipeGroup {
+    /// Names and patterns; the class `Linear` stands for all.
+    pub targets: Vec<Pattern>,
+    /// How.
+    pub scheme: LinearScheme,
+}
+
 /// Everything decided.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
-    /// The grid of weights and activations.
-    pub dtype: Q8,
+    /// Linears to quantize and how, never none. A name goes before a pattern, and that before the class `Linear`.
+    pub groups: Vec<RecipeGroup>,
     /// Smoothing.
     pub smooth: Smooth,
     /// The groups to smooth; `None` for those that the architecture implies.
@@ -102,10 +118,8 @@ pub struct Recipe {
     pub damping: f64,
     /// GPTQ's order: largest diagonal first.
     pub act_order: bool,
-    /// Activations.
-    pub activations: Activations,
-    /// Linears to quantize; the name `Linear` stands for all of them.
-    pub targets: Vec<Pattern>,
+    /// Whether each row's scale is searched below that of its largest magnitude.
+    pub clip: bool,
     /// Linears to keep in float.
     pub ignore: Vec<Pattern>,
     /// The layout of the checkpoint.
@@ -131,14 +145,17 @@ pub fn decide(args: &QuantizeArgs) -> Result<Recipe> {
     if let Some(recipe) = &recipe {
         typed.agree(args, recipe)?;
     }
-    let dtype = recipe.as_ref().map(|r| r.dtype).or(typed.dtype).unwrap_or(Q8::Int8);
-    let base = recipe.unwrap_or_else(|| Modifiers::defaults(dtype));
+    let dtype = typed.dtype.unwrap_or(QuantType::Int8);
+    let mut base = recipe.unwrap_or_else(|| Modifiers::defaults(dtype));
+    if args.recipe.is_none() && typed.activations == Some(Activations::Static) {
+        base.groups[0].scheme.activations = ActQuant::Static { symmetric: true };
+    }
     let positive = |name: &str, value: Option<usize>, default: usize| match value.unwrap_or(default) {
         0 => Err(setting(name, "a number above 0", "0")),
         n => Ok(n),
     };
     let decided = Recipe {
-        dtype,
+        groups: base.groups,
         smooth: typed.smooth.unwrap_or(base.smooth),
         mappings: base.mappings,
         smooth_ignore: base.smooth_ignore,
@@ -146,8 +163,7 @@ pub fn decide(args: &QuantizeArgs) -> Result<Recipe> {
         block_size: base.block_size,
         damping: base.damping,
         act_order: base.act_order,
-        activations: typed.activations.unwrap_or(base.activations),
-        targets: base.targets,
+        clip: typed.clip.or(base.clip).unwrap_or(false),
         ignore: typed.ignore.unwrap_or(base.ignore),
         format: typed.format.unwrap_or(Format::CompressedTensors),
         calib_dataset: args.calib_dataset.clone(),
@@ -155,17 +171,34 @@ pub fn decide(args: &QuantizeArgs) -> Result<Recipe> {
         calib_seqlen: positive("--calib-seqlen", args.calib_seqlen, 2048)?,
         seed: args.seed.unwrap_or(42),
     };
-    if decided.format == Format::Lmdeploy && decided.activations == Activations::Static {
-        return Err(setting("--activations", "dynamic (--format lmdeploy has no static scales)", "static"));
-    }
+    limits::storable(&decided)?;
     Ok(decided)
 }
 
 impl Recipe {
+    /// How the linear of this full name (without `.weight`) is quantized; `None` leaves it in float.
+    pub fn scheme_of(&self, name: &str) -> Option<&LinearScheme> {
+        if self.ignore.iter().any(|p| p.rank(name).is_some()) {
+            return None;
+        }
+        let rank = |group: &RecipeGroup| group.targets.iter().filter_map(|t| t.rank(name)).min();
+        let ranked = self.groups.iter().filter_map(|group| Some((rank(group)?, &group.scheme)));
+        ranked.min_by_key(|(rank, _)| *rank).map(|(_, scheme)| scheme)
+    }
+
     /// Whether the linear of this full name (without `.weight`) is to be quantized.
     pub fn quantizes(&self, name: &str) -> bool {
-        let targeted = self.targets.iter().any(|t| t.text() == "Linear" || t.matches(name));
-        targeted && !self.ignore.iter().any(|p| p.matches(name))
+        self.scheme_of(name).is_some()
+    }
+
+    /// The 8-bit type of the first group: of all, unless they are mixed.
+    pub fn dtype(&self) -> Q8 {
+        q8(self.groups[0].scheme.weights.dtype)
+    }
+
+    /// When the first group's scales of activations are computed.
+    pub fn activations(&self) -> Activations {
+        when(&self.groups[0].scheme)
     }
 
     /// Whether the group of linears `balance` that read the output of `smooth` is to be smoothed.
@@ -180,9 +213,20 @@ impl Recipe {
         self.mappings.as_ref().is_none_or(|all| all.iter().any(maps))
     }
 
+    /// Refuses, before any work, what this version does not make.
+    ///
+    /// # Errors
+    /// Names the group, what is made and what was found.
+    pub fn check_made(&self) -> Result<()> {
+        limits::made(self)
+    }
+
     /// Whether anything of it needs calibration data.
     pub fn needs_calibration(&self) -> bool {
-        self.smooth != Smooth::Off || self.weights == WeightMethod::Gptq || self.activations == Activations::Static
+        self.smooth != Smooth::Off
+            || self.weights == WeightMethod::Gptq
+            || self.clip
+            || self.groups.iter().any(|g| when(&g.scheme) == Activations::Static)
     }
 
     /// The text of `recipe.yaml`, in llm-compressor's schema.
@@ -200,9 +244,26 @@ pub fn dtype_name(dtype: Q8) -> &'static str {
     }
 }
 
+/// The grid of an 8-bit type.
+pub fn q8(dtype: QuantType) -> Q8 {
+    match dtype {
+        QuantType::Int8 => Q8::Int8,
+        QuantType::Fp8E4M3 => Q8::E4M3,
+        QuantType::Fp8E5M2 => Q8::E5M2,
+    }
+}
+
+fn when(scheme: &LinearScheme) -> Activations {
+    match scheme.activations {
+        ActQuant::Static { .. } => Activations::Static,
+        ActQuant::None | ActQuant::Dynamic { .. } => Activations::Dynamic,
+    }
+}
+
 /// The flags, each understood by itself.
 struct Typed {
-    dtype: Option<Q8>,
+    dtype: Option<QuantType>,
+    clip: Option<bool>,
     smooth: Option<Smooth>,
     weights: Option<WeightMethod>,
     activations: Option<Activations>,
@@ -212,8 +273,8 @@ struct Typed {
 
 impl Typed {
     fn read(args: &QuantizeArgs) -> Result<Typed> {
-        let e4m3 = Q8::E4M3;
-        let dtypes = [("int8", Q8::Int8), ("fp8", e4m3), ("float8_e4m3fn", e4m3), ("float8_e5m2", Q8::E5M2)];
+        let (e4m3, e5m2) = (QuantType::Fp8E4M3, QuantType::Fp8E5M2);
+        let dtypes = [("int8", QuantType::Int8), ("fp8", e4m3), ("float8_e4m3fn", e4m3), ("float8_e5m2", e5m2)];
         let weights = [("gptq", WeightMethod::Gptq), ("rtn", WeightMethod::Rtn)];
         let activations = [("dynamic", Activations::Dynamic), ("static", Activations::Static)];
         let formats = [("compressed-tensors", Format::CompressedTensors), ("lmdeploy", Format::Lmdeploy)];
@@ -223,6 +284,7 @@ impl Typed {
             smooth: args.smooth.as_deref().map(|s| parse_smooth("--smooth", s)).transpose()?,
             weights: choice("--weights", args.weights.as_deref(), &weights)?,
             activations: choice("--activations", args.activations.as_deref(), &activations)?,
+            clip: choice("--clip", args.clip.as_deref(), &[("on", true), ("off", false)])?,
             format: choice("--format", args.format.as_deref(), &formats)?,
             ignore: (!ignore.is_empty()).then_some(ignore),
         })
@@ -235,7 +297,8 @@ impl Typed {
             let (flag_value, recipe_field) = (typed(value), field.to_string());
             Err(Error::Contradiction { flag, flag_value, recipe_field, recipe_value: said })
         };
-        if self.dtype.is_some_and(|d| d != recipe.dtype) {
+        let other = |dtype| recipe.groups.iter().any(|g| g.scheme.weights.dtype != dtype);
+        if self.dtype.is_some_and(other) {
             return clash("--quant-dtype", &args.quant_dtype, "scheme", recipe.scheme.clone());
         }
         if self.smooth.is_some_and(|s| s != recipe.smooth) {
@@ -245,8 +308,13 @@ impl Typed {
             let name = modifiers::weight_modifier(recipe.weights);
             return clash("--weights", &args.weights, "modifier", name.into());
         }
-        if self.activations.is_some_and(|a| a != recipe.activations) {
+        if self.activations.is_some_and(|a| recipe.groups.iter().any(|g| when(&g.scheme) != a)) {
             return clash("--activations", &args.activations, "scheme", recipe.scheme.clone());
+        }
+        let clips = recipe.clip.unwrap_or(false);
+        if self.clip.is_some_and(|clip| clip != clips) {
+            let said = if clips { "a search of scales" } else { "the largest magnitude" };
+            return clash("--clip", &args.clip, "weight_observer", said.into());
         }
         if let Some(ignore) = &self.ignore {
             let sorted = |p: &[Pattern]| {

@@ -1,6 +1,7 @@
 //! `planish_report.json`: what was done to every layer and how much it cost in accuracy and saved in bytes.
 //! No time, no machine: the same input, flags and seed give the same bytes.
 //! Numbers that could not be measured are `null`; readers must allow new keys.
+use crate::clip::Clipped;
 use crate::gptq::GptqResult;
 use crate::rtn::QuantizedWeight;
 use crate::smooth::SmoothingFactors;
@@ -20,6 +21,9 @@ pub struct Report {
     pub calibration: Option<Calibration>,
     /// One entry per block, in order.
     pub layers: Vec<LayerReport>,
+    /// What `--budget` kept in float.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetReport>,
     /// Is it still the same model?
     pub self_checks: SelfChecks,
     /// Sizes.
@@ -60,6 +64,38 @@ pub struct Calibration {
     pub tokens: usize,
     /// SHA-256 of the token ids.
     pub sha256: String,
+}
+
+/// `--budget`: the divergence that was asked for, and what it cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BudgetReport {
+    /// Mean KL divergence asked for, nats.
+    pub target: f64,
+    /// Measured on the held-back tokens with what was kept.
+    pub kl: f64,
+    /// Its standard error; both together are at most the target.
+    pub standard_error: f64,
+    /// Tokens held back.
+    pub tokens: usize,
+    /// Linears kept in float for it.
+    pub kept: Vec<String>,
+    /// Bytes that they take more than in 8 bits.
+    pub bytes: u64,
+    /// Every measurement, the first with nothing kept.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One measurement of a budget.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Attempt {
+    /// Mean KL divergence.
+    pub kl: f64,
+    /// Its standard error.
+    pub standard_error: f64,
+    /// Bytes that what was kept takes more than in 8 bits.
+    pub bytes: u64,
 }
 
 /// Smallest, middle and largest of a set of numbers.
@@ -119,8 +155,11 @@ pub struct GroupReport {
     pub smooth: String,
     /// The linears that absorb `s`.
     pub balance: Vec<String>,
-    /// Smoothing strength.
-    pub alpha: f64,
+    /// Smoothing strength; `null` where the search found none better than no smoothing.
+    pub alpha: Option<f64>,
+    /// What the search found, with `--smooth auto`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchReport>,
     /// The factors.
     pub s: Spread,
     /// Absolute maxima of the input channels as they were.
@@ -137,12 +176,19 @@ pub struct GroupReport {
 
 impl GroupReport {
     /// A group's entry from its factors and the maxima `[k]` of its input before smoothing.
-    pub fn new(smooth: &str, balance: &[&str], alpha: f64, act_absmax: &[f32], factors: &SmoothingFactors) -> Self {
+    pub fn new(
+        smooth: &str,
+        balance: &[&str],
+        alpha: Option<f64>,
+        act_absmax: &[f32],
+        factors: &SmoothingFactors,
+    ) -> Self {
         let after: Vec<f32> = act_absmax.iter().zip(&factors.s).map(|(a, s)| a / s).collect();
         GroupReport {
             smooth: smooth.into(),
             balance: balance.iter().map(|b| b.to_string()).collect(),
             alpha,
+            search: None,
             s: Spread::of(&factors.s),
             act_absmax_before: Spread::of(act_absmax),
             act_absmax_after: Spread::of(&after),
@@ -151,6 +197,21 @@ impl GroupReport {
             clamped: factors.clamped.clone(),
         }
     }
+}
+
+/// The search of one group's factors. Errors are means over sampled tokens and the group's linears of
+/// `||y - yq||² / ||y||²`, activations and weights in 8 bits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SearchReport {
+    /// Without smoothing.
+    pub unsmoothed: f64,
+    /// With the factors that were chosen.
+    pub error: f64,
+    /// How far the factors are from the strength's to those refined channel by channel, 0 to 1.
+    pub refined: f64,
+    /// Strengths that were tried, and the error of each.
+    pub tried: Vec<(f64, f64)>,
 }
 
 /// One quantized linear.
@@ -177,6 +238,9 @@ pub struct LinearReport {
     pub zero_rows: Vec<usize>,
     /// Rows that kept round-to-nearest because it is better there.
     pub rtn_rows: usize,
+    /// Rows whose scale is below that of their largest weight, where scales were searched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clipped_rows: Option<usize>,
     /// Input channels that no calibration token used.
     pub dead_columns: Vec<usize>,
     /// Damping of GPTQ.
@@ -201,6 +265,16 @@ impl LinearReport {
             weight_error: Some(weight_error),
             zero_rows: q.zero_rows.clone(),
             ..LinearReport::default()
+        }
+    }
+
+    /// The entry of a linear that was rounded to nearest on searched scales.
+    pub fn clipped(name: &str, w: &[f32], result: &Clipped) -> LinearReport {
+        LinearReport {
+            proxy_loss: Some(result.loss),
+            rtn_proxy_loss: Some(result.full_loss),
+            clipped_rows: Some(result.rows),
+            ..LinearReport::rtn(name, w, &result.weight)
         }
     }
 
@@ -282,7 +356,7 @@ mod tests {
         let plain = LinearReport::rtn("b", &w, &rtn::quantize_rows(Q8::Int8, &w, 3, 2).unwrap());
         assert!(!plain.fallback && plain.damping.is_none());
         let factors = smooth::smoothing_factors(&[16.0, 0.0, 1.0], &[1.0, 1.0, 1.0], 0.5).unwrap();
-        let group = GroupReport::new("norm", &["q", "k"], 0.5, &[16.0, 0.0, 1.0], &factors);
+        let group = GroupReport::new("norm", &["q", "k"], Some(0.5), &[16.0, 0.0, 1.0], &factors);
         assert_eq!(group.act_absmax_before, Spread { min: 0.0, median: 1.0, max: 16.0 });
         assert_eq!(group.act_absmax_after, Spread { min: 0.0, median: 1.0, max: 4.0 });
         assert_eq!((group.dead_channels.as_slice(), group.s.max), (&[1][..], 4.0));

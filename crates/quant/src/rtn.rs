@@ -78,7 +78,7 @@ pub(crate) fn row_scales(kind: Q8, w: &[f32], n: usize, k: usize) -> Result<(Vec
 }
 
 /// `q8::absmax` by comparing bit patterns: the patterns of magnitudes sort like the magnitudes, NaN above infinity.
-fn row_absmax(row: &[f32]) -> f32 {
+pub(crate) fn row_absmax(row: &[f32]) -> f32 {
     grid::vectorised(
         #[inline(always)]
         || f32::from_bits(row.iter().fold(0u32, |m, x| m.max(x.to_bits() & 0x7fff_ffff))),

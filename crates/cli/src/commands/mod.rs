@@ -12,6 +12,7 @@ pub mod generate;
 pub mod inspect;
 pub mod lmdeploy;
 pub mod quantize;
+pub mod sensitivity;
 pub mod serve;
 mod structure;
 mod talk;

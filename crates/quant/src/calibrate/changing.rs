@@ -5,6 +5,7 @@ use crate::smooth;
 use planish_model::Role;
 use planish_model::weights::HostBlock;
 use planish_tensor::{Backend, DType, Solver, Tensor};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// F32 weights `[n, k]`.
@@ -33,6 +34,16 @@ impl<'a, B: Backend> Changing<'a, B> {
             Changing::Host(weights) => Ok(weights[&role].clone()),
             Changing::Device(backend, _, tensors) => Ok(read(*backend, &tensors[&role])?),
         }
+    }
+
+    /// At most `most` rows of a weight `[n, k]`, spread evenly.
+    pub fn sample(&self, role: Role, (n, k): (usize, usize), most: usize) -> Result<Vec<f32>> {
+        let values = match self {
+            Changing::Host(weights) => Cow::Borrowed(&weights[&role][..]),
+            Changing::Device(backend, _, tensors) => Cow::Owned(read(*backend, &tensors[&role])?),
+        };
+        let count = most.min(n);
+        Ok((0..count).flat_map(|i| &values[i * n / count * k..][..k]).copied().collect())
     }
 
     /// See [`smooth::column_absmax`].

@@ -20,6 +20,8 @@ pub const ROWS: usize = 64;
 pub struct Divergence {
     /// Mean KL(original || other), nats.
     pub mean: f64,
+    /// Standard error of the mean, tokens taken as independent.
+    pub error: f64,
     /// Largest.
     pub max: f64,
     /// Share of positions with the same likeliest token.
@@ -34,22 +36,38 @@ pub fn divergence<B: Backend>(
     other: &Hidden,
     h: usize,
 ) -> Result<Divergence> {
-    let mut sum = Divergence::default();
-    let rows = original.values.len() / h;
-    for (a, b) in original.values.chunks(ROWS * h).zip(other.values.chunks(ROWS * h)) {
+    Ok(divergences(lane, ends, original, &[other], h)?.remove(0))
+}
+
+/// The same of several streams.
+pub fn divergences<B: Backend>(
+    lane: &mut Lane<'_, B>,
+    ends: &Ends<B>,
+    original: &Hidden,
+    others: &[&Hidden],
+    h: usize,
+) -> Result<Vec<Divergence>> {
+    let mut sums = vec![Divergence::default(); others.len()];
+    let rows = (original.values.len() / h) as f64;
+    for (at, a) in original.values.chunks(ROWS * h).enumerate() {
         ends.log_probs_of(lane.backend, FloatMath::F32, a, &mut lane.ws)?;
         let p = read(lane.backend, &lane.ws.logits)?;
-        ends.log_probs_of(lane.backend, FloatMath::F32, b, &mut lane.ws)?;
-        let q = read(lane.backend, &lane.ws.logits)?;
-        let v = lane.ws.logits.cols;
-        for (p, q) in p.chunks_exact(v).zip(q.chunks_exact(v)) {
-            let kl = kl(p, q);
-            sum.mean += kl / rows as f64;
-            sum.max = if kl.is_nan() { f64::NAN } else { sum.max.max(kl) };
-            sum.top1 += (likeliest(p) == likeliest(q)) as usize as f64 / rows as f64;
+        for (sum, other) in sums.iter_mut().zip(others) {
+            let b = &other.values[at * ROWS * h..][..a.len()];
+            ends.log_probs_of(lane.backend, FloatMath::F32, b, &mut lane.ws)?;
+            let (q, v) = (read(lane.backend, &lane.ws.logits)?, lane.ws.logits.cols);
+            for (p, q) in p.chunks_exact(v).zip(q.chunks_exact(v)) {
+                let kl = kl(p, q);
+                sum.mean += kl / rows;
+                sum.error += kl * kl / rows;
+                sum.max = if kl.is_nan() { f64::NAN } else { sum.max.max(kl) };
+                sum.top1 += (likeliest(p) == likeliest(q)) as usize as f64 / rows;
+            }
         }
     }
-    Ok(sum)
+    // Until here `error` is the mean of the squares.
+    sums.iter_mut().for_each(|d| d.error = ((d.error - d.mean * d.mean).max(0.0) / (rows - 1.0).max(1.0)).sqrt());
+    Ok(sums)
 }
 
 /// KL(p || q) of two rows of log-probabilities, nats.
@@ -88,6 +106,13 @@ pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
         total += f64::from(a).powi(2);
     }
     if total == 0.0 { lost.sqrt() } else { (lost / total).sqrt() }
+}
+
+/// Mean over tokens `[h]` of `||a - b||² / ||a||²`: each counts alike, be it massive or not.
+pub fn token_error(a: &[f32], b: &[f32], h: usize) -> f64 {
+    let (a, b) = (a.chunks_exact(h), b.chunks_exact(h));
+    let tokens = a.len().max(1) as f64;
+    a.zip(b).map(|(a, b)| relative_error(a, b).powi(2)).sum::<f64>() / tokens
 }
 
 /// Relative output error of each quantized linear on recorded inputs: float product against W8A8 product. None of an

@@ -4,8 +4,8 @@
 //! 16 bits: then the factor is taken from the value that the file can hold, so that the fold stays exact.
 use super::changing::Changing;
 use crate::error::Result;
-use crate::report::GroupReport;
-use crate::smooth::{divide_rows, expand_groups, round_to_power_of_two, smoothing_factors, tie_groups};
+use crate::report::{GroupReport, SearchReport};
+use crate::smooth::{SmoothingFactors, divide_rows, round_to_power_of_two, tie_groups};
 use planish_model::block::{Block, Pack};
 use planish_model::linear::Linear;
 use planish_model::weights::{HostBlock, HostNorm};
@@ -21,6 +21,17 @@ pub struct FloatBlock<'a, B: Backend> {
     pub weights: Changing<'a, B>,
     /// `[n]` biases of the linears that have one.
     pub biases: BTreeMap<Role, Vec<f32>>,
+}
+
+/// Factors, and where they come from.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The strength; `None` where no strength was as good as none.
+    pub alpha: Option<f64>,
+    /// The factors; several channels may share one.
+    pub factors: SmoothingFactors,
+    /// What the search found, if there was one.
+    pub search: Option<SearchReport>,
 }
 
 /// What smoothing one input did.
@@ -44,17 +55,8 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
         })
     }
 
-    /// Smooths one input that `absorber` can take factors up for; `absmax[k]` are its channels' largest magnitudes.
-    /// `stored` is the type in which norms are saved.
-    pub fn smooth(
-        &mut self,
-        plan: &Plan,
-        (input, absorber): (Input, Absorber),
-        absmax: &[f32],
-        alpha: f64,
-        stored: DType,
-        layer: usize,
-    ) -> Result<Smoothing> {
+    /// Largest magnitudes of the columns of all readers of an input, one for each of its factors.
+    pub fn column_maxima(&self, plan: &Plan, layer: usize, input: Input) -> Result<Vec<f32>> {
         let k = plan.input_width(input);
         let readers = smoothed_readers(plan, layer, input);
         let mut columns = vec![0.0f32; k];
@@ -64,22 +66,37 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
                 *m = m.max(c);
             }
         }
-        let tied = input == Input::AttentionOutput;
-        let tie = |v: &[f32]| if tied { tie_groups(v, plan.nq, plan.nkv, plan.d) } else { Ok(v.to_vec()) };
-        let mut factors = smoothing_factors(&tie(absmax)?, &tie(&columns)?, alpha)?;
+        tie(plan, input, &columns)
+    }
+
+    /// Smooths one input that `absorber` can take factors up for, by factors of [`FloatBlock::column_maxima`]'s length; `absmax[k]` are its channels' largest
+    /// magnitudes. `stored` is the type in which norms are saved.
+    pub fn smooth(
+        &mut self,
+        plan: &Plan,
+        (input, absorber): (Input, Absorber),
+        absmax: &[f32],
+        chosen: Chosen,
+        stored: DType,
+        layer: usize,
+    ) -> Result<Smoothing> {
+        let k = plan.input_width(input);
+        let readers = smoothed_readers(plan, layer, input);
+        let mut factors = chosen.factors;
         if readers.iter().any(|role| role.steers()) {
             // A router's choice is to stay what it was to the last bit, also where its weights are stored in 16 bits.
             round_to_power_of_two(&mut factors.s);
         }
         let exact = self.absorb(plan, absorber, factors.s, stored)?;
-        let s = if tied { expand_groups(&exact, plan.nq, plan.nkv, plan.d)? } else { exact };
+        let s: Vec<f32> = factor_of(plan, input).into_iter().map(|g| exact[g]).collect();
         factors.s = s.clone();
         for &role in &readers {
             self.weights.scale_columns(role, k, &s)?;
         }
         let balance = reader_names(plan, layer, &readers);
         let balance: Vec<&str> = balance.iter().map(String::as_str).collect();
-        let report = GroupReport::new(&absorber_name(plan, layer, absorber), &balance, alpha, absmax, &factors);
+        let mut report = GroupReport::new(&absorber_name(plan, layer, absorber), &balance, chosen.alpha, absmax, &factors);
+        report.search = chosen.search;
         let mut inputs: Vec<Input> = readers.into_iter().map(Role::input).collect();
         inputs.dedup();
         Ok(Smoothing { inputs, s, report })
@@ -172,6 +189,21 @@ impl<B: Backend> Pack<B> for Packing<'_, '_, B> {
         let packed = self.block.packed(self.backend, self.plan, roles).map_err(in_model)?;
         Linear::packed(self.backend, packed)
     }
+}
+
+/// Largest magnitudes of the channels that share a factor.
+pub fn tie(plan: &Plan, input: Input, values: &[f32]) -> Result<Vec<f32>> {
+    match input {
+        Input::AttentionOutput => tie_groups(values, plan.nq, plan.nkv, plan.d),
+        _ => Ok(values.to_vec()),
+    }
+}
+
+/// `[k]` factor of each channel: v's rows serve a whole query group, every other channel has its own.
+pub fn factor_of(plan: &Plan, input: Input) -> Vec<usize> {
+    let group = plan.nq / plan.nkv;
+    let of = |j: usize| if input == Input::AttentionOutput { j / plan.d / group * plan.d + j % plan.d } else { j };
+    (0..plan.input_width(input)).map(of).collect()
 }
 
 /// Packing fails as the device or the model fails.

@@ -1,19 +1,22 @@
 //! The driver: block by block, calibrate → smooth → quantize → check → save → advance.
 use super::check::{self, Divergence};
-use super::fold::{FloatBlock, Smoothing, smoothed_inputs};
+use super::fold::{FloatBlock, Smoothing, smoothed_inputs, smoothed_readers};
 use super::hidden::Lane;
 use super::lines;
 use super::observe::{Recording, Statistics};
 use super::phases::Phases;
+use super::sampled::{Eyes, Sampled};
 use super::save::{self, Layout};
 use super::solve::{Algorithm, Correlation, Solved, solve_input};
 use super::streams::Streams;
+use super::strength::{Searching, Strength, choose};
 use crate::error::Result;
 use crate::report::{ExpertTokens, LayerReport};
 use crate::smooth::divide_gram;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::block::Block;
+use planish_model::decoder::release_block;
 use planish_model::weights::HostBlock;
 use planish_model::{Ends, Input, Plan, Role};
 use planish_tensor::{Backend, DType, FloatMath, HostTensor, Q8};
@@ -30,10 +33,12 @@ pub struct Job<'a> {
     pub held_back: &'a [u32],
     /// 8-bit type.
     pub kind: Q8,
-    /// Smoothing strength of a layer's input; `None` leaves it alone.
-    pub alpha: &'a dyn Fn(usize, Input) -> Option<f64>,
+    /// How strongly a layer's input is smoothed; `None` leaves it alone.
+    pub strength: &'a dyn Fn(usize, Input) -> Option<Strength>,
     /// How weights become codes.
     pub algorithm: Algorithm,
+    /// Threads of the search of strengths; the result is the same for every number.
+    pub threads: usize,
     /// Whether a linear is quantized. Routers and gates of shared experts never are.
     pub quantized: &'a dyn Fn(usize, Role) -> bool,
     /// How tensors are named and typed.
@@ -46,7 +51,7 @@ impl Job<'_> {
     /// Whether anything is smoothed.
     fn smooths(&self) -> bool {
         let any =
-            |layer| smoothed_inputs(self.plan, layer).iter().any(|(input, _)| (self.alpha)(layer, *input).is_some());
+            |layer| smoothed_inputs(self.plan, layer).iter().any(|(input, _)| (self.strength)(layer, *input).is_some());
         (0..self.plan.layers).any(any)
     }
 }
@@ -84,6 +89,18 @@ pub(super) struct Run<'a, 'j, B: Backend> {
     pub phases: Phases,
 }
 
+/// Quantizes every block, keeps nothing of it, and measures the result.
+pub fn measure<B: Backend>(backend: &B, job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome> {
+    backend.runs(job.kind)?;
+    let (mut run, layers) = (Run::fresh(backend, job)?, job.plan.layers);
+    for layer in 0..layers {
+        let host = HostBlock::read(job.plan, job.source, layer)?;
+        run.block(layer, host, &mut |part| progress(Progress { layer, layers, part }))?;
+        release_block(job.plan, job.source, layer);
+    }
+    run.check()
+}
+
 /// Quantizes every block into `writer`, continuing where an earlier run stopped, and checks the result.
 pub fn quantize<B: Backend>(
     backend: &B,
@@ -102,26 +119,43 @@ pub fn quantize<B: Backend>(
 
 impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
     fn begin(backend: &'a B, job: &'a Job<'j>, writer: &CheckpointWriter) -> Result<Run<'a, 'j, B>> {
-        let (plan, mut phases) = (job.plan, Phases::default());
-        let solver = backend.solver().filter(|_| job.algorithm.solvable());
-        let lengths: Vec<usize> = job.samples.iter().map(Vec::len).collect();
-        let mut lane = Lane::new(backend, solver, plan, &lengths, job.held_back.len(), check::ROWS, job.keys)?;
-        // The output projection is needed again only at the end; it is the largest weight of small models.
-        let ends = Ends::load(backend, plan, job.source, false)?;
+        let Some(mut state) = writer.state()? else { return Run::fresh(backend, job) };
+        let (mut lane, ends, mut phases) = Run::<B>::open(backend, job)?;
         let mut layers = Vec::new();
-        let streams = match writer.state()? {
-            Some(mut state) => Streams::restore(&mut lane, &ends, job, &mut state, &mut layers, &writer.finished()?)?,
-            None => Streams::begin(&mut lane, &ends, job)?,
-        };
+        let streams = Streams::restore(&mut lane, &ends, job, &mut state, &mut layers, &writer.finished()?)?;
         phases.end(backend, "begin")?;
         Ok(Run { lane, job, streams, layers, phases })
     }
 
-    fn end(mut self, writer: &mut CheckpointWriter) -> Result<Outcome> {
-        let (job, plan, lane) = (self.job, self.job.plan, &mut self.lane);
+    fn fresh(backend: &'a B, job: &'a Job<'j>) -> Result<Run<'a, 'j, B>> {
+        let (mut lane, ends, mut phases) = Run::<B>::open(backend, job)?;
+        let streams = Streams::begin(&mut lane, &ends, job)?;
+        phases.end(backend, "begin")?;
+        Ok(Run { lane, job, streams, layers: Vec::new(), phases })
+    }
+
+    fn open(backend: &'a B, job: &'a Job<'j>) -> Result<(Lane<'a, B>, Ends<B>, Phases)> {
+        let phases = Phases::default();
+        let solver = backend.solver().filter(|_| job.algorithm.solvable());
+        let lengths: Vec<usize> = job.samples.iter().map(Vec::len).collect();
+        let lane = Lane::new(backend, solver, job.plan, &lengths, job.held_back.len(), check::ROWS, job.keys)?;
+        // The output projection is needed again only at the end; it is the largest weight of small models.
+        Ok((lane, Ends::load(backend, job.plan, job.source, false)?, phases))
+    }
+
+    fn end(self, writer: &mut CheckpointWriter) -> Result<Outcome> {
+        let (backend, job) = (self.lane.backend, self.job);
+        let mut outcome = self.check()?;
+        save::write_ends(writer, job.plan, job.source)?;
+        outcome.phases.end(backend, "write the rest")?;
+        Ok(outcome)
+    }
+
+    fn check(mut self) -> Result<Outcome> {
+        let (job, lane) = (self.job, &mut self.lane);
         drop(std::mem::take(&mut self.streams.calibration.chunks));
-        let ends = Ends::load(lane.backend, plan, job.source, false)?;
-        let (original, h) = (&self.streams.original, plan.hidden);
+        let ends = Ends::load(lane.backend, job.plan, job.source, false)?;
+        let (original, h) = (&self.streams.original, job.plan.hidden);
         let smoothing = match job.smooths() {
             true => Some(check::divergence(lane, &ends, original, &self.streams.smoothed, h)?),
             false => None,
@@ -131,8 +165,6 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         }
         let quantized = check::divergence(lane, &ends, original, &self.streams.quantized, h)?;
         self.phases.end(lane.backend, "compare")?;
-        save::write_ends(writer, plan, job.source)?;
-        self.phases.end(lane.backend, "write the rest")?;
         Ok(Outcome { layers: self.layers, smoothing, quantized, phases: self.phases })
     }
 
@@ -147,7 +179,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         let (plan, backend, solver) = (job.plan, lane.backend, lane.solver);
         let original = Block::load(backend, plan, layer, &host)?;
         phases.end(backend, "load")?;
-        let (mut statistics, experts) = calibrate(lane, job, layer, &original, streams, progress)?;
+        let (mut statistics, sampled, experts) = calibrate(lane, job, layer, &original, streams, progress)?;
         phases.end(backend, "observe")?;
         lane.advance(&original, FloatMath::F32, &mut streams.original)?;
         drop(original);
@@ -155,7 +187,8 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         let mut float = FloatBlock::new(backend, solver, &host)?;
         drop(host);
         phases.end(backend, "widen")?;
-        let smoothed = smooth(backend, job, layer, &mut float, statistics.as_ref())?;
+        let smoothed = smooth(backend, job, layer, &mut float, statistics.as_ref(), sampled.as_ref())?;
+        drop(sampled);
         phases.end(backend, "smooth")?;
         let recording = check_smoothing(lane, job, layer, &float, streams)?;
         phases.end(backend, "check")?;
@@ -214,24 +247,35 @@ fn report<B: Backend>(
 /// always: a few tokens span too little of its input to say which errors cost nothing.
 pub const FEW_TOKENS: u64 = 256;
 
-/// Statistics of the block's inputs, if smoothing or GPTQ needs any.
-fn calibrate<B: Backend>(
+/// What calibration saw of a block.
+pub(super) type Calibrated<B> = (Option<Statistics<B>>, Option<Sampled>, ExpertTokens);
+
+/// Statistics of the block's inputs, if smoothing or GPTQ needs any, and rows of them, if strengths are searched.
+pub(super) fn calibrate<B: Backend>(
     lane: &mut Lane<'_, B>,
     job: &Job<'_>,
     layer: usize,
     block: &Block<B>,
     streams: &Streams<B>,
     progress: &mut dyn FnMut(f64),
-) -> Result<(Option<Statistics<B>>, ExpertTokens)> {
-    let grams = matches!(job.algorithm, Algorithm::Gptq(_));
+) -> Result<Calibrated<B>> {
+    let grams = job.algorithm.needs_grams();
     if !grams && !job.smooths() {
-        return Ok((None, ExpertTokens::default()));
+        return Ok((None, None, ExpertTokens::default()));
     }
     let mut statistics = Statistics::new(lane.backend, job.plan, layer, FloatMath::Bf16, grams)?;
-    let (mut done, total) = (0, streams.calibration.tokens() as f64);
-    lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut statistics, &mut |tokens| {
+    let total = streams.calibration.tokens();
+    let searched = |input| (job.strength)(layer, input) == Some(Strength::Search);
+    let lengths = || job.samples.iter().map(Vec::len).collect::<Vec<_>>();
+    let mut sampled = smoothed_inputs(job.plan, layer)
+        .into_iter()
+        .any(|(input, _)| searched(input))
+        .then(|| Sampled::new(lane.backend, job.plan, layer, &lengths()));
+    let mut eyes = Eyes { statistics: &mut statistics, sampled: sampled.as_mut() };
+    let mut done = 0;
+    lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut eyes, &mut |tokens| {
         done += tokens;
-        progress(0.7 * done as f64 / total);
+        progress(0.7 * done as f64 / total as f64);
     })?;
     let tokens = statistics.expert_tokens();
     let few: Vec<u16> = tokens.iter().filter(|(_, tokens)| *tokens < FEW_TOKENS).map(|(e, _)| *e).collect();
@@ -240,24 +284,37 @@ fn calibrate<B: Backend>(
         lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut statistics, &mut |_| {})?;
     }
     let tokens = tokens.into_iter().map(|(_, tokens)| tokens).collect();
-    Ok((Some(statistics), ExpertTokens { tokens, on_all_tokens: few }))
+    Ok((Some(statistics), sampled, ExpertTokens { tokens, on_all_tokens: few }))
 }
 
 /// Smooths every input that has a strength.
-fn smooth<B: Backend>(
+pub(super) fn smooth<B: Backend>(
     backend: &B,
     job: &Job<'_>,
     layer: usize,
     float: &mut FloatBlock<'_, B>,
     statistics: Option<&Statistics<B>>,
+    sampled: Option<&Sampled>,
 ) -> Result<Vec<Smoothing>> {
     let mut done = Vec::new();
     let Some(statistics) = statistics else { return Ok(done) };
     for (input, absorber) in smoothed_inputs(job.plan, layer) {
-        if let Some(alpha) = (job.alpha)(layer, input) {
-            let absmax = statistics.absmax(backend, input)?;
-            done.push(float.smooth(job.plan, (input, absorber), &absmax, alpha, job.layout.float_dtype, layer)?);
+        let Some(strength) = (job.strength)(layer, input) else { continue };
+        let readers = smoothed_readers(job.plan, layer, input).into_iter();
+        let readers: Vec<Role> = readers.filter(|&r| !r.steers() && (job.quantized)(layer, r)).collect();
+        if readers.is_empty() && strength == Strength::Search {
+            continue; // nothing is rounded, so there is nothing to search
         }
+        let absmax = statistics.absmax(backend, input)?;
+        let searching = Searching {
+            kind: job.kind,
+            weight_share: job.algorithm.weight_share(),
+            threads: job.threads,
+            rows: sampled.and_then(|s| s.inputs.get(&input)),
+            readers: &readers,
+        };
+        let chosen = choose(job.plan, layer, float, input, strength, &absmax, &searching)?;
+        done.push(float.smooth(job.plan, (input, absorber), &absmax, chosen, job.layout.float_dtype, layer)?);
     }
     Ok(done)
 }
@@ -278,7 +335,7 @@ fn check_smoothing<B: Backend>(
     Ok(recording)
 }
 
-fn solve<B: Backend>(
+pub(super) fn solve<B: Backend>(
     lane: &Lane<'_, B>,
     job: &Job<'_>,
     layer: usize,

@@ -1,6 +1,7 @@
 //! Quantizing the linears of one block.
 use super::changing::Changing;
 use super::fold::FloatBlock;
+use crate::clip;
 use crate::error::{Error, Result};
 use crate::gptq::{self, DeviceFactor, Factor, GptqOptions};
 use crate::report::LinearReport;
@@ -13,14 +14,34 @@ use planish_tensor::{Backend, HostTensor, LinearPart, Q8, Tensor};
 pub enum Algorithm {
     /// Round-to-nearest.
     Rtn,
+    /// Round-to-nearest on scales that are searched, see [`crate::clip`], with this many threads.
+    Clipped(usize),
     /// GPTQ with these settings.
     Gptq(GptqOptions),
 }
 
 impl Algorithm {
+    /// Whether it needs Gram matrices.
+    pub fn needs_grams(&self) -> bool {
+        *self != Algorithm::Rtn
+    }
+
+    /// What is left of the squared rounding error of weights, see [`crate::search::Group::weight_share`]: GPTQ's share
+    /// is what it leaves of a language model's in the mean (docs/accuracy.md).
+    pub fn weight_share(&self) -> f64 {
+        match self {
+            Algorithm::Rtn | Algorithm::Clipped(_) => 1.0,
+            Algorithm::Gptq(_) => 0.4,
+        }
+    }
+
     /// Whether a device's [`planish_tensor::Solver`] can do it.
     pub fn solvable(&self) -> bool {
-        !matches!(self, Algorithm::Gptq(o) if o.search_scales || o.refit_scales)
+        match self {
+            Algorithm::Rtn => true,
+            Algorithm::Clipped(_) => false,
+            Algorithm::Gptq(options) => !options.search_scales && !options.refit_scales,
+        }
     }
 }
 
@@ -47,6 +68,8 @@ pub enum Correlation<B: Backend> {
 enum Factored<'a, B: Backend> {
     Host(Factor, &'a GptqOptions),
     Device(DeviceFactor<B>, &'a GptqOptions),
+    /// The Gram matrix itself, and threads.
+    Clip(Vec<f32>, usize),
 }
 
 /// Quantizes the linears of one input, except those for which `keep` says no. `gram` is needed by GPTQ alone.
@@ -83,7 +106,16 @@ fn factorize<'a, B: Backend>(
     algorithm: &'a Algorithm,
     gram: Option<Correlation<B>>,
 ) -> Result<Option<Factored<'a, B>>> {
-    let Algorithm::Gptq(options) = algorithm else { return Ok(None) };
+    let options = match algorithm {
+        Algorithm::Rtn => return Ok(None),
+        Algorithm::Clipped(threads) => {
+            return Ok(match gram {
+                Some(Correlation::Host(gram)) => Some(Factored::Clip(gram, *threads)),
+                _ => None,
+            });
+        }
+        Algorithm::Gptq(options) => options,
+    };
     Ok(match (gram, &block.weights) {
         (Some(Correlation::Host(gram)), _) => Some(Factored::Host(Factor::new(&gram, k, options)?, options)),
         (Some(Correlation::Device(gram)), Changing::Device(_, solver, _)) => {
@@ -119,6 +151,12 @@ fn solve_one<B: Backend>(
             let w = &weights[&role];
             let result = gptq::solve(factor, kind, w, n, options)?;
             let report = LinearReport::gptq(name, w, &result);
+            Ok((result.weight, report))
+        }
+        (Changing::Host(weights), Some(Factored::Clip(gram, threads))) => {
+            let w = &weights[&role];
+            let result = clip::quantize_rows(kind, w, n, gram, k, *threads)?;
+            let report = LinearReport::clipped(name, w, &result);
             Ok((result.weight, report))
         }
         (Changing::Host(weights), _) => {

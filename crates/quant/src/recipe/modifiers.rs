@@ -1,12 +1,15 @@
 //! The modifiers of llm-compressor's recipes that this tool has, field by field.
-use super::{Activations, Mapping, Pattern, Recipe, Smooth, WeightMethod, parse_smooth};
+use super::nearest::{nearest, unknown};
+use super::presets::{OTHERS, PRESETS, dynamic};
+use super::{Mapping, Pattern, Recipe, RecipeGroup, Smooth, WeightMethod, arguments, parse_smooth};
 use crate::error::{Error, Result};
-use planish_tensor::Q8;
+use planish_checkpoint::scheme::{LinearScheme, QuantType};
 use serde_json::{Map, Value};
 
 /// What a recipe says (or the defaults say) about changing the model.
 pub(super) struct Modifiers {
-    pub dtype: Q8,
+    pub groups: Vec<RecipeGroup>,
+    /// The scheme in the words of the recipe.
     pub scheme: String,
     pub smooth: Smooth,
     pub mappings: Option<Vec<Mapping>>,
@@ -15,33 +18,64 @@ pub(super) struct Modifiers {
     pub block_size: usize,
     pub damping: f64,
     pub act_order: bool,
-    pub activations: Activations,
-    pub targets: Vec<Pattern>,
+    /// Whether scales are searched; `None` where nothing is said.
+    pub clip: Option<bool>,
     pub ignore: Vec<Pattern>,
 }
 
+/// The modifiers that this tool has.
+const KNOWN: [&str; 3] = ["SmoothQuantModifier", "GPTQModifier", "QuantizationModifier"];
+/// Modifiers of llm-compressor that it has not.
+const FOREIGN: [&str; 11] = [
+    "AWQModifier",
+    "AutoRoundModifier",
+    "ConstantPruningModifier",
+    "LogarithmicEqualizationModifier",
+    "MagnitudePruningModifier",
+    "QuIPModifier",
+    "REAPPruningModifier",
+    "SparseGPTModifier",
+    "SpinQuantModifier",
+    "WandaPruningModifier",
+    "iMatrixGatherer",
+];
+const SMOOTH_FIELDS: [&str; 4] = ["smoothing_strength", "mappings", "ignore", "algorithm"];
+const QUANT_FIELDS: [&str; 12] = [
+    "targets",
+    "ignore",
+    "scheme",
+    "config_groups",
+    "kv_cache_scheme",
+    "weight_observer",
+    "input_observer",
+    "output_observer",
+    "observer",
+    "block_size",
+    "dampening_frac",
+    "actorder",
+];
 /// Fields that change nothing here.
-const SILENT: &[&str] = &[
+const SILENT: [&str; 9] = [
     "requires_calibration_data",
     "bypass_divisibility_checks",
     "batched_quantization",
     "offload_hessians",
     "num_calibration_steps",
     "calibration_function",
-    "start",
-    "end",
     "index",
     "group",
     "update",
 ];
+/// Fields of every modifier that must not say anything.
+const TIMES: [&str; 2] = ["start", "end"];
 
 impl Modifiers {
     /// The defaults of an element type without a recipe.
-    pub fn defaults(dtype: Q8) -> Modifiers {
-        let int8 = dtype == Q8::Int8;
+    pub fn defaults(dtype: QuantType) -> Modifiers {
+        let int8 = dtype == QuantType::Int8;
         let exact = |name: &str| Pattern::new(name).into_iter().collect::<Vec<_>>();
         Modifiers {
-            dtype,
+            groups: vec![RecipeGroup { targets: exact("Linear"), scheme: dynamic(dtype) }],
             scheme: String::new(),
             smooth: if int8 { Smooth::Alpha(0.8) } else { Smooth::Off },
             mappings: None,
@@ -50,15 +84,14 @@ impl Modifiers {
             block_size: 128,
             damping: 0.01,
             act_order: true,
-            activations: Activations::Dynamic,
-            targets: exact("Linear"),
+            clip: None,
             ignore: exact("lm_head"),
         }
     }
 
     /// Applies the modifiers in their order.
     pub fn read(modifiers: &Map<String, Value>) -> Result<Modifiers> {
-        let mut out = Modifiers { smooth: Smooth::Off, ignore: vec![], ..Modifiers::defaults(Q8::Int8) };
+        let mut out = Modifiers { smooth: Smooth::Off, ignore: vec![], ..Modifiers::defaults(QuantType::Int8) };
         let mut quantized = false;
         for (name, fields) in modifiers {
             let empty = Map::new();
@@ -69,9 +102,8 @@ impl Modifiers {
             };
             match name.as_str() {
                 "SmoothQuantModifier" if quantized => {
-                    return Err(Error::Recipe(
-                        "SmoothQuantModifier stands after the quantization; put it first".into(),
-                    ));
+                    let problem = "SmoothQuantModifier stands after the quantization; put it first";
+                    return Err(Error::Recipe(problem.into()));
                 }
                 "SmoothQuantModifier" => out.read_smooth(fields)?,
                 "GPTQModifier" | "QuantizationModifier" if quantized => {
@@ -79,10 +111,7 @@ impl Modifiers {
                 }
                 "GPTQModifier" => out.read_quantization(name, WeightMethod::Gptq, fields)?,
                 "QuantizationModifier" => out.read_quantization(name, WeightMethod::Rtn, fields)?,
-                _ => {
-                    let known = "SmoothQuantModifier, GPTQModifier and QuantizationModifier";
-                    return Err(Error::Recipe(format!("{name} is not supported; {known} are")));
-                }
+                _ => return Err(Error::Recipe(unknown_modifier(name))),
             }
             quantized |= name != "SmoothQuantModifier";
         }
@@ -105,8 +134,7 @@ impl Modifiers {
                 "ignore" => self.smooth_ignore = patterns(&place, value)?,
                 "algorithm" if value == "smoothquant" => {}
                 "algorithm" => return Err(bad(&place, "smoothquant", value)),
-                name if SILENT.contains(&name) => {}
-                _ => return Err(Error::Recipe(format!("{place} is not supported"))),
+                name => silent("SmoothQuantModifier", name, value, &SMOOTH_FIELDS)?,
             }
         }
         Ok(())
@@ -114,31 +142,57 @@ impl Modifiers {
 
     fn read_quantization(&mut self, name: &str, weights: WeightMethod, fields: &Map<String, Value>) -> Result<()> {
         self.weights = weights;
-        let mut described = 0;
+        let said = |field: &str| fields.get(field).filter(|v| !v.is_null());
+        let targets = said("targets").map(|v| patterns(&format!("{name}.targets"), v)).transpose()?;
+        let targets = targets.unwrap_or_else(|| self.groups[0].targets.clone());
         for (field, value) in fields.iter().filter(|(_, v)| !v.is_null()) {
             let place = format!("{name}.{field}");
             match field.as_str() {
-                "targets" => self.targets = patterns(&place, value)?,
+                "targets" => {}
                 "ignore" => self.ignore = patterns(&place, value)?,
-                "scheme" => {
-                    self.read_scheme(&place, value)?;
-                    described += 1;
-                }
+                "scheme" => self.read_scheme(&place, value, &targets)?,
                 "config_groups" => {
-                    self.read_group(&place, value)?;
-                    described += 1;
+                    let (groups, clips) = arguments::groups(&place, value, &targets)?;
+                    self.scheme =
+                        value.as_object().map_or(String::new(), |m| m.keys().cloned().collect::<Vec<_>>().join(", "));
+                    self.groups = groups;
+                    self.clip = self.clip.or(clips.then_some(true));
                 }
-                "block_size" | "dampening_frac" | "actorder" => self.read_gptq(&place, field, value)?,
-                field if SILENT.contains(&field) => {}
-                _ => return Err(Error::Recipe(format!("{place} is not supported"))),
+                "weight_observer" => self.clip = Some(arguments::clips(&place, value)?),
+                "observer" => self.read_observer(&place, value)?,
+                "block_size" | "dampening_frac" | "actorder" if weights == WeightMethod::Gptq => {
+                    self.read_gptq(&place, field, value)?;
+                }
+                "kv_cache_scheme" | "input_observer" | "output_observer" => {
+                    return Err(Error::Recipe(format!("{place} is not supported; leave it out")));
+                }
+                field => {
+                    let rtn: Vec<&str> = QUANT_FIELDS[..9].to_vec();
+                    silent(name, field, value, if weights == WeightMethod::Gptq { &QUANT_FIELDS } else { &rtn })?;
+                }
             }
         }
         if fields.get("actorder").is_some_and(Value::is_null) {
             self.act_order = false;
         }
-        if described != 1 {
-            let problem = "needs one of scheme and config_groups";
-            return Err(Error::Recipe(format!("{name} {problem}, found {described} of them")));
+        match (said("scheme").is_some(), said("config_groups").is_some()) {
+            (true, false) | (false, true) => Ok(()),
+            (both, _) => {
+                let found = if both { "both" } else { "neither" };
+                Err(Error::Recipe(format!("{name} needs one of scheme and config_groups, found {found}")))
+            }
+        }
+    }
+
+    /// `{weights: name}`; other keys would be observers of what is dynamic here.
+    fn read_observer(&mut self, place: &str, value: &Value) -> Result<()> {
+        let map = value.as_object().ok_or_else(|| bad(place, "a mapping", value))?;
+        for (key, value) in map {
+            let place = format!("{place}.{key}");
+            match key.as_str() {
+                "weights" => self.clip = Some(arguments::clips(&place, value)?),
+                _ => return Err(Error::Recipe(format!("{place} is not supported; weights is"))),
+            }
         }
         Ok(())
     }
@@ -163,56 +217,69 @@ impl Modifiers {
         Ok(())
     }
 
-    fn read_scheme(&mut self, place: &str, value: &Value) -> Result<()> {
-        let mut scheme = value.as_str();
-        if let Some(map) = value.as_object().filter(|m| m.len() == 1) {
-            for (name, targets) in map {
-                scheme = Some(name);
-                self.targets = patterns(place, targets)?;
+    /// A preset's name, or `{name: targets}` with several presets for several layers.
+    fn read_scheme(&mut self, place: &str, value: &Value, targets: &[Pattern]) -> Result<()> {
+        let found = |name: &str| preset_named(name).ok_or_else(|| Error::Recipe(unknown_scheme(place, name)));
+        match value {
+            Value::String(name) => {
+                self.groups = vec![RecipeGroup { targets: targets.to_vec(), scheme: found(name)? }];
+                self.scheme = name.clone();
             }
+            Value::Object(map) if !map.is_empty() => {
+                let group = |(name, targets): (&String, &Value)| {
+                    let (scheme, place) = (found(name)?, format!("{place}.{name}"));
+                    Ok(RecipeGroup { targets: patterns(&place, targets)?, scheme })
+                };
+                self.groups = map.iter().map(group).collect::<Result<_>>()?;
+                self.scheme = map.keys().cloned().collect::<Vec<_>>().join(", ");
+            }
+            other => return Err(bad(place, "the name of a preset", other)),
         }
-        let known = "W8A8, INT8, FP8_DYNAMIC or FP8_E5M2_DYNAMIC (FP8, per tensor, by config_groups with channels)";
-        self.dtype = match scheme.map(str::to_ascii_uppercase).as_deref() {
-            Some("W8A8" | "INT8") => Q8::Int8,
-            Some("FP8_DYNAMIC") => Q8::E4M3,
-            Some("FP8_E5M2_DYNAMIC") => Q8::E5M2,
-            _ => return Err(bad(place, known, value)),
-        };
-        (self.scheme, self.activations) = (scheme.unwrap_or_default().into(), Activations::Dynamic);
         Ok(())
     }
+}
 
-    fn read_group(&mut self, place: &str, value: &Value) -> Result<()> {
-        let Some((name, group)) = value.as_object().filter(|m| m.len() == 1).and_then(|m| m.iter().next()) else {
-            return Err(bad(place, "one group", value));
-        };
-        let place = format!("{place}.{name}");
-        let (weights, activations) = (&group["weights"], &group["input_activations"]);
-        let eight = |v: &Value| v["num_bits"] == 8 && v["symmetric"] == true;
-        let channel = eight(weights) && weights["strategy"] == "channel" && weights["dynamic"] != true;
-        if !channel || weights["type"] != activations["type"] {
-            return Err(bad(&format!("{place}.weights"), "8 bits, symmetric, per channel", weights));
-        }
-        self.activations = match (activations["strategy"].as_str(), &activations["dynamic"]) {
-            (Some("token"), Value::Bool(true)) if eight(activations) => Activations::Dynamic,
-            (Some("tensor"), Value::Bool(false)) if eight(activations) => Activations::Static,
-            _ => {
-                let expected = "8 bits, symmetric, per token dynamic or per tensor static";
-                return Err(bad(&format!("{place}.input_activations"), expected, activations));
-            }
-        };
-        self.dtype = match weights["type"].as_str() {
-            Some("int") => Q8::Int8,
-            Some("float") => Q8::E4M3,
-            Some("float8_e5m2") => Q8::E5M2,
-            _ => return Err(bad(&format!("{place}.weights.type"), "int, float or float8_e5m2", &weights["type"])),
-        };
-        if !group["targets"].is_null() {
-            self.targets = patterns(&format!("{place}.targets"), &group["targets"])?;
-        }
-        self.scheme = format!("{name} ({})", super::dtype_name(self.dtype));
-        Ok(())
+/// The scheme of a preset; case does not count.
+pub(super) fn preset_named(name: &str) -> Option<LinearScheme> {
+    PRESETS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, scheme)| *scheme)
+}
+
+fn unknown_scheme(place: &str, name: &str) -> String {
+    if OTHERS.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+        let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+        let made = names.join(", ");
+        return format!(
+            "{place}: {name} has not 8-bit weights and 8-bit activations, which is all that is made here: {made}"
+        );
     }
+    let all: Vec<_> = PRESETS.iter().map(|(name, _)| *name).chain(OTHERS).collect();
+    let near = nearest(name, &all).filter(|near| !OTHERS.contains(near));
+    match near {
+        Some(near) => format!("{place}: scheme {name} is not known; did you mean {near}?"),
+        None => {
+            let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
+            unknown(&format!("{place}: scheme"), name, &names)
+        }
+    }
+}
+
+fn unknown_modifier(name: &str) -> String {
+    if FOREIGN.contains(&name) {
+        let known = "SmoothQuantModifier, GPTQModifier and QuantizationModifier";
+        return format!("{name} is llm-compressor's, but not supported here; {known} are");
+    }
+    unknown("modifier", name, &KNOWN)
+}
+
+/// A field that changes nothing; any other is an error that names the nearest.
+fn silent(modifier: &str, field: &str, value: &Value, known: &[&str]) -> Result<()> {
+    if SILENT.contains(&field) || (TIMES.contains(&field) && *value == -1) {
+        return Ok(());
+    }
+    if TIMES.contains(&field) {
+        return Err(bad(&format!("{modifier}.{field}"), "null or -1 (there are no training steps)", value));
+    }
+    Err(Error::Recipe(unknown(&format!("{modifier}: field"), field, known)))
 }
 
 /// Name of the modifier of a weight method.
@@ -223,17 +290,13 @@ pub(super) fn weight_modifier(weights: WeightMethod) -> &'static str {
     }
 }
 
-/// The preset that says the same as a recipe, if there is one.
+/// The preset that says the same as a recipe's only group, if there is one.
 pub(super) fn preset(recipe: &Recipe) -> Option<&'static str> {
-    match (recipe.activations, recipe.dtype) {
-        (Activations::Static, _) => None,
-        (Activations::Dynamic, Q8::Int8) => Some("W8A8"),
-        (Activations::Dynamic, Q8::E4M3) => Some("FP8_DYNAMIC"),
-        (Activations::Dynamic, Q8::E5M2) => Some("FP8_E5M2_DYNAMIC"),
-    }
+    let [group] = &recipe.groups[..] else { return None };
+    PRESETS.iter().find(|(_, scheme)| *scheme == group.scheme).map(|(name, _)| *name)
 }
 
-fn patterns(place: &str, value: &Value) -> Result<Vec<Pattern>> {
+pub(super) fn patterns(place: &str, value: &Value) -> Result<Vec<Pattern>> {
     match value {
         Value::String(name) => Ok(vec![Pattern::new(name)?]),
         Value::Array(names) => names
@@ -257,7 +320,7 @@ fn mappings(place: &str, value: &Value) -> Result<Vec<Mapping>> {
     value.as_array().ok_or_else(|| bad(place, "a list of pairs", value))?.iter().map(pair).collect()
 }
 
-fn bad(place: &str, expected: &str, found: &Value) -> Error {
+pub(super) fn bad(place: &str, expected: &str, found: &Value) -> Error {
     let found = found.to_string();
     let short: String = found.chars().take(120).collect();
     Error::Recipe(format!("{place}: expected {expected}, found {short}"))

@@ -34,6 +34,15 @@ impl Pattern {
     pub fn matches(&self, name: &str) -> bool {
         self.regex.as_ref().map_or(self.text == name, |r| r.is_match(name))
     }
+
+    /// How specifically a layer's name is meant: 0 by its name, 1 by an expression, 2 by the class `Linear`.
+    pub fn rank(&self, name: &str) -> Option<u8> {
+        match &self.regex {
+            Some(regex) => regex.is_match(name).then_some(1),
+            None if self.text == "Linear" => Some(2),
+            None => (self.text == name).then_some(0),
+        }
+    }
 }
 
 impl PartialEq for Pattern {

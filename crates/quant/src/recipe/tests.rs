@@ -1,5 +1,6 @@
 //! Defaults of the command line, recipes of llm-compressor, round trips and refusals.
 use super::*;
+use planish_checkpoint::scheme::{ActUnit, ScaleType, WeightStrategy};
 
 fn typed(pairs: &[(&str, &str)]) -> QuantizeArgs {
     let mut args = QuantizeArgs::default();
@@ -10,6 +11,7 @@ fn typed(pairs: &[(&str, &str)]) -> QuantizeArgs {
             "smooth" => args.smooth = Some(value),
             "weights" => args.weights = Some(value),
             "activations" => args.activations = Some(value),
+            "clip" => args.clip = Some(value),
             "format" => args.format = Some(value),
             "ignore" => args.ignore.push(value),
             "recipe" => args.recipe = Some(value),
@@ -29,17 +31,101 @@ fn refused(pairs: &[(&str, &str)]) -> String {
 
 const GOLDEN: &str = include_str!("../../tests/data/w8a8_sq_gptq_f32/recipe.yaml");
 
+/// Every kind of group that can be said.
+const GROUPS: &str = r#"
+smooth_stage:
+  run_type: oneshot
+  smooth_modifiers:
+    SmoothQuantModifier: {smoothing_strength: 0.8, start: -1, ignore: ["re:.*head"]}
+quant_stage:
+  quant_modifiers:
+    GPTQModifier:
+      targets: [Linear]
+      ignore: [lm_head]
+      actorder: weight
+      config_groups:
+        attention:
+          targets: ["re:.*self_attn.*"]
+          weights: {num_bits: 8, type: int, symmetric: true, strategy: channel, observer: minmax, actorder: null}
+          input_activations: {num_bits: 8, type: int, symmetric: false, strategy: token, dynamic: true}
+          output_activations: null
+        first:
+          targets: [model.layers.0.mlp.down_proj]
+          weights: {type: float, strategy: block, block_structure: 128x64}
+          input_activations: {type: float, group_size: 128, dynamic: true}
+        mx:
+          targets: ["re:.*up_proj"]
+          weights: {type: float, group_size: 32, scale_dtype: torch.uint8}
+          input_activations: {type: float, group_size: 32, dynamic: true, scale_dtype: torch.uint8}
+        rest:
+          weights: {type: float, strategy: tensor}
+          input_activations: {type: float}
+        FP8_DYNAMIC: ["re:.*gate_proj"]
+"#;
+
+#[test]
+fn groups_by_name_pattern_and_class() {
+    let recipe = decided(&[("recipe", GROUPS)]);
+    let of = |name: &str| *recipe.scheme_of(name).unwrap();
+    let first = of("model.layers.0.mlp.down_proj");
+    assert_eq!(first.weights.strategy, WeightStrategy::Block { rows: 128, columns: 64 });
+    assert_eq!(first.activations, ActQuant::Dynamic { unit: ActUnit::Group(128), symmetric: true });
+    let attention = of("model.layers.3.self_attn.q_proj");
+    assert_eq!(attention.weights.dtype, QuantType::Int8);
+    assert_eq!(attention.activations, ActQuant::Dynamic { unit: ActUnit::Token, symmetric: false });
+    assert_eq!(of("model.layers.1.mlp.up_proj").weights.scale, ScaleType::Exponent);
+    assert_eq!(of("model.layers.1.mlp.down_proj").activations, ActQuant::Static { symmetric: true });
+    assert_eq!(of("model.layers.1.mlp.gate_proj"), presets::dynamic(QuantType::Fp8E4M3));
+    assert!(recipe.scheme_of("lm_head").is_none());
+    assert!(!recipe.smooths("a", &["b"]) || recipe.mappings.is_none());
+    let said = recipe.check_made().unwrap_err().to_string();
+    assert!(said.contains("re:.*self_attn.*") && said.contains("dynamic activations per token, asymmetric"), "{said}");
+    decided(&[("recipe", GOLDEN)]).check_made().unwrap();
+}
+
+#[test]
+fn presets_mean_what_llm_compressor_means() {
+    let scheme = |name: &str| {
+        let text = format!("a_stage: {{b_modifiers: {{QuantizationModifier: {{scheme: {name}}}}}}}");
+        decided(&[("recipe", &text)]).groups[0].scheme
+    };
+    assert_eq!(scheme("W8A8"), presets::dynamic(QuantType::Int8));
+    assert_eq!(scheme("int8"), presets::dynamic(QuantType::Int8));
+    assert_eq!(scheme("FP8_DYNAMIC"), presets::dynamic(QuantType::Fp8E4M3));
+    let fp8 = scheme("FP8");
+    assert_eq!((fp8.weights.strategy, fp8.activations), (WeightStrategy::Tensor, ActQuant::Static { symmetric: true }));
+    let block = scheme("FP8_BLOCK");
+    assert_eq!(block.weights.strategy, WeightStrategy::Block { rows: 128, columns: 128 });
+    assert_eq!(scheme("MXFP8").weights.scale, ScaleType::Exponent);
+    let several = "a_stage: {b_modifiers: {QuantizationModifier: {scheme: {W8A8: [Linear], FP8: ['re:.*down_proj']}}}}";
+    let several = decided(&[("recipe", several)]);
+    assert_eq!(several.scheme_of("a.down_proj"), Some(&fp8));
+    assert_eq!(several.scheme_of("a.up_proj"), Some(&presets::dynamic(QuantType::Int8)));
+}
+
+/// What the layout cannot hold is refused where the flags are read.
+#[test]
+fn layouts_have_limits() {
+    let said = refused(&[("quant-dtype", "float8_e5m2")]);
+    assert!(said.contains("compressed-tensors has no E5M2 weights"), "{said}");
+    assert!(refused(&[("recipe", GROUPS), ("format", "lmdeploy")]).contains("--format lmdeploy"));
+    let two = "a_stage: {b_modifiers: {QuantizationModifier: {scheme: {W8A8: [Linear], FP8_DYNAMIC: ['re:.*down']}}}}";
+    assert!(refused(&[("recipe", two), ("format", "lmdeploy")]).contains("one scheme for all"));
+    let mixed = decided(&[("recipe", two)]).check_made().unwrap_err().to_string();
+    assert!(mixed.contains("re:.*down") && mixed.contains("one 8-bit type"), "{mixed}");
+}
+
 #[test]
 fn defaults() {
     let int8 = decided(&[]);
-    assert_eq!((int8.dtype, int8.smooth, int8.weights), (Q8::Int8, Smooth::Alpha(0.8), WeightMethod::Gptq));
+    assert_eq!((int8.dtype(), int8.smooth, int8.weights), (Q8::Int8, Smooth::Alpha(0.8), WeightMethod::Gptq));
     assert_eq!((int8.calib_samples, int8.calib_seqlen, int8.seed), (512, 2048, 42));
-    assert_eq!((int8.activations, int8.format), (Activations::Dynamic, Format::CompressedTensors));
+    assert_eq!((int8.activations(), int8.format), (Activations::Dynamic, Format::CompressedTensors));
     assert!(int8.quantizes("model.layers.0.mlp.up_proj") && !int8.quantizes("lm_head"));
     assert!(int8.needs_calibration() && int8.smooths("norm", &["q"]));
     for (name, dtype) in [("fp8", Q8::E4M3), ("float8_e4m3fn", Q8::E4M3), ("float8_e5m2", Q8::E5M2)] {
-        let fp8 = decided(&[("quant-dtype", name)]);
-        assert_eq!((fp8.dtype, fp8.smooth, fp8.weights), (dtype, Smooth::Off, WeightMethod::Rtn));
+        let fp8 = decided(&[("quant-dtype", name), ("format", "lmdeploy")]);
+        assert_eq!((fp8.dtype(), fp8.smooth, fp8.weights), (dtype, Smooth::Off, WeightMethod::Rtn));
         assert!(!fp8.needs_calibration() && !fp8.smooths("norm", &["q"]));
     }
     let own = decided(&[("smooth", "auto"), ("weights", "rtn"), ("ignore", "re:.*down_proj")]);
@@ -50,7 +136,7 @@ fn defaults() {
 #[test]
 fn reads_what_llm_compressor_writes() {
     let recipe = decided(&[("recipe", GOLDEN)]);
-    assert_eq!((recipe.dtype, recipe.smooth, recipe.weights), (Q8::Int8, Smooth::Alpha(0.8), WeightMethod::Gptq));
+    assert_eq!((recipe.dtype(), recipe.smooth, recipe.weights), (Q8::Int8, Smooth::Alpha(0.8), WeightMethod::Gptq));
     assert_eq!((recipe.block_size, recipe.damping, recipe.act_order), (128, 0.01, true));
     assert!(recipe.smooths("model.layers.0.input_layernorm", &["model.layers.0.self_attn.q_proj"]));
     assert!(!recipe.smooths("model.layers.0.mlp.up_proj", &["model.layers.0.mlp.down_proj"]));
@@ -66,18 +152,20 @@ fn what_is_written_is_read_back() {
         &[][..],
         &[("smooth", "1")],
         &[("smooth", "auto"), ("ignore", "re:.*it's"), ("ignore", "lm_head")],
-        &[("weights", "rtn"), ("smooth", "off")],
+        &[("weights", "rtn"), ("smooth", "off"), ("clip", "on")],
         &[("quant-dtype", "fp8")],
-        &[("quant-dtype", "float8_e5m2"), ("weights", "gptq"), ("smooth", "0.5")],
         &[("activations", "static")],
         &[("quant-dtype", "fp8"), ("activations", "static")],
-        &[("quant-dtype", "float8_e5m2"), ("activations", "static")],
         &[("recipe", GOLDEN)],
+        &[("recipe", GROUPS)],
     ] {
         let recipe = decided(flags);
         let text = recipe.to_yaml();
         assert_eq!(decided(&[("recipe", &text)]), recipe, "{flags:?}\n{text}");
     }
+    let e5m2 = [("quant-dtype", "float8_e5m2"), ("weights", "gptq"), ("smooth", "0.5"), ("format", "lmdeploy")];
+    let recipe = decided(&e5m2);
+    assert_eq!(decided(&[("recipe", &recipe.to_yaml()), ("format", "lmdeploy")]), recipe);
     let expected = "default_stage:\n  default_modifiers:\n    SmoothQuantModifier:\n      smoothing_strength: 0.8\n      \
         ignore: []\n    GPTQModifier:\n      targets: [Linear]\n      scheme: W8A8\n      ignore: [lm_head]\n      \
         block_size: 128\n      dampening_frac: 0.01\n      actorder: static\n";
@@ -92,6 +180,7 @@ fn contradictions_name_both_sides() {
         ("quant-dtype", "fp8", "scheme: W8A8"),
         ("weights", "rtn", "modifier: GPTQModifier"),
         ("activations", "static", "scheme: W8A8"),
+        ("clip", "on", "weight_observer: the largest magnitude"),
         ("ignore", "re:.*mlp.*", "ignore: [\"lm_head\"]"),
     ] {
         let said = refused(&[("recipe", GOLDEN), (flag, value)]);
@@ -103,9 +192,26 @@ fn contradictions_name_both_sides() {
 fn refusals_name_the_place() {
     let modifiers = |text: &str| refused(&[("recipe", &format!("a_stage: {{b_modifiers: {{{text}}}}}"))]);
     for (text, words) in [
-        ("AWQModifier: {}", "AWQModifier is not supported"),
-        ("GPTQModifier: {scheme: W4A16}", "GPTQModifier.scheme: expected W8A8"),
-        ("GPTQModifier: {}", "needs one of scheme and config_groups"),
+        ("AWQModifier: {}", "AWQModifier is llm-compressor's, but not supported here"),
+        ("SmoothQuantModifer: {}", "modifier SmoothQuantModifer is not known; did you mean SmoothQuantModifier?"),
+        ("GPTQModifier: {scheme: W4A16}", "W4A16 has not 8-bit weights and 8-bit activations"),
+        ("GPTQModifier: {scheme: FP8DYNAMIC}", "scheme FP8DYNAMIC is not known; did you mean FP8_DYNAMIC?"),
+        ("GPTQModifier: {scheme: bread}", "known are W8A8, INT8, FP8"),
+        ("GPTQModifier: {shceme: W8A8}", "GPTQModifier: field shceme is not known; did you mean scheme?"),
+        ("SmoothQuantModifier: {strength: 1}", "SmoothQuantModifier: field strength is not known"),
+        ("QuantizationModifier: {scheme: W8A8, block_size: 128}", "field block_size is not known"),
+        ("QuantizationModifier: {scheme: W8A8, weight_observer: mze}", "observer mze is not known; did you mean mse?"),
+        ("QuantizationModifier: {scheme: W8A8, start: 3}", "QuantizationModifier.start: expected null or -1"),
+        ("GPTQModifier: {}", "needs one of scheme and config_groups, found neither"),
+        ("GPTQModifier: {scheme: W8A8, config_groups: {g: {}}}", "config_groups.g.weights: expected 8-bit weights"),
+        ("GPTQModifier: {config_groups: {g: {weight: {}}}}", "field weight is not known; did you mean weights?"),
+        ("GPTQModifier: {config_groups: {g: {weights: {bits: 8}}}}", "field bits is not known; did you mean num_bits?"),
+        ("GPTQModifier: {config_groups: {g: {weights: {}}}}", "weight-only schemes are not made"),
+        ("GPTQModifier: {config_groups: {g: {weights: {strategy: chanel}}}}", "did you mean channel?"),
+        (
+            "GPTQModifier: {config_groups: {g: {weights: {symmetric: false}, input_activations: {}}}}",
+            "symmetric weights",
+        ),
         ("GPTQModifier: {scheme: W8A8, kv_cache_scheme: {num_bits: 8}}", "GPTQModifier.kv_cache_scheme"),
         ("GPTQModifier: {scheme: W8A8, actorder: group}", "actorder: expected static"),
         ("GPTQModifier: {scheme: W8A8, dampening_frac: 2}", "dampening_frac: expected a number above 0"),
@@ -114,20 +220,26 @@ fn refusals_name_the_place() {
         ("SmoothQuantModifier: {smoothing_strength: 7}", "SmoothQuantModifier.smoothing_strength: expected"),
         ("QuantizationModifier: {scheme: W8A8}, SmoothQuantModifier: {}", "put it first"),
         ("QuantizationModifier: {scheme: W8A8}, GPTQModifier: {scheme: W8A8}", "second quantization"),
-        ("QuantizationModifier: {config_groups: {g: {weights: {num_bits: 4}}}}", "config_groups.g.weights"),
+        ("QuantizationModifier: {config_groups: {g: {weights: {num_bits: 4}}}}", "config_groups.g.weights.num_bits"),
+        (
+            "QuantizationModifier: {config_groups: {g: {weights: {}, input_activations: {type: float}}}}",
+            "that of the weights",
+        ),
     ] {
         let said = modifiers(text);
         assert!(said.contains(words), "{text}: {said}");
     }
     assert!(refused(&[("recipe", "a: [")]).contains("not valid YAML"));
     assert!(refused(&[("recipe", "surprise: 1")]).contains("surprise is not supported"));
+    assert!(refused(&[("recipe", "quant_stgae: {}")]).contains("did you mean quant_stage?"));
     assert!(refused(&[("recipe", "")]).contains("at the top"));
     assert_eq!(
         refused(&[("quant-dtype", "int4")]),
         "--quant-dtype: expected int8, fp8, float8_e4m3fn, float8_e5m2, found int4"
     );
     assert!(refused(&[("smooth", "nan")]).contains("auto or off"));
-    assert!(refused(&[("format", "lmdeploy"), ("activations", "static")]).contains("lmdeploy"));
+    let said = refused(&[("format", "lmdeploy"), ("activations", "static")]);
+    assert!(said.contains("--format lmdeploy") && said.contains("static activations"), "{said}");
     let none = QuantizeArgs { calib_samples: Some(0), ..QuantizeArgs::default() };
     assert!(decide(&none).unwrap_err().to_string().contains("--calib-samples"));
 }

@@ -1,8 +1,9 @@
 //! `recipe.yaml` in llm-compressor's schema: `<name>_stage` -> `<name>_modifiers` -> modifiers -> fields.
 use super::modifiers::{Modifiers, preset, weight_modifier};
-use super::{Activations, Pattern, Recipe, Smooth, WeightMethod, dtype_name, smooth_name};
+use super::nearest::nearest;
+use super::{Pattern, Recipe, RecipeGroup, Smooth, WeightMethod, smooth_name};
 use crate::error::{Error, Result};
-use planish_tensor::Q8;
+use planish_checkpoint::scheme::{ActQuant, ActUnit, QuantType, ScaleType, WeightStrategy};
 use serde_json::{Map, Value};
 
 /// Understands the text of a recipe; JSON is YAML too.
@@ -20,11 +21,11 @@ pub(super) fn read(text: &str) -> Result<Modifiers> {
                 if inner.ends_with("_modifiers") {
                     found.push(object(inner, value)?);
                 } else if inner != "args" && inner != "run_type" {
-                    return Err(Error::Recipe(format!("{name}.{inner} is not supported; `…_modifiers` is")));
+                    return Err(Error::Recipe(format!("{name}.{}", misnamed(inner, &["…_modifiers"]))));
                 }
             }
         } else if name != "args" {
-            return Err(Error::Recipe(format!("{name} is not supported; `…_stage` and `…_modifiers` are")));
+            return Err(Error::Recipe(misnamed(name, &["…_stage", "…_modifiers"])));
         }
     }
     let mut all = Map::new();
@@ -34,6 +35,18 @@ pub(super) fn read(text: &str) -> Result<Modifiers> {
         }
     }
     Modifiers::read(&all)
+}
+
+/// A key whose last part is nearly one of these gets it named.
+fn misnamed(name: &str, endings: &[&str]) -> String {
+    let (start, end) = name.rsplit_once('_').unwrap_or(("", name));
+    let known: Vec<&str> = endings.iter().map(|e| e.trim_start_matches("…_")).collect();
+    match nearest(end, &known) {
+        Some(near) if !start.is_empty() => format!("{name} is not known; did you mean {start}_{near}?"),
+        _ => {
+            format!("{name} is not supported; {} {}", endings.join(" and "), if known.len() > 1 { "are" } else { "is" })
+        }
+    }
 }
 
 fn object<'a>(name: &str, value: &'a Value) -> Result<&'a Map<String, Value>> {
@@ -62,12 +75,21 @@ pub(super) fn write(recipe: &Recipe) -> String {
     line(0, format!("{}:", weight_modifier(recipe.weights)));
     match preset(recipe) {
         Some(scheme) => {
-            line(1, format!("targets: {}", list(&recipe.targets)));
+            line(1, format!("targets: {}", list(&recipe.groups[0].targets)));
             line(1, format!("scheme: {scheme}"));
         }
-        None => group(recipe).into_iter().for_each(|text| line(1, text)),
+        None => {
+            line(1, "config_groups:".into());
+            for (i, group) in recipe.groups.iter().enumerate() {
+                line(2, format!("group_{i}:"));
+                spelled_out(group).into_iter().for_each(|text| line(3, text));
+            }
+        }
     }
     line(1, format!("ignore: {}", list(&recipe.ignore)));
+    if recipe.clip {
+        line(1, "weight_observer: memoryless_mse".into());
+    }
     if recipe.weights == WeightMethod::Gptq {
         line(1, format!("block_size: {}", recipe.block_size));
         line(1, format!("dampening_frac: {}", number(&recipe.damping.to_string())));
@@ -76,26 +98,38 @@ pub(super) fn write(recipe: &Recipe) -> String {
     out
 }
 
-/// A scheme without a preset, spelled out.
-fn group(recipe: &Recipe) -> Vec<String> {
-    let kind = match recipe.dtype {
-        Q8::Int8 => "int",
-        Q8::E4M3 => "float",
-        Q8::E5M2 => dtype_name(Q8::E5M2),
+/// A group in compressed-tensors' words.
+fn spelled_out(group: &RecipeGroup) -> Vec<String> {
+    let scheme = &group.scheme;
+    let kind = match scheme.weights.dtype {
+        QuantType::Int8 => "int",
+        QuantType::Fp8E4M3 => "float",
+        QuantType::Fp8E5M2 => "float8_e5m2",
     };
-    let (strategy, dynamic) = match recipe.activations {
-        Activations::Dynamic => ("token", true),
-        Activations::Static => ("tensor", false),
+    let args = |strategy: &str, symmetric: bool, dynamic: bool, more: String| {
+        format!("{{num_bits: 8, type: {kind}, symmetric: {symmetric}, strategy: {strategy}, dynamic: {dynamic}{more}}}")
     };
-    let args = |strategy: &str, dynamic: bool| {
-        format!("{{num_bits: 8, type: {kind}, symmetric: true, strategy: {strategy}, dynamic: {dynamic}}}")
+    let exponents = if scheme.weights.scale == ScaleType::Exponent { ", scale_dtype: torch.uint8" } else { "" };
+    let (strategy, more) = match scheme.weights.strategy {
+        WeightStrategy::Channel => ("channel", String::new()),
+        WeightStrategy::Tensor => ("tensor", String::new()),
+        WeightStrategy::Block { rows, columns } => ("block", format!(", block_structure: [{rows}, {columns}]")),
+        WeightStrategy::Group(size) => ("group", format!(", group_size: {size}")),
+    };
+    let weights = args(strategy, true, false, more + exponents);
+    let inputs = match scheme.activations {
+        ActQuant::None => "null".into(),
+        ActQuant::Static { symmetric } => args("tensor", symmetric, false, String::new()),
+        ActQuant::Dynamic { unit: ActUnit::Token, symmetric } => args("token", symmetric, true, String::new()),
+        ActQuant::Dynamic { unit: ActUnit::Tensor, symmetric } => args("tensor", symmetric, true, String::new()),
+        ActQuant::Dynamic { unit: ActUnit::Group(size), symmetric } => {
+            args("group", symmetric, true, format!(", group_size: {size}"))
+        }
     };
     vec![
-        "config_groups:".into(),
-        "  group_0:".into(),
-        format!("    targets: {}", list(&recipe.targets)),
-        format!("    weights: {}", args("channel", false)),
-        format!("    input_activations: {}", args(strategy, dynamic)),
+        format!("targets: {}", list(&group.targets)),
+        format!("weights: {weights}"),
+        format!("input_activations: {inputs}"),
     ]
 }
 

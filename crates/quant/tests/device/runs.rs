@@ -10,6 +10,7 @@ use planish_model::{Absorber, Input, Plan};
 use planish_quant::calibrate::run::{Job, Outcome, quantize};
 use planish_quant::calibrate::save::Layout;
 use planish_quant::calibrate::solve::Algorithm;
+use planish_quant::calibrate::strength::Strength;
 use planish_quant::gptq::GptqOptions;
 use planish_tensor::{Backend, DType, HostTensor, Q8};
 use std::path::Path;
@@ -47,8 +48,8 @@ fn run<B: Backend>(
     let plan = Plan::new(&config).unwrap();
     let sample = |i: u32| (0..20 + 7 * i).map(|j| (i * 97 + j * j * 13 + j) % 256).collect();
     let samples: Vec<Vec<u32>> = (0..16).map(sample).collect();
-    let alpha = |_: usize, input: Input| {
-        smooth.then_some(if matches!(plan.absorber(input), Some(Absorber::Rows(_))) { 0.5 } else { 0.8 })
+    let strength = |_: usize, input: Input| {
+        smooth.then_some(Strength::Alpha(if matches!(plan.absorber(input), Some(Absorber::Rows(_))) { 0.5 } else { 0.8 }))
     };
     let broken = broken.map(|name| Broken(&files, name.into()));
     let job = Job {
@@ -57,7 +58,8 @@ fn run<B: Backend>(
         samples: &samples,
         held_back: &(0..400).map(|j| (j * j * 7 + j / 3) % 256).collect::<Vec<_>>(),
         kind,
-        alpha: &alpha,
+        strength: &strength,
+        threads: 2,
         algorithm: algorithm.clone(),
         quantized: &|_, _| true,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },

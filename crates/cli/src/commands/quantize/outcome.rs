@@ -18,7 +18,7 @@ use std::path::Path;
 
 /// The report of a finished run; the bytes written are filled in when it is saved.
 pub fn report(
-    flags: &Flags,
+    name: &str,
     model: &Model,
     recipe: &Recipe,
     samples: &Samples,
@@ -55,12 +55,13 @@ pub fn report(
     }
     Report {
         version: env!("CARGO_PKG_VERSION").into(),
-        model: flags.model.clone(),
+        model: name.into(),
         settings: Settings {
-            quant_dtype: dtype_name(recipe.dtype).into(),
+            quant_dtype: dtype_name(recipe.dtype()).into(),
             smooth: match recipe.smooth {
                 Smooth::Alpha(alpha) => alpha.to_string(),
-                _ => "off".into(),
+                Smooth::Auto => "auto".into(),
+                Smooth::Off => "off".into(),
             },
             weights: if recipe.weights == WeightMethod::Gptq { "gptq" } else { "rtn" }.into(),
             activations: "dynamic".into(),
@@ -70,6 +71,7 @@ pub fn report(
         },
         calibration: recipe.needs_calibration().then_some(calibration),
         layers: outcome.layers,
+        budget: None,
         self_checks: SelfChecks {
             smoothing_kl: outcome.smoothing.map(|d| d.mean),
             smoothing_kl_threshold: SMOOTHING_KL_LIMIT,
@@ -137,6 +139,17 @@ pub fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64, 
         kl(checks.quantized_kl_mean),
         100.0 * checks.top1_agreement.unwrap_or(0.0),
     );
+    if let Some(b) = &report.budget {
+        text += &format!(
+            "  budget           KL {:.2e} ± {:.1e} of {:.2e} on {} held-back tokens; {} linears in float, {} more\n",
+            b.kl,
+            b.standard_error,
+            b.target,
+            b.tokens,
+            b.kept.len(),
+            human(b.bytes)
+        );
+    }
     let (cpu, memory) = (usage::cpu_seconds().unwrap_or(0.0), usage::peak_memory().unwrap_or(0));
     text += &format!("  {seconds:.1} s, {cpu:.1} CPU seconds, {} at most\n", human(memory));
     for warning in report.warnings.iter().take(10) {

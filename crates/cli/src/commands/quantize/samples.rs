@@ -7,31 +7,38 @@ use planish_text::{ChatInput, SpecialText};
 use serde_json::Value;
 use std::path::PathBuf;
 
-/// Calibration sequences, and one more for the self-checks that no statistic has seen (if there are two).
-pub fn load_samples(model: &Model, recipe: &Recipe) -> Result<(Samples, Vec<u32>)> {
+/// Calibration sequences, and at most `tokens` tokens of further ones for the self-checks, which no statistic has seen
+/// (if there are two sequences).
+pub fn load_samples(model: &Model, recipe: &Recipe, tokens: usize) -> Result<(Samples, Vec<u32>)> {
     let path = recipe.calib_dataset.as_ref().map(PathBuf::from);
     // A list of token ids is taken as it is given.
     let as_given = path.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == "json"));
     let source = path.map_or(Source::BuiltIn, Source::File);
+    let seqlen = recipe.calib_seqlen.min(model.plan.max_positions);
+    let more = if tokens > HELD_BACK { tokens.div_ceil(seqlen) } else { 1 };
     let options = SampleOptions {
-        samples: recipe.calib_samples + 1,
-        seqlen: recipe.calib_seqlen.min(model.plan.max_positions),
+        samples: recipe.calib_samples + more,
+        seqlen,
         seed: recipe.seed,
         shuffle: !as_given,
         pack: true,
     };
     let tokenizer = Tokens { words: model.find_words()?, vocab: model.plan.vocab };
     let mut samples = samples::load(&source, &options, &tokenizer)?;
-    let held_back = match samples.ids.len() {
+    let held_back: Vec<u32> = match samples.ids.len() {
         0 | 1 => samples.ids.first().cloned().unwrap_or_default(),
-        _ => samples.ids.pop().unwrap_or_default(),
+        // Of little data only a part is held back.
+        count => samples.ids.split_off(count - more.min((count / 4).max(1))).concat(),
     };
     if !recipe.needs_calibration() {
         samples.ids.truncate(1);
     }
-    let held_back = held_back[..held_back.len().min(512)].to_vec();
-    Ok((samples, held_back))
+    let most = tokens.min(model.plan.max_positions).min(held_back.len());
+    Ok((samples, held_back[..most].to_vec()))
 }
+
+/// Tokens that the self-checks of a plain run hold back.
+pub const HELD_BACK: usize = 512;
 
 struct Tokens<'a> {
     words: Option<&'a Words>,

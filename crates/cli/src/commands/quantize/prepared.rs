@@ -1,0 +1,142 @@
+//! A model, a recipe and calibration sequences, opened: what every run over the blocks starts from.
+use super::samples::load_samples;
+use super::typed::{RecipeFlags, algorithm, decide_recipe, strength};
+use crate::Global;
+use crate::commands::{bar, check_device, finite};
+use anyhow::{Result, bail};
+use planish::Model;
+use planish_checkpoint::writer::CheckpointWriter;
+use planish_devices::{Opening, Work, cores, with_device};
+use planish_model::Role;
+use planish_quant::calibrate::probe::{LayerShare, sensitivity};
+use planish_quant::calibrate::run::{Job, Outcome, Progress, measure, quantize};
+use planish_quant::calibrate::save::Layout;
+use planish_quant::recipe::{Format, Recipe};
+use planish_quant::samples::Samples;
+use planish_tensor::{Backend, DType};
+
+/// See the module.
+pub struct Prepared {
+    /// The original.
+    pub model: Model,
+    /// What is done with it.
+    pub recipe: Recipe,
+    /// Calibration sequences.
+    pub samples: Samples,
+    /// Tokens that no statistic sees.
+    pub held_back: Vec<u32>,
+    threads: usize,
+    float_dtype: DType,
+}
+
+/// What is run over the blocks.
+enum Over<'a> {
+    Writing(&'a mut CheckpointWriter),
+    Measuring,
+    Probing,
+}
+
+enum Found {
+    Outcome(Outcome),
+    Shares(Vec<LayerShare>),
+}
+
+struct Run<'a, 'b> {
+    job: &'a Job<'b>,
+    over: Over<'a>,
+    progress: &'a mut dyn FnMut(Progress),
+}
+
+impl Work for Run<'_, '_> {
+    type Output = planish_quant::Result<Found>;
+    fn run<B: Backend>(self, backend: B) -> Self::Output {
+        match self.over {
+            Over::Writing(writer) => quantize(&backend, self.job, writer, self.progress).map(Found::Outcome),
+            Over::Measuring => measure(&backend, self.job, self.progress).map(Found::Outcome),
+            Over::Probing => sensitivity(&backend, self.job, self.progress).map(Found::Shares),
+        }
+    }
+}
+
+impl Prepared {
+    /// Decides and opens everything; at most `tokens` of the calibration are held back.
+    pub fn open(global: &Global, model: &str, recipe: Recipe, tokens: usize) -> Result<Prepared> {
+        let model = Model::open(model)?;
+        if model.scheme.is_some() {
+            bail!("{}: expected a float model, found one that is quantized already", model.path.display());
+        }
+        let (samples, held_back) = load_samples(&model, &recipe, tokens)?;
+        let float_dtype = model.tensors.tensor(model.plan.arch.names.embed)?.dtype();
+        let threads = global.threads.unwrap_or_else(cores);
+        Ok(Prepared { model, recipe, samples, held_back, threads, float_dtype })
+    }
+
+    /// The recipe of these flags, on a device that is there.
+    pub fn decide(global: &Global, flags: &RecipeFlags) -> Result<Recipe> {
+        check_device(&global.device)?;
+        decide_recipe(flags)
+    }
+
+    /// Whether a linear is quantized.
+    pub fn quantized(&self, layer: usize, role: Role) -> bool {
+        !role.steers() && self.recipe.quantizes(&self.model.plan.linear_name(layer, role))
+    }
+
+    /// Bytes of a float weight as it is written.
+    pub fn float_bytes(&self) -> usize {
+        self.float_dtype.size()
+    }
+
+    /// Quantizes into `writer`.
+    pub fn write(&self, global: &Global, writer: &mut CheckpointWriter) -> Result<Outcome> {
+        match self.run(global, Over::Writing(writer), "quantizing")? {
+            Found::Outcome(outcome) => Ok(outcome),
+            Found::Shares(_) => bail!("a quantizing run measured shares"),
+        }
+    }
+
+    /// Quantizes, keeps nothing, and measures the result.
+    pub fn measure(&self, global: &Global) -> Result<Outcome> {
+        match self.run(global, Over::Measuring, "measuring")? {
+            Found::Outcome(outcome) => Ok(outcome),
+            Found::Shares(_) => bail!("a measuring run measured shares"),
+        }
+    }
+
+    /// What each layer does alone.
+    pub fn shares(&self, global: &Global) -> Result<Vec<LayerShare>> {
+        match self.run(global, Over::Probing, "probing")? {
+            Found::Shares(shares) => Ok(shares),
+            Found::Outcome(_) => bail!("a probing run quantized"),
+        }
+    }
+
+    fn run(&self, global: &Global, over: Over<'_>, what: &str) -> Result<Found> {
+        let model = &self.model;
+        let strength = |layer, input| strength(model, &self.recipe, layer, input);
+        let quantized = |layer, role| self.quantized(layer, role);
+        let scale_name = if self.recipe.format == Format::Lmdeploy { "scale" } else { "weight_scale" };
+        let job = Job {
+            plan: &model.plan,
+            source: model.tensors.as_ref(),
+            samples: &self.samples.ids,
+            held_back: &self.held_back,
+            kind: self.recipe.dtype(),
+            strength: &strength,
+            algorithm: algorithm(&self.recipe, self.threads),
+            threads: self.threads,
+            quantized: &quantized,
+            layout: Layout { scale_name, scale_dtype: DType::F32, float_dtype: self.float_dtype },
+            keys: None,
+        };
+        let shown = bar(global.talks(), model.plan.layers as u64, what);
+        let mut progress = |p: Progress| shown.set_position((p.layer as f64 + p.part) as u64);
+        let run = Run { job: &job, over, progress: &mut progress };
+        let found = with_device(&global.device, Opening { threads: global.threads, ..Opening::default() }, run)?.map_err(|e| finite::explain(model, e))?;
+        shown.finish_and_clear();
+        if let Found::Outcome(outcome) = &found {
+            finite::check(model, outcome.quantized.mean)?;
+        }
+        Ok(found)
+    }
+}

@@ -6,9 +6,11 @@ use program::{Program, assert_same_bytes, contents, copy_of, inspect, quantize, 
 #[test]
 fn runs_and_threads_give_the_same_bytes() {
     let dir = scratch();
-    for (name, flags) in
-        [("int8", ""), ("fp8", "--quant-dtype fp8 --smooth 0.5 --weights gptq"), ("rtn", "--weights rtn")]
-    {
+    for (name, flags) in [
+        ("int8", "--smooth auto"),
+        ("fp8", "--quant-dtype fp8 --smooth 0.5 --weights gptq"),
+        ("rtn", "--weights rtn --clip on"),
+    ] {
         let run = |threads: &str| {
             let out = dir.path().join(format!("{name}-{threads}"));
             quantize(&tiny(), &out).words(flags).words(&format!("--threads {}", &threads[..1])).run().ok();
@@ -47,6 +49,7 @@ fn the_saved_recipe_gives_the_same_model() {
     let settings = [
         ("default", "", ""),
         ("fp8", "--quant-dtype fp8", ""),
+        ("searched", "--smooth auto --weights rtn --clip on", ""),
         ("kept", "--ignore re:.*down_proj --smooth 0.6", ""),
         ("lmdeploy", "--format lmdeploy --quant-dtype float8_e5m2", "--format lmdeploy"),
     ];

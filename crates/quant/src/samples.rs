@@ -8,7 +8,7 @@ mod read;
 mod shuffle;
 
 pub use read::Source;
-pub use shuffle::{SplitMix64, shuffle};
+pub use shuffle::{SplitMix64, permutation};
 
 use crate::error::{Error, Result};
 use read::{File, Record};
@@ -86,10 +86,10 @@ pub fn load(source: &Source, options: &SampleOptions, tokenizer: &dyn SampleToke
         }
     }
     let file = File::open(source, options.seqlen)?;
-    let mut order: Vec<usize> = (0..file.records()).collect();
-    if options.shuffle {
-        shuffle(&mut order, options.seed);
-    }
+    let order = match options.shuffle {
+        true => permutation(file.records(), options.seed),
+        false => (0..file.records()).collect(),
+    };
     let (ids, used) = gather(&file, &order, options, tokenizer)?;
     let tokens: usize = ids.iter().map(Vec::len).sum();
     if tokens < MIN_TOKENS {

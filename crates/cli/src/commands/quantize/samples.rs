@@ -53,7 +53,17 @@ impl Tokens<'_> {
 
 impl SampleTokenizer for Tokens<'_> {
     fn text(&self, text: &str) -> Result<Vec<u32>, String> {
-        self.words()?.tokenizer.encode_with_special(text).map_err(|e| e.to_string())
+        let tokenizer = &self.words()?.tokenizer;
+        let encode = |text| tokenizer.encode_with_special(text).map_err(|e| e.to_string());
+        let mut ids = encode(text)?;
+        // Text that was rendered by a template begins with the token that the tokenizer puts before everything.
+        if let (Some(first), [a, b, ..]) = (encode("")?.first(), &ids[..])
+            && a == first
+            && b == first
+        {
+            ids.remove(0);
+        }
+        Ok(ids)
     }
 
     fn chat(&self, messages: &Value) -> Result<Vec<u32>, String> {

@@ -9,6 +9,7 @@ use planish_model::{Decoder, Input, KvPool, LoadOptions, Mlp, Plan, Role, Worksp
 use planish_quant::calibrate::run::{FEW_TOKENS, Job, Outcome, quantize};
 use planish_quant::calibrate::save::Layout;
 use planish_quant::calibrate::solve::Algorithm;
+use planish_quant::calibrate::strength::Strength;
 use planish_quant::gptq::GptqOptions;
 use planish_tensor::{Backend, Batch, DType, FloatMath, HostTensor, Q8};
 use std::path::{Path, PathBuf};
@@ -63,15 +64,16 @@ fn run(
 ) -> Outcome {
     let sample = |i: u32| (0..60).map(|j| (i * 97 + j * j * 13 + j) % 256).collect();
     let samples: Vec<Vec<u32>> = (0..samples).map(sample).collect();
-    let alpha = |_: usize, input: Input| smooth(input).then_some(0.6);
+    let strength = |_: usize, input: Input| smooth(input).then_some(Strength::Alpha(0.6));
     let job = Job {
         plan,
         source,
         samples: &samples,
         held_back: &held_back(),
         kind: Q8::Int8,
-        alpha: &alpha,
+        strength: &strength,
         algorithm: Algorithm::Gptq(GptqOptions::default()),
+        threads: 1,
         quantized,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },
         keys: None,

@@ -35,7 +35,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
     let recipe = Prepared::decide(global, &flags.recipe)?;
     let prepared = Prepared::open(global, &flags.model, recipe, flags.tokens)?;
-    let layers = prepared.shares(global)?;
+    let layers = prepared.shares(global, flags.tokens)?;
     if layers.is_empty() {
         bail!("--ignore: expected linears that are quantized, found that all stay in float");
     }

@@ -102,7 +102,8 @@ fn quantized_alone<B: Backend>(
     let solved = solve(lane, job, layer, &float, statistics.as_mut(), &smoothed)?;
     let mut behind = |chosen: &dyn Fn(&Solved) -> bool| {
         let codes = |role| solved.iter().find(|s| s.role == role && chosen(s)).map(|s| s.part.clone());
-        let host = float.with_linears(&plan.roles(layer), |role| codes(role).map_or_else(|| float.part(plan, role), Ok))?;
+        let host =
+            float.with_linears(&plan.roles(layer), |role| codes(role).map_or_else(|| float.part(plan, role), Ok))?;
         let mut hidden = Hidden { values: streams.original.values.clone() };
         lane.advance(&Block::load(backend, plan, layer, &host)?, FloatMath::F32, &mut hidden)?;
         Ok::<_, crate::Error>(hidden)

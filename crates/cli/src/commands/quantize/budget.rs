@@ -9,6 +9,8 @@ use planish_quant::report::{Attempt, BudgetReport};
 
 /// Tokens held back for the measurement.
 pub const TOKENS: usize = 2048;
+/// Of these, tokens on which each layer's share is measured: it need only rank them.
+const PROBED: usize = 256;
 /// Measurements at most.
 const ATTEMPTS: usize = 8;
 
@@ -35,7 +37,7 @@ pub fn spend(global: &Global, prepared: &mut Prepared, target: f64) -> Result<Bu
             return Ok(report);
         }
         if groups.is_empty() {
-            groups = prepared.shares(global)?.into_iter().flat_map(|share| share.groups).collect();
+            groups = prepared.shares(global, PROBED)?.into_iter().flat_map(|share| share.groups).collect();
         }
         let candidates: Vec<Candidate> =
             groups.iter().map(|g| Candidate { kl: g.kl, bytes: extra(prepared, g) }).collect();

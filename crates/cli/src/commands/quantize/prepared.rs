@@ -33,7 +33,8 @@ pub struct Prepared {
 enum Over<'a> {
     Writing(&'a mut CheckpointWriter),
     Measuring,
-    Probing,
+    /// On so many tokens.
+    Probing(usize),
 }
 
 enum Found {
@@ -53,7 +54,7 @@ impl Work for Run<'_, '_> {
         match self.over {
             Over::Writing(writer) => quantize(&backend, self.job, writer, self.progress).map(Found::Outcome),
             Over::Measuring => measure(&backend, self.job, self.progress).map(Found::Outcome),
-            Over::Probing => sensitivity(&backend, self.job, self.progress).map(Found::Shares),
+            Over::Probing(_) => sensitivity(&backend, self.job, self.progress).map(Found::Shares),
         }
     }
 }
@@ -103,9 +104,9 @@ impl Prepared {
         }
     }
 
-    /// What each layer does alone.
-    pub fn shares(&self, global: &Global) -> Result<Vec<LayerShare>> {
-        match self.run(global, Over::Probing, "probing")? {
+    /// What each layer does alone, measured on at most `tokens` of what is held back.
+    pub fn shares(&self, global: &Global, tokens: usize) -> Result<Vec<LayerShare>> {
+        match self.run(global, Over::Probing(tokens), "probing")? {
             Found::Shares(shares) => Ok(shares),
             Found::Outcome(_) => bail!("a probing run quantized"),
         }
@@ -116,11 +117,15 @@ impl Prepared {
         let strength = |layer, input| strength(model, &self.recipe, layer, input);
         let quantized = |layer, role| self.quantized(layer, role);
         let scale_name = if self.recipe.format == Format::Lmdeploy { "scale" } else { "weight_scale" };
+        let tokens = match over {
+            Over::Probing(tokens) => tokens.min(self.held_back.len()),
+            Over::Writing(_) | Over::Measuring => self.held_back.len(),
+        };
         let job = Job {
             plan: &model.plan,
             source: model.tensors.as_ref(),
             samples: &self.samples.ids,
-            held_back: &self.held_back,
+            held_back: &self.held_back[..tokens],
             kind: self.recipe.dtype(),
             strength: &strength,
             algorithm: algorithm(&self.recipe, self.threads),

@@ -137,7 +137,8 @@ impl Prepared {
         let shown = bar(global.talks(), model.plan.layers as u64, what);
         let mut progress = |p: Progress| shown.set_position((p.layer as f64 + p.part) as u64);
         let run = Run { job: &job, over, progress: &mut progress };
-        let found = with_device(&global.device, Opening { threads: global.threads, ..Opening::default() }, run)?.map_err(|e| finite::explain(model, e))?;
+        let found = with_device(&global.device, Opening { threads: global.threads, ..Opening::default() }, run)?
+            .map_err(|e| finite::explain(model, e))?;
         shown.finish_and_clear();
         if let Found::Outcome(outcome) = &found {
             finite::check(model, outcome.quantized.mean)?;

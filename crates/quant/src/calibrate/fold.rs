@@ -95,7 +95,8 @@ impl<'a, B: Backend> FloatBlock<'a, B> {
         }
         let balance = reader_names(plan, layer, &readers);
         let balance: Vec<&str> = balance.iter().map(String::as_str).collect();
-        let mut report = GroupReport::new(&absorber_name(plan, layer, absorber), &balance, chosen.alpha, absmax, &factors);
+        let mut report =
+            GroupReport::new(&absorber_name(plan, layer, absorber), &balance, chosen.alpha, absmax, &factors);
         report.search = chosen.search;
         let mut inputs: Vec<Input> = readers.into_iter().map(Role::input).collect();
         inputs.dedup();

@@ -5,7 +5,7 @@
 //! layer the linears that run as one product stand or fall together; the layer's divergence is shared out among them by
 //! what each of them alone changes in the block's output.
 use super::check::{self, Divergence};
-use super::fold::FloatBlock;
+use super::fold::{FloatBlock, reader_names};
 use super::hidden::{Hidden, Lane};
 use super::run::{Job, Progress, calibrate, smooth, solve};
 use super::solve::Solved;
@@ -113,7 +113,7 @@ fn quantized_alone<B: Backend>(
     for group in solved.chunk_by(|a, b| together(a.role) == together(b.role)) {
         let alone = behind(&|s| together(s.role) == together(group[0].role))?;
         groups.push(GroupShare {
-            linears: group.iter().map(|s| plan.linear_name(layer, s.role)).collect(),
+            linears: reader_names(plan, layer, &group.iter().map(|s| s.role).collect::<Vec<_>>()),
             weights: group.iter().map(|s| s.part.weight.len()).sum(),
             rows: group.iter().map(|s| s.part.weight.shape()[0]).sum(),
             kl: check::token_error(&float_end.values, &alone.values, plan.hidden),

@@ -49,7 +49,11 @@ fn run<B: Backend>(
     let sample = |i: u32| (0..20 + 7 * i).map(|j| (i * 97 + j * j * 13 + j) % 256).collect();
     let samples: Vec<Vec<u32>> = (0..16).map(sample).collect();
     let strength = |_: usize, input: Input| {
-        smooth.then_some(Strength::Alpha(if matches!(plan.absorber(input), Some(Absorber::Rows(_))) { 0.5 } else { 0.8 }))
+        smooth.then_some(Strength::Alpha(if matches!(plan.absorber(input), Some(Absorber::Rows(_))) {
+            0.5
+        } else {
+            0.8
+        }))
     };
     let broken = broken.map(|name| Broken(&files, name.into()));
     let job = Job {

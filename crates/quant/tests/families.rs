@@ -9,6 +9,7 @@ use planish_model::{Absorber, Decoder, Input, KvPool, LoadOptions, Plan, Workspa
 use planish_quant::calibrate::run::{Job, Outcome, quantize};
 use planish_quant::calibrate::save::Layout;
 use planish_quant::calibrate::solve::Algorithm;
+use planish_quant::calibrate::strength::Strength;
 use planish_quant::gptq::GptqOptions;
 use planish_tensor::{Backend, Batch, DType, FloatMath, Q8, host::decode_f32};
 use std::path::{Path, PathBuf};
@@ -37,9 +38,9 @@ fn tokens(i: u32, n: u32) -> Vec<u32> {
 fn run(name: &str, setting: Setting, out: &Path) -> Outcome {
     let (plan, files) = (plan(&data(name)), ModelFiles::open(&data(name)).unwrap());
     let samples: Vec<Vec<u32>> = (0..8).map(|i| tokens(i, 40 + i)).collect();
-    let alpha = |_: usize, input: Input| {
+    let strength = |_: usize, input: Input| {
         let alpha = if matches!(plan.absorber(input), Some(Absorber::Rows(_))) { 0.5 } else { 0.8 };
-        setting.smooth.then_some(alpha)
+        setting.smooth.then_some(Strength::Alpha(alpha))
     };
     let job = Job {
         plan: &plan,
@@ -47,7 +48,8 @@ fn run(name: &str, setting: Setting, out: &Path) -> Outcome {
         samples: &samples,
         held_back: &tokens(77, 64),
         kind: Q8::Int8,
-        alpha: &alpha,
+        strength: &strength,
+        threads: 1,
         algorithm: if setting.gptq { Algorithm::Gptq(GptqOptions::default()) } else { Algorithm::Rtn },
         quantized: &|_, _| setting.quantize,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: setting.float_dtype },

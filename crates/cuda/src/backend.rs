@@ -2,14 +2,13 @@
 use crate::batch::DeviceBatch;
 use crate::buffer::Buffer;
 use crate::graph::Graph;
-use crate::linear::{Linear, only_tokens};
+use crate::linear::Linear;
 use crate::support::family;
 use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
-    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, Grid, HostTensor, KvLayer, LinearPart,
-    LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver,
-    Tensor,
+    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
+    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver, Tensor,
 };
 
 impl Backend for Cuda {
@@ -44,10 +43,6 @@ impl Backend for Cuda {
 
     fn runs(&self, kind: Q8) -> Result<()> {
         family(kind, self.arch).map(|_| ())
-    }
-
-    fn takes(&self, grid: Grid) -> Result<()> {
-        only_tokens(grid)
     }
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {

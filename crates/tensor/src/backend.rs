@@ -301,11 +301,6 @@ pub trait Backend: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// Fails if linears whose inputs are on this grid do not run here; the error names what does.
-    fn takes(&self, _grid: Grid) -> Result<()> {
-        Ok(())
-    }
-
     /// A zeroed matrix.
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>>;
     /// Puts a host matrix on the device (1-D becomes one row); may share the host's bytes.

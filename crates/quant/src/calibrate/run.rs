@@ -95,7 +95,6 @@ pub fn quantize<B: Backend>(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome> {
     backend.runs(job.kind)?;
-    job.stored.grids().into_iter().try_for_each(|grid| backend.takes(grid))?;
     let mut run = Run::begin(backend, job, writer)?;
     match run.lane.solver {
         None => lines::one_by_one(&mut run, writer, progress)?,

@@ -66,6 +66,7 @@ fn run(
     let alpha = |_: usize, input: Input| smooth(input).then_some(0.6);
     let job = Job {
         plan,
+        stored: plan,
         source,
         samples: &samples,
         held_back: &held_back(),

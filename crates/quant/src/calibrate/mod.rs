@@ -10,4 +10,5 @@ pub mod run;
 pub mod save;
 pub mod solve;
 mod states;
+mod stored;
 mod streams;

@@ -9,7 +9,9 @@ use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use planish::Model;
-use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
+use planish_checkpoint::scheme::{
+    ActQuant, Group, LinearScheme, QuantFormat, QuantType, ScaleType, Scheme, WeightQuant, WeightStrategy,
+};
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
 use planish_devices::{Opening, Work, cores, with_device};
 use planish_model::{Absorber, Input, Role};
@@ -42,7 +44,7 @@ pub struct Flags {
     /// gptq or rtn [default: gptq for int8, rtn for fp8]
     #[arg(long)]
     weights: Option<String>,
-    /// dynamic (per token) [default: dynamic]
+    /// dynamic (per token), or static (one scale for each input, from the calibration) [default: dynamic]
     #[arg(long)]
     activations: Option<String>,
     /// A recipe in llm-compressor's schema; other flags must agree with it
@@ -164,8 +166,10 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let progress_bar = bar(global.talks(), model.plan.layers as u64, "quantizing");
     let alpha = |layer, input| strength(&model, &recipe, layer, input);
     let float_dtype = model.tensors.tensor(model.plan.arch.names.embed)?.dtype();
+    let stored = model.plan.stored_by(scheme.clone());
     let job = Job {
         plan: &model.plan,
+        stored: &stored,
         source: model.tensors.as_ref(),
         samples: &samples.ids,
         held_back: &held_back,
@@ -223,9 +227,6 @@ fn decide_recipe(flags: &Flags) -> Result<Recipe> {
     })?;
     if recipe.smooth == Smooth::Auto {
         bail!("--smooth: expected a number from 0 to 1 or off, found auto, which this version does not search yet");
-    }
-    if recipe.activations == Activations::Static {
-        bail!("--activations: expected dynamic, found static, which this version does not run yet");
     }
     if recipe.dtype == Q8::E5M2 && recipe.format == Format::CompressedTensors {
         bail!("--quant-dtype float8_e5m2: compressed-tensors has no E5M2 weights; give --format lmdeploy");
@@ -289,7 +290,12 @@ fn scheme_of(
         Q8::E5M2 => QuantType::Fp8E5M2,
     };
     let act_order = recipe.weights == WeightMethod::Gptq && recipe.act_order;
-    Ok(Scheme::w8a8(format, dtype, act_order, ignore)?)
+    if recipe.activations == Activations::Dynamic {
+        return Ok(Scheme::w8a8(format, dtype, act_order, ignore)?);
+    }
+    let weights = WeightQuant { dtype, strategy: WeightStrategy::Channel, scale: ScaleType::Float, act_order };
+    let scheme = LinearScheme { weights, activations: ActQuant::Static { symmetric: true } };
+    Ok(Scheme::new(format, vec![Group { targets: vec!["Linear".into()], scheme }], ignore)?)
 }
 
 /// What must be equal for a run to be continued.

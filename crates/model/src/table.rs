@@ -124,7 +124,7 @@ fn attention(arch: &Arch) -> String {
         Window::Never => {}
         Window::All => parts.push("window where `sliding_window` is given".to_owned()),
         Window::Pattern(..) => parts.push("windows by pattern".to_owned()),
-        Window::Upper => parts.push("windows if `use_sliding_window`".to_owned()),
+        Window::Asked | Window::Upper => parts.push("windows if `use_sliding_window`".to_owned()),
     }
     if let Scores::InverseRoot(field) | Scores::Field(field) = arch.scales.scores {
         parts.push(format!("scale by `{field}`"));

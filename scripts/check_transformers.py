@@ -1,6 +1,6 @@
 """check_transformers.py PLANISH MODEL WORK_DIR: see check_transformers.sh.
 
-For each scheme: `planish quantize`, then log-probabilities of fixed prompts from `planish generate --prompt-logprobs`
+For each scheme: `planish quantize` (or `planish convert`), then log-probabilities of fixed prompts from `planish generate --prompt-logprobs`
 and from transformers, which runs the checkpoint through compressed-tensors in float32. compressed-tensors simulates
 INT8 activations per token on absmax/127.5 where kernels (and Planish) have absmax/127: that one formula is replaced.
 """
@@ -26,18 +26,10 @@ CASES = {
     "FP8 static": ["--quant-dtype", "fp8", "--activations", "static"],
     "INT8 dynamic, block 0 in float": ["--smooth", "off", "--weights", "rtn", "--ignore", "lm_head", "--ignore", r"re:model\.layers\.0\."],
 }
-RECIPES = {
-    "FP8 block 128x128": "scheme: FP8_BLOCK\n      ignore: [lm_head]",
-    "FP8 down_proj, INT8 elsewhere": """ignore: [lm_head]
-      config_groups:
-        group_0:
-          targets: ['re:.*down_proj$']
-          weights: {num_bits: 8, type: float, strategy: channel, symmetric: true, dynamic: false}
-          input_activations: {num_bits: 8, type: float, strategy: token, symmetric: true, dynamic: true}
-        group_1:
-          targets: ['re:.*(q|k|v|o|gate|up)_proj$']
-          weights: {num_bits: 8, type: int, strategy: channel, symmetric: true, dynamic: false}
-          input_activations: {num_bits: 8, type: int, strategy: token, symmetric: true, dynamic: true}""",
+# Checkpoints in LMDeploy's layout that `planish convert` brings into the other.
+CONVERTED = {
+    "INT8 of LMDeploy, converted": "crates/model/tests/data/lmdeploy_int8",
+    "FP8 of LMDeploy, converted": "crates/model/tests/data/lmdeploy_fp8",
 }
 
 simulated = lifecycle.compute_dynamic_scales_and_zp
@@ -80,17 +72,15 @@ def distances(folder, prompts):
     return worst, (squares / count) ** 0.5, kl / positions
 
 
-def quantize(name):
-    folder = os.path.join(work, str(abs(hash(name))))
+def write(name):
+    folder = os.path.join(work, name.replace(" ", "-").replace(",", ""))
+    if name in CONVERTED:
+        run("convert", CONVERTED[name], "--format", "compressed-tensors", "--work-dir", folder)
+        return folder
     flags = ["--device", "cpu", "--work-dir", folder, "--calib-samples", "16", "--calib-seqlen", "256"]
     calibration = os.environ.get("CALIBRATION")
     flags += ["--calib-dataset", calibration] if calibration else []
-    if name in RECIPES:
-        recipe = os.path.join(work, "recipe.yaml")
-        with open(recipe, "w") as f:
-            f.write(f"default_stage:\n  default_modifiers:\n    QuantizationModifier:\n      {RECIPES[name]}\n")
-        flags += ["--recipe", recipe]
-    run("quantize", model, *flags, *CASES.get(name, []))
+    run("quantize", model, *flags, *CASES[name])
     return folder
 
 
@@ -99,8 +89,8 @@ generator = torch.Generator().manual_seed(1)
 prompts = [torch.randint(3, min(vocabulary, 1000), (n,), generator=generator).tolist() for n in (37, 64)]
 print("| scheme | largest | RMS | KL |\n|---|---|---|---|")
 failed = []
-for name in [*CASES, *RECIPES]:
-    worst, rms, kl = distances(quantize(name), prompts)
+for name in [*CASES, *CONVERTED]:
+    worst, rms, kl = distances(write(name), prompts)
     print(f"| {name} | {worst:.1e} | {rms:.1e} | {kl:.1e} |", flush=True)
     # Codes on rounding ties may fall to either side; a wrong formula moves log-probabilities by tenths.
     if rms > 0.05 or abs(kl) > 1e-3:

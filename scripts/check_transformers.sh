@@ -8,6 +8,8 @@ cd "$(dirname "$0")/.."
 
 planish=${PLANISH:-${CARGO_TARGET_DIR:-target}/release/planish}
 [ -x "$planish" ] || { echo "error: $planish: expected the release binary; run 'cargo build --release'" >&2; exit 1; }
+# The tiny model of the tests has no tokenizer: its calibration is token ids.
+[ -n "${MODEL:-}" ] || export CALIBRATION=${CALIBRATION:-crates/cli/tests/data/calibration.json}
 model=${MODEL:-crates/eval/tests/data/base}
 [ -f "$model/config.json" ] || { echo "error: MODEL=$model: expected a folder with config.json" >&2; exit 1; }
 
@@ -23,6 +25,4 @@ if [ -z "$python" ]; then
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-exec_status=0
-"$python" scripts/check_transformers.py "$planish" "$model" "$work" || exec_status=$?
-exit "$exec_status"
+"$python" scripts/check_transformers.py "$planish" "$model" "$work"

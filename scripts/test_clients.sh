@@ -128,7 +128,7 @@ PY
 
 run_lm_eval() {
   run_harness local-completions completions planish_choice,planish_generate tokenizer_backend=remote,tokenized_requests=True &&
-    run_harness local-completions completions planish_choice,planish_generate tokenizer_backend=None,tokenized_requests=False &&
+    run_harness local-completions completions planish_choice,planish_generate tokenizer_backend=remote,tokenized_requests=False &&
     run_harness local-chat-completions chat/completions planish_generate tokenizer_backend=None --apply_chat_template
 }
 

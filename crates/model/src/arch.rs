@@ -235,6 +235,8 @@ pub enum Window {
     All,
     /// The layers that `layer_types` names; without it, all but every n-th, n being this field or else this number.
     Pattern(&'static str, usize),
+    /// All, if `use_sliding_window`.
+    Asked,
     /// If `use_sliding_window`: the layers that `layer_types` names, or those from `max_window_layers` on.
     Upper,
 }

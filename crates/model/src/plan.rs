@@ -218,6 +218,11 @@ impl Plan {
         }
     }
 
+    /// The same model with its weights stored by this scheme.
+    pub fn stored_by(&self, scheme: Scheme) -> Plan {
+        Plan { scheme: Some(Arc::new(scheme)), ..self.clone() }
+    }
+
     /// The grids that inputs may have, for sizing buffers; the usual one first.
     pub fn grids(&self) -> Vec<Grid> {
         [Grid::Token].into_iter().chain(self.scheme.iter().flat_map(|scheme| quantized::grids(scheme))).collect()

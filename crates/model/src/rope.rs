@@ -19,21 +19,14 @@ pub struct Rotation {
 /// to other factors there. The longest text that may come, `positions`, decides for all, so that a token's angle does
 /// not depend on what follows it, and keys in the cache stay good.
 pub fn rotation(rope: &RopeConfig, rotated: usize, positions: usize) -> Result<Rotation> {
-    let powers = |theta: f64| {
-        (0..rotated / 2).map(move |i| {
-            let exponent = (2 * i) as f32 / rotated as f32;
-            1.0 / (theta as f32 as f64).powf(exponent as f64) as f32
-        })
-    };
-    let plain = powers(rope.theta);
-    let mut factor = 1.0;
+    let plain = powers(rope.theta, rotated);
     let frequencies = match &rope.scaling {
-        RopeScaling::None => plain.collect(),
-        RopeScaling::Linear { factor } => plain.map(|f| f / *factor as f32).collect(),
+        RopeScaling::None => plain,
+        RopeScaling::Linear { factor } => plain.into_iter().map(|f| f / *factor as f32).collect(),
         RopeScaling::Dynamic { factor, original_max } => {
             let longer = (positions as f64 / *original_max as f64).max(1.0);
             let grown = (factor * longer - (factor - 1.0)).powf(rotated as f64 / (rotated as f64 - 2.0));
-            powers(rope.theta * grown).collect()
+            powers(rope.theta * grown, rotated)
         }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max } => {
             let rule = Llama3 {
@@ -42,31 +35,48 @@ pub fn rotation(rope: &RopeConfig, rotated: usize, positions: usize) -> Result<R
                 high: *high_freq_factor as f32,
                 original: *original_max as f32,
             };
-            plain.map(|f| rule.apply(f)).collect()
+            plain.into_iter().map(|f| rule.apply(f)).collect()
         }
-        RopeScaling::Yarn { factor: slower, attention_factor, mscale, mscale_all_dim, .. } => {
-            let gain = |scale: f64| if *slower > 1.0 { 0.1 * scale * slower.ln() + 1.0 } else { 1.0 };
+        RopeScaling::Yarn { .. } => yarn(rope, plain, rotated),
+        RopeScaling::LongRope { short_factor, long_factor, original_max, .. } => {
+            let factors = if positions > *original_max { long_factor } else { short_factor };
+            check_count(factors.len(), rotated / 2)?;
+            // The factor multiplies the power of theta, which is then inverted.
+            let slowed = |(i, f): (usize, &f64)| 1.0 / (*f as f32 * power(rope.theta, i, rotated) as f32);
+            factors.iter().enumerate().map(slowed).collect()
+        }
+    };
+    Ok(Rotation { frequencies, factor: attention_factor(&rope.scaling) as f32 })
+}
+
+/// `theta^(2i / rotated)`.
+fn power(theta: f64, i: usize, rotated: usize) -> f64 {
+    let exponent = (2 * i) as f32 / rotated as f32;
+    (theta as f32 as f64).powf(exponent as f64)
+}
+
+/// The frequencies of an unscaled rule.
+fn powers(theta: f64, rotated: usize) -> Vec<f32> {
+    (0..rotated / 2).map(|i| 1.0 / power(theta, i, rotated) as f32).collect()
+}
+
+/// What cosines and sines are multiplied with.
+fn attention_factor(scaling: &RopeScaling) -> f64 {
+    match scaling {
+        RopeScaling::Yarn { factor, attention_factor, mscale, mscale_all_dim, .. } => {
+            let gain = |scale: f64| if *factor > 1.0 { 0.1 * scale * factor.ln() + 1.0 } else { 1.0 };
             let usual = match (mscale, mscale_all_dim) {
                 (Some(a), Some(b)) if *a != 0.0 && *b != 0.0 => gain(*a) / gain(*b),
                 _ => gain(1.0),
             };
-            factor = attention_factor.unwrap_or(usual);
-            yarn(rope, plain.collect(), rotated)
+            attention_factor.unwrap_or(usual)
         }
-        RopeScaling::LongRope { short_factor, long_factor, original_max, factor: longer, attention_factor } => {
-            let usual = if *longer > 1.0 { (1.0 + longer.ln() / (*original_max as f64).ln()).sqrt() } else { 1.0 };
-            factor = attention_factor.unwrap_or(usual);
-            let factors = if positions > *original_max { long_factor } else { short_factor };
-            check_count(factors.len(), rotated / 2)?;
-            // The factor multiplies the power of theta, which is then inverted.
-            let slowed = |(i, f): (usize, &f64)| {
-                let exponent = (2 * i) as f32 / rotated as f32;
-                1.0 / (*f as f32 * (rope.theta as f32 as f64).powf(exponent as f64) as f32)
-            };
-            factors.iter().enumerate().map(slowed).collect()
+        RopeScaling::LongRope { original_max, factor, attention_factor, .. } => {
+            let usual = if *factor > 1.0 { (1.0 + factor.ln() / (*original_max as f64).ln()).sqrt() } else { 1.0 };
+            attention_factor.unwrap_or(usual)
         }
-    };
-    Ok(Rotation { frequencies, factor: factor as f32 })
+        _ => 1.0,
+    }
 }
 
 fn check_count(found: usize, half: usize) -> Result<()> {

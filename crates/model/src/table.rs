@@ -41,6 +41,9 @@ Besides the operations that Llama needs, a back end runs these families with:
 |---|---|
 ";
 
+/// Whether a family needs an operation.
+type Need = fn(&Arch) -> bool;
+
 /// The whole page.
 pub fn page() -> String {
     let mut text = format!("{INTRO}{COLUMNS}");
@@ -50,7 +53,7 @@ pub fn page() -> String {
         text += &row(arch);
     }
     text += NOTES;
-    let needs: [(&str, fn(&Arch) -> bool); 6] = [
+    let needs: [(&str, Need); 6] = [
         ("`layer_norm`", |a| a.norm == NormKind::Layer),
         ("`rms_norm_stretches` (norms of queries and keys)", |a| has(a, Place::Queries)),
         ("`activate` (MLPs without a gate)", |a| !a.gated),
@@ -121,7 +124,7 @@ fn attention(arch: &Arch) -> String {
         Window::Never => {}
         Window::All => parts.push("window where `sliding_window` is given".to_owned()),
         Window::Pattern(..) => parts.push("windows by pattern".to_owned()),
-        Window::Upper => parts.push("windows if `use_sliding_window`".to_owned()),
+        Window::Asked | Window::Upper => parts.push("windows if `use_sliding_window`".to_owned()),
     }
     if let Scores::InverseRoot(field) | Scores::Field(field) = arch.scales.scores {
         parts.push(format!("scale by `{field}`"));

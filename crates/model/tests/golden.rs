@@ -173,6 +173,12 @@ fn qwen2_moe() {
     check_float("qwen2_moe", "config_v4.json");
 }
 
+#[test]
+fn qwen3_moe() {
+    check_float("qwen3_moe", "config.json");
+    check_float("qwen3_moe", "config_v4.json");
+}
+
 /// InternLM3 is Llama with biases that are asked for by other names.
 #[test]
 fn internlm3() {

@@ -68,6 +68,7 @@ fn run<B: Backend>(
     let held_back: Vec<u32> = (0..512).map(|i| token(sequences * length + i)).collect();
     let job = Job {
         plan: &plan,
+        stored: &plan,
         source: &source,
         samples: &samples,
         held_back: &held_back,

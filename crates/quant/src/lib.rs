@@ -1,6 +1,7 @@
 //! Changes a model: calibration, SmoothQuant, GPTQ and round-to-nearest.
 #![forbid(unsafe_code)]
 
+pub mod blocks;
 pub mod budget;
 pub mod calibrate;
 pub mod clip;

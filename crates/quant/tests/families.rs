@@ -44,6 +44,7 @@ fn run(name: &str, setting: Setting, out: &Path) -> Outcome {
     };
     let job = Job {
         plan: &plan,
+        stored: &plan,
         source: &files,
         samples: &samples,
         held_back: &tokens(77, 64),

@@ -67,6 +67,7 @@ fn run(
     let strength = |_: usize, input: Input| smooth(input).then_some(Strength::Alpha(0.6));
     let job = Job {
         plan,
+        stored: plan,
         source,
         samples: &samples,
         held_back: &held_back(),

@@ -72,6 +72,7 @@ pub async fn ask(
         rules,
         time: state.options.request_time,
         backlog: state.options.backlog,
+        ending: state.ending(),
         counts: state.counts.clone(),
     })
 }

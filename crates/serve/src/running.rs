@@ -8,7 +8,7 @@ use crate::error::{ApiError, Result};
 use crate::model::Model;
 use crate::piece::{Choice, Delta, Piece, TextRules};
 use crate::wire::Usage;
-use planish_engine::{Cancel, Event, Request, TokenLogprobs};
+use planish_engine::{Cancel, Error as EngineError, Event, Request, TokenLogprobs};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 /// What is to be run, all decided and checked.
 pub struct Ask {
@@ -31,6 +32,8 @@ pub struct Ask {
     pub time: Duration,
     /// Bytes of events that may wait for a reader.
     pub backlog: usize,
+    /// Turns to true when the server ends what still runs.
+    pub ending: watch::Receiver<bool>,
     /// Where lengths are counted.
     pub counts: Arc<Counts>,
 }
@@ -61,6 +64,8 @@ pub struct Running {
     n: usize,
     usage: Usage,
     deadline: Pin<Box<tokio::time::Sleep>>,
+    /// Comes when the server ends what still runs.
+    ending: Pin<Box<dyn Future<Output = ()> + Send>>,
     counts: Arc<Counts>,
     over: bool,
 }
@@ -76,7 +81,7 @@ struct Backlog {
 impl Running {
     /// Starts every prompt.
     pub fn start(ask: Ask) -> Result<Running> {
-        let Ask { model, prompts, request, rules, time, backlog, counts } = ask;
+        let Ask { model, prompts, request, rules, time, backlog, mut ending, counts } = ask;
         let n = request.n;
         let (sender, events) = unbounded_channel();
         let backlog = Arc::new(Backlog { bytes: AtomicUsize::new(0), most: backlog, overrun: AtomicBool::new(false) });
@@ -92,7 +97,8 @@ impl Running {
             cancels.push(Some(model.served.handle.generate_with(request, Box::new(sink))?));
         }
         let deadline = Box::pin(tokio::time::sleep(time));
-        Ok(Running { model, events, backlog, cancels, choices, n, usage, deadline, counts, over: false })
+        let ending = Box::pin(async move { drop(ending.wait_for(|ending| *ending).await) });
+        Ok(Running { model, events, backlog, cancels, choices, n, usage, deadline, ending, counts, over: false })
     }
 
     /// The model that runs.
@@ -136,13 +142,13 @@ impl Running {
                     self.over = true;
                     return Poll::Ready(Some(Err(self.broken_off())));
                 }
-                Poll::Pending => match self.deadline.as_mut().poll(cx) {
-                    Poll::Ready(()) => {
-                        self.over = true;
-                        return Poll::Ready(Some(Err(timed_out())));
-                    }
-                    Poll::Pending => return Poll::Pending,
-                },
+                Poll::Pending => {
+                    let late = self.deadline.as_mut().poll(cx).is_ready().then(timed_out);
+                    let ended = || self.ending.as_mut().poll(cx).is_ready().then(|| EngineError::Stopped.into());
+                    let Some(error) = late.or_else(ended) else { return Poll::Pending };
+                    self.over = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
             }
         }
         // Nothing more is wanted of the engine.
@@ -184,7 +190,7 @@ impl Running {
     fn broken_off(&self) -> ApiError {
         match self.backlog.overrun.load(Ordering::Relaxed) {
             true => ApiError::status(axum::http::StatusCode::REQUEST_TIMEOUT, "the answer was not read in time"),
-            false => planish_engine::Error::Stopped.into(),
+            false => EngineError::Stopped.into(),
         }
     }
 }

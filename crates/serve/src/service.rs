@@ -201,6 +201,7 @@ async fn run(
         _ = std::future::ready(()), if outcome.is_err() => {},
     }
     // What still runs is told so, and tells its caller.
+    state.end();
     for model in state.models() {
         model.served.handle.shutdown(false);
     }

@@ -7,7 +7,7 @@ use crate::model::Model;
 use crate::options::Options;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// A server's own state.
 pub struct State {
@@ -22,6 +22,7 @@ pub struct State {
     models: OnceLock<Vec<Arc<Model>>>,
     phase: AtomicU8,
     places: Arc<Semaphore>,
+    ending: watch::Sender<bool>,
 }
 
 /// What the server is doing.
@@ -53,6 +54,7 @@ impl State {
             models: OnceLock::new(),
             phase: AtomicU8::new(Phase::Loading as u8),
             places,
+            ending: watch::Sender::new(false),
         }
     }
 
@@ -68,6 +70,16 @@ impl State {
     /// Takes no more requests.
     pub fn drain(&self) {
         self.phase.store(Phase::Draining as u8, Ordering::SeqCst);
+    }
+
+    /// What still runs ends now, with an error. The engine may be in a long step: nobody waits for it.
+    pub fn end(&self) {
+        self.ending.send_replace(true);
+    }
+
+    /// Tells when it has come to that.
+    pub fn ending(&self) -> watch::Receiver<bool> {
+        self.ending.subscribe()
     }
 
     /// What the server is doing.

@@ -17,11 +17,12 @@ mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 mod smollm3;
 mod starcoder2;
 
 /// Every family that Planish knows.
-pub const ARCHS: [&Arch; 18] = [
+pub const ARCHS: [&Arch; 19] = [
     &gemma2::GEMMA2,
     &gemma3::GEMMA3,
     &glm4::GLM4,
@@ -38,6 +39,7 @@ pub const ARCHS: [&Arch; 18] = [
     &qwen2::QWEN2,
     &qwen2_moe::QWEN2_MOE,
     &qwen3::QWEN3,
+    &qwen3_moe::QWEN3_MOE,
     &smollm3::SMOLLM3,
     &starcoder2::STARCODER2,
 ];

@@ -9,11 +9,12 @@ pub const QWEN2_MOE: Arch = Arch {
     o_bias: Flag::Never,
     mlp_bias: Flag::Never,
     window: Window::Upper,
-    mixture: Some(&MIXTURE),
+    mixture: Some(&QWEN2_MIXTURE),
     ..super::llama::LLAMA
 };
 
-const MIXTURE: Mixture = Mixture {
+/// Its mixtures.
+pub const QWEN2_MIXTURE: Mixture = Mixture {
     layers: Sparse::Step,
     count: &["num_experts", "num_local_experts"],
     chosen: "num_experts_per_tok",

@@ -107,12 +107,12 @@ pub(super) fn windows(rule: Window, config: &Config, layers: usize) -> Result<Ve
     let on = match rule {
         Window::Never => false,
         Window::All | Window::Pattern(..) => true,
-        Window::Upper => flag(crate::arch::Flag::Config("use_sliding_window"), config)?,
+        Window::Asked | Window::Upper => flag(crate::arch::Flag::Config("use_sliding_window"), config)?,
     };
     let width = if on { config.opt_count("sliding_window")?.filter(|&w| w > 0) } else { None };
     let Some(width) = width.map(|w| w as u32) else { return Ok(vec![None; layers]) };
     let windows = |on: &dyn Fn(usize) -> bool| (0..layers).map(|i| on(i).then_some(width)).collect();
-    if rule == Window::All {
+    if matches!(rule, Window::All | Window::Asked) {
         return Ok(windows(&|_| true));
     }
     if let Some(kinds) = config.opt_strings("layer_types")? {

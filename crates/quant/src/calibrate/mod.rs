@@ -12,5 +12,6 @@ mod sampled;
 pub mod save;
 pub mod solve;
 mod states;
+mod stored;
 mod streams;
 pub mod strength;

@@ -50,7 +50,7 @@ pub fn sensitivity<B: Backend>(
     backend.runs(job.kind)?;
     let (plan, lengths) = (job.plan, job.samples.iter().map(Vec::len).collect::<Vec<_>>());
     let solver = backend.solver().filter(|_| job.algorithm.solvable());
-    let mut lane = Lane::new(backend, solver, plan, &lengths, job.held_back.len(), check::ROWS, job.keys)?;
+    let mut lane = Lane::new(backend, solver, job.stored, &lengths, job.held_back.len(), check::ROWS, job.keys)?;
     let ends = Ends::load(backend, plan, job.source, false)?;
     let mut streams = Streams::begin(&mut lane, &ends, job)?;
     drop(ends);

@@ -8,6 +8,7 @@ use super::phases::Phases;
 use super::sampled::{Eyes, Sampled};
 use super::save::{self, Layout};
 use super::solve::{Algorithm, Correlation, Solved, solve_input};
+use super::stored::{conform, needs_maxima};
 use super::streams::Streams;
 use super::strength::{Searching, Strength, choose};
 use crate::error::Result;
@@ -25,6 +26,8 @@ use planish_tensor::{Backend, DType, FloatMath, HostTensor, Q8};
 pub struct Job<'a> {
     /// Sizes of the model.
     pub plan: &'a Plan,
+    /// The same as it is saved: with its scheme, if that is another than the usual one.
+    pub stored: &'a Plan,
     /// Its tensors.
     pub source: &'a dyn TensorSource,
     /// Calibration sequences of token ids.
@@ -138,7 +141,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         let phases = Phases::default();
         let solver = backend.solver().filter(|_| job.algorithm.solvable());
         let lengths: Vec<usize> = job.samples.iter().map(Vec::len).collect();
-        let lane = Lane::new(backend, solver, job.plan, &lengths, job.held_back.len(), check::ROWS, job.keys)?;
+        let lane = Lane::new(backend, solver, job.stored, &lengths, job.held_back.len(), check::ROWS, job.keys)?;
         // The output projection is needed again only at the end; it is the largest weight of small models.
         Ok((lane, Ends::load(backend, job.plan, job.source, false)?, phases))
     }
@@ -193,16 +196,17 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         let recording = check_smoothing(lane, job, layer, &float, streams)?;
         phases.end(backend, "check")?;
 
-        let solved = solve(lane, job, layer, &float, statistics.as_mut(), &smoothed)?;
+        let mut solved = solve(lane, job, layer, &float, statistics.as_mut(), &smoothed)?;
+        conform(backend, job.stored, layer, &float, statistics.as_ref(), &smoothed, &mut solved)?;
         drop(statistics);
         phases.end(backend, "solve")?;
         let errors = check::output_errors(backend, plan, &float, &solved, &recording.inputs)?;
         phases.end(backend, "check")?;
-        let tensors = save::block_tensors(plan, layer, &float, &solved, job.layout)?;
+        let tensors = save::block_tensors(job.stored, layer, &float, &solved, job.layout)?;
 
         // Where a resumed run makes the states again, they must come from what is saved.
         let saved = match solver {
-            Some(_) => HostBlock::read(plan, &save::Tensors(&tensors), layer)?,
+            Some(_) => HostBlock::read(job.stored, &save::Tensors(&tensors), layer)?,
             None => with_codes(plan, layer, &float, &solved)?,
         };
         drop(float);
@@ -260,7 +264,7 @@ pub(super) fn calibrate<B: Backend>(
     progress: &mut dyn FnMut(f64),
 ) -> Result<Calibrated<B>> {
     let grams = job.algorithm.needs_grams();
-    if !grams && !job.smooths() {
+    if !grams && !job.smooths() && !needs_maxima(job.stored) {
         return Ok((None, None, ExpertTokens::default()));
     }
     let mut statistics = Statistics::new(lane.backend, job.plan, layer, FloatMath::Bf16, grams)?;

@@ -1,14 +1,16 @@
 //! Streaming a block's tensors into the checkpoint, in the family's own names and conventions.
 use super::fold::FloatBlock;
 use super::solve::Solved;
+use super::stored::stored_scales;
 use crate::error::Result;
 use planish_checkpoint::Error;
+use planish_checkpoint::scheme::{INPUT_SCALE, WeightStrategy};
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::Plan;
 use planish_model::packing::join;
 use planish_model::plan::Stored;
-use planish_tensor::{Backend, DType, HostTensor, LinearPart};
+use planish_tensor::{Backend, DType, Grid, HostTensor, LinearPart};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -23,7 +25,7 @@ pub struct Layout {
     pub float_dtype: DType,
 }
 
-/// The tensors of one block as they are stored.
+/// The tensors of one block as they are stored, by the scheme of `plan` if it has one.
 pub fn block_tensors<B: Backend>(
     plan: &Plan,
     layer: usize,
@@ -44,12 +46,18 @@ pub fn block_tensors<B: Backend>(
     }
     for module in plan.stored(layer) {
         let part = module_part(plan, &module, block, solved)?;
-        let name = &module.name;
+        let (name, n, k) = (&module.name, module.n, module.k);
         match &part.scales {
             Some(scales) => {
-                let scales = HostTensor::from_f32_as(layout.scale_dtype, vec![module.n, 1], scales)?;
+                let scheme = plan.scheme.as_deref().and_then(|scheme| scheme.for_linear(name));
+                let strategy = scheme.map_or(WeightStrategy::Channel, |linear| linear.weights.strategy);
+                let scales = stored_scales(scales, strategy, n);
+                let scale = |shape, values: &[f32]| HostTensor::from_f32_as(layout.scale_dtype, shape, values);
                 out.push((format!("{name}.weight"), part.weight));
-                out.push((format!("{name}.{}", layout.scale_name), scales));
+                out.push((format!("{name}.{}", layout.scale_name), scale(strategy.scale_shape(n, k), &scales)?));
+                if let Grid::Static { scale: fixed, .. } = part.grid {
+                    out.push((format!("{name}.{INPUT_SCALE}"), scale(vec![1], &[fixed])?));
+                }
             }
             None => {
                 let weight = float(vec![module.n, module.k], &part.weight.to_f32())?;

@@ -105,7 +105,7 @@ fn remake<B: Backend>(
 ) -> Result<States<B>> {
     let mut states = lane.embed_all(ends, job.samples)?;
     for layer in 0..blocks {
-        let host = HostBlock::read(job.plan, finished, layer)?;
+        let host = HostBlock::read(job.stored, finished, layer)?;
         let block = Block::load(lane.backend, job.plan, layer, &host)?;
         lane.advance_all(&block, FloatMath::Bf16, &mut states)?;
     }

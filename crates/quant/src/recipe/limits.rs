@@ -18,15 +18,17 @@ pub(super) fn storable(recipe: &Recipe) -> Result<()> {
 
 /// Refuses what can be stored but is not made.
 pub(super) fn made(recipe: &Recipe) -> Result<()> {
-    let first = recipe.groups[0].scheme.weights.dtype;
+    let first = recipe.groups[0].scheme;
     for group in &recipe.groups {
-        if group.scheme != dynamic(group.scheme.weights.dtype) {
-            let problem =
-                "made are weights with a scale for each output channel and dynamic activations for each token";
+        let usual = dynamic(group.scheme.weights.dtype);
+        let fixed = LinearScheme { activations: ActQuant::Static { symmetric: true }, ..usual };
+        if group.scheme != usual && group.scheme != fixed {
+            let problem = "made are weights with a scale for each output channel, and activations that are dynamic for \
+                           each token, or static and symmetric";
             return Err(refused(group, problem));
         }
-        if group.scheme.weights.dtype != first {
-            return Err(refused(group, "one 8-bit type for all groups is made"));
+        if group.scheme != first {
+            return Err(refused(group, "one 8-bit type and one kind of activations for all groups are made"));
         }
     }
     Ok(())

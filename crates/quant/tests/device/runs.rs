@@ -58,6 +58,7 @@ fn run<B: Backend>(
     let broken = broken.map(|name| Broken(&files, name.into()));
     let job = Job {
         plan: &plan,
+        stored: &plan,
         source: broken.as_ref().map_or(&files, |b| b),
         samples: &samples,
         held_back: &(0..400).map(|j| (j * j * 7 + j / 3) % 256).collect::<Vec<_>>(),

@@ -55,6 +55,20 @@ fn who_takes_too_long_is_told() {
 }
 
 #[test]
+fn who_waits_for_a_long_step_is_told_too() {
+    let (server, gate) = gated(Options { drain_time: Duration::from_millis(200), ..Options::default() });
+    let mut inside = [ask(&server, true), ask(&server, false)];
+    until("both are inside", || server.metric("planish_http_requests_inside") == 2.0);
+    server.service.stop(false);
+    // The engine is within a step that does not end before its callers have heard.
+    let [streaming, whole] = &mut inside;
+    assert!(read(streaming).text().contains("\"unavailable\""));
+    read(whole).error(503);
+    drop(gate);
+    server.service.wait().unwrap();
+}
+
+#[test]
 fn a_server_without_models_says_that_it_loads() {
     let server = start_empty();
     assert_eq!(server.get("/health").status, 200);

@@ -13,13 +13,9 @@ use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
 use planish::Model;
-use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
-use planish_model::Role;
-use planish_quant::calibrate::fold::reader_names;
-use planish_quant::recipe::{Format, Recipe, WeightMethod};
+use planish_quant::recipe::Recipe;
 use planish_quant::samples::Samples;
-use planish_tensor::Q8;
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -111,7 +107,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
     let spent = flags.budget.map(|target| budget::spend(global, &mut prepared, target)).transpose()?;
     let (model, recipe, samples) = (&prepared.model, &prepared.recipe, &prepared.samples);
-    let scheme = scheme_of(model, recipe, &|layer, role| prepared.quantized(layer, role))?;
+    let scheme = prepared.scheme()?;
     let options = WriterOptions {
         max_shard_size: flags.max_shard_size,
         overwrite: flags.overwrite,
@@ -127,27 +123,6 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let report = outcome::save(&mut writer, model, recipe, &scheme, report)?;
     writer.finish()?;
     outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64(), &phases)
-}
-
-/// The scheme as saved: every linear but those that stay in float, by name.
-fn scheme_of(model: &Model, recipe: &Recipe, quantized: &dyn Fn(usize, Role) -> bool) -> Result<Scheme> {
-    let format = match recipe.format {
-        Format::CompressedTensors => QuantFormat::CompressedTensors,
-        Format::Lmdeploy => QuantFormat::LmDeploy,
-    };
-    let mut ignore = vec![model.plan.arch.names.head.to_owned()];
-    for layer in 0..model.plan.layers {
-        let mut kept = model.plan.roles(layer);
-        kept.retain(|&role| !quantized(layer, role));
-        ignore.extend(reader_names(&model.plan, layer, &kept));
-    }
-    let dtype = match recipe.dtype() {
-        Q8::Int8 => QuantType::Int8,
-        Q8::E4M3 => QuantType::Fp8E4M3,
-        Q8::E5M2 => QuantType::Fp8E5M2,
-    };
-    let act_order = recipe.weights == WeightMethod::Gptq && recipe.act_order;
-    Ok(Scheme::w8a8(format, dtype, act_order, ignore)?)
 }
 
 /// What must be equal for a run to be continued.

@@ -10,7 +10,7 @@ use planish_model::Input;
 use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
 use planish_quant::calibrate::phases::Phases;
 use planish_quant::calibrate::run::{FEW_TOKENS, Outcome};
-use planish_quant::recipe::{Format, Recipe, Smooth, WeightMethod, dtype_name};
+use planish_quant::recipe::{Activations, Format, Recipe, Smooth, WeightMethod, dtype_name};
 use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
 use planish_quant::samples::Samples;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ pub fn report(
                 Smooth::Off => "off".into(),
             },
             weights: if recipe.weights == WeightMethod::Gptq { "gptq" } else { "rtn" }.into(),
-            activations: "dynamic".into(),
+            activations: if recipe.activations() == Activations::Static { "static" } else { "dynamic" }.into(),
             ignore: recipe.ignore.iter().map(|p| p.text().to_owned()).collect(),
             format: if recipe.format == Format::Lmdeploy { "lmdeploy" } else { "compressed-tensors" }.into(),
             seed: recipe.seed,

@@ -5,13 +5,15 @@ use crate::Global;
 use crate::commands::{bar, check_device, finite};
 use anyhow::{Result, bail};
 use planish::Model;
+use planish_checkpoint::scheme::{ActQuant, Group, QuantFormat, Scheme};
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_devices::{Opening, Work, cores, with_device};
 use planish_model::Role;
+use planish_quant::calibrate::fold::reader_names;
 use planish_quant::calibrate::probe::{LayerShare, sensitivity};
 use planish_quant::calibrate::run::{Job, Outcome, Progress, measure, quantize};
 use planish_quant::calibrate::save::Layout;
-use planish_quant::recipe::{Format, Recipe};
+use planish_quant::recipe::{Format, Recipe, WeightMethod};
 use planish_quant::samples::Samples;
 use planish_tensor::{Backend, DType};
 
@@ -83,6 +85,29 @@ impl Prepared {
         !role.steers() && self.recipe.quantizes(&self.model.plan.linear_name(layer, role))
     }
 
+    /// The scheme as saved: every linear but those that stay in float, by name.
+    pub fn scheme(&self) -> Result<Scheme> {
+        let (plan, recipe) = (&self.model.plan, &self.recipe);
+        let format = match recipe.format {
+            Format::CompressedTensors => QuantFormat::CompressedTensors,
+            Format::Lmdeploy => QuantFormat::LmDeploy,
+        };
+        let mut ignore = vec![plan.arch.names.head.to_owned()];
+        for layer in 0..plan.layers {
+            let mut kept = plan.roles(layer);
+            kept.retain(|&role| !self.quantized(layer, role));
+            ignore.extend(reader_names(plan, layer, &kept));
+        }
+        // `check_made` has seen that all groups have one scheme.
+        let mut scheme = recipe.groups[0].scheme;
+        scheme.weights.act_order = recipe.weights == WeightMethod::Gptq && recipe.act_order;
+        if let ActQuant::Dynamic { .. } = scheme.activations {
+            return Ok(Scheme::w8a8(format, scheme.weights.dtype, scheme.weights.act_order, ignore)?);
+        }
+        let group = Group { targets: vec!["Linear".into()], scheme };
+        Ok(Scheme::new(format, vec![group], ignore)?)
+    }
+
     /// Bytes of a float weight as it is written.
     pub fn float_bytes(&self) -> usize {
         self.float_dtype.size()
@@ -116,13 +141,16 @@ impl Prepared {
         let model = &self.model;
         let strength = |layer, input| strength(model, &self.recipe, layer, input);
         let quantized = |layer, role| self.quantized(layer, role);
-        let scale_name = if self.recipe.format == Format::Lmdeploy { "scale" } else { "weight_scale" };
+        let scheme = self.scheme()?;
+        let scale_name = scheme.scale_name();
+        let stored = model.plan.stored_by(scheme);
         let tokens = match over {
             Over::Probing(tokens) => tokens.min(self.held_back.len()),
             Over::Writing(_) | Over::Measuring => self.held_back.len(),
         };
         let job = Job {
             plan: &model.plan,
+            stored: &stored,
             source: model.tensors.as_ref(),
             samples: &self.samples.ids,
             held_back: &self.held_back[..tokens],

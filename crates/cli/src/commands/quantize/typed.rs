@@ -22,7 +22,7 @@ pub struct RecipeFlags {
     /// gptq or rtn [default: gptq for int8, rtn for fp8]
     #[arg(long)]
     pub weights: Option<String>,
-    /// dynamic (per token) [default: dynamic]
+    /// dynamic (per token), or static (one scale for each input, from the calibration) [default: dynamic]
     #[arg(long)]
     pub activations: Option<String>,
     /// Look for each row's best scale below that of its largest weight: on or off [default: off]

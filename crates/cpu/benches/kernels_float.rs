@@ -5,7 +5,7 @@ use planish_cpu::gemm_float::{PackedFloat, gemm_float, gemm_float_scalar};
 use planish_cpu::gram::{accumulate_gram, observe_columns};
 use planish_cpu::isa::Isa;
 use planish_cpu::threads::Threads;
-use planish_tensor::backend::FloatMath;
+use planish_tensor::FloatMath;
 use planish_tensor::{DType, HostTensor};
 use std::time::{Duration, Instant};
 

@@ -6,7 +6,7 @@ mod engine;
 use crate::isa::Isa;
 use crate::threads::Threads;
 use crate::vector::Shared;
-use planish_tensor::backend::FloatMath;
+use planish_tensor::FloatMath;
 
 /// Rows of x that are summed before the matrix is touched (for the vector families, and the definition).
 const STRETCH: usize = 512;

@@ -6,9 +6,9 @@ use crate::rowwise::{Q8SliceMut, Units, quantize_rows};
 use crate::threads::Threads;
 use crate::vector::Shared;
 use half::bf16;
-use planish_tensor::{Batch, backend::AttentionShape};
+use planish_tensor::{AttentionShape, Batch};
 
-/// Rotary angles in host memory; see [`planish_tensor::backend::RopeTable`].
+/// Rotary angles in host memory; see [`planish_tensor::RopeTable`].
 #[derive(Clone, Copy)]
 pub struct RopeSlice<'a> {
     /// `[positions, 2 * half]`: cosines, then sines.

@@ -1,7 +1,7 @@
 //! Recorded steps: the kernels of a step captured into a CUDA graph, so that running them again is one call.
 use crate::driver::{Context, check};
 use cudarc::driver::sys;
-use planish_tensor::backend::Recording;
+use planish_tensor::Recording;
 use planish_tensor::{Error, Result};
 use std::sync::Arc;
 

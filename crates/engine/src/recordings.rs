@@ -1,5 +1,5 @@
 //! Steps that the device has recorded: run again for a fraction of the time that queueing their operations takes.
-use planish_tensor::backend::{Recording, RecordingKey};
+use planish_tensor::{Recording, RecordingKey};
 use std::collections::HashMap;
 
 /// Recordings kept at once: one for each number of sequences in a step, and for each length class of theirs.

@@ -8,26 +8,33 @@ compile_error!("tensors are little-endian bytes, here as in every model file");
 pub mod backend;
 pub mod batch;
 pub mod conformance;
+pub mod device;
 pub mod dtype;
 pub mod error;
 pub mod float8;
 pub mod grid;
 pub mod host;
+pub mod kv;
 pub mod layout;
+pub mod linear;
 pub mod mixture;
+pub mod network;
 pub mod q8;
 pub mod sample;
 pub mod solver;
+pub mod tensor;
 
-pub use backend::{
-    Activation, AttentionShape, Backend, FloatMath, KvLayer, LinearPart, LinearShape, Memory, Preferences, Q8Rows,
-    Recording, RecordingKey, RopeTable, Tensor, kv_scale_bytes,
-};
+pub use backend::Backend;
 pub use batch::Batch;
+pub use device::{Memory, Preferences, Recording, RecordingKey};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use grid::{Grid, InputCodes};
 pub use host::{HostTensor, SharedBytes};
+pub use kv::{KvLayer, kv_scale_bytes};
+pub use linear::{FloatMath, LinearPart, LinearShape};
+pub use network::{Activation, AttentionShape, RopeTable};
 pub use q8::Q8;
 pub use sample::SampleRow;
 pub use solver::{GramFactor, RowNumbers, SolvedRows, Solver};
+pub use tensor::{Q8Rows, Tensor};

@@ -1,7 +1,7 @@
 //! Operations on rows.
 use crate::{Setting, best, floats, line};
 use planish_cpu::rowwise::*;
-use planish_tensor::backend::Activation;
+use planish_tensor::Activation;
 use planish_tensor::{Q8, q8};
 
 /// Times every operation for a decode step, a small batch and a prompt.

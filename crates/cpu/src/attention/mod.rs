@@ -24,7 +24,7 @@ use crate::rowwise::{Q8SliceMut, Units, quantize_rows};
 use crate::threads::Threads;
 use crate::vector::Shared;
 use half::bf16;
-use planish_tensor::{Batch, Q8, backend::AttentionShape};
+use planish_tensor::{AttentionShape, Batch, Q8};
 #[cfg(target_arch = "x86_64")]
 use segment::Floats;
 use std::ops::Range;

@@ -5,7 +5,7 @@ use crate::isa::Isa;
 use crate::threads::Threads;
 use crate::vector::{Avx2, Avx512, DotVector, Shared, Vector, Work};
 use half::bf16;
-use planish_tensor::{DType, backend::FloatMath};
+use planish_tensor::{DType, FloatMath};
 use std::marker::PhantomData;
 
 /// Steps between which sums may rest in memory, so that a panel's part stays in the near caches.

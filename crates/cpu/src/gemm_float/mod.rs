@@ -12,7 +12,7 @@ pub use pack::PackedFloat;
 pub use scalar::gemm_float_scalar;
 
 use crate::threads::Threads;
-use planish_tensor::backend::FloatMath;
+use planish_tensor::FloatMath;
 
 /// Columns of a panel: three registers of the widest family.
 pub(crate) const PANEL: usize = 48;

@@ -4,7 +4,7 @@ use crate::threads::Threads;
 use crate::vector::Shared;
 use planish_tensor::DType;
 
-/// As [`super::gemm_float`] with [`planish_tensor::backend::FloatMath::F32`], for any family's weight.
+/// As [`super::gemm_float`] with [`planish_tensor::FloatMath::F32`], for any family's weight.
 pub fn gemm_float_scalar(threads: &Threads, x: &[f32], w: &PackedFloat, out: &mut [f32]) {
     let (n, k) = (w.n, w.k);
     let t = x.len() / k;

@@ -6,7 +6,7 @@ use crate::gemm_float::tile::{Dots, Full, Product, Tile, multiply};
 use crate::isa::Isa;
 use crate::threads::Threads;
 use crate::vector::{Avx2, Avx512, DotVector, Shared, Vector, Work};
-use planish_tensor::backend::FloatMath;
+use planish_tensor::FloatMath;
 use std::marker::PhantomData;
 
 /// Adds to the matrix, if the family has vectors. The caller has checked that x is `[t, k]` and `gram` `[k, k]`.

@@ -4,7 +4,7 @@ use crate::exp::{TANH, TANH_SWITCH};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
-use planish_tensor::backend::Activation;
+use planish_tensor::Activation;
 use std::ops::Range;
 
 /// `out = act(x)`; rows of `width` for sharing out.

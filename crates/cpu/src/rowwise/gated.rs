@@ -5,7 +5,7 @@ use super::{Fold, Magnitude, Q8SliceMut, RowsMut, for_vectors, row_count, split}
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
-use planish_tensor::backend::Activation;
+use planish_tensor::Activation;
 use std::ops::Range;
 
 /// `out[t, f] = act(gate) * up` for `gate_up[t, 2f]` = gate then up.

@@ -1,7 +1,7 @@
 //! Every kernel family against f64 arithmetic, and codes against the definition in `planish_tensor::q8`.
 use super::*;
 use crate::isa::Isa;
-use planish_tensor::backend::Activation;
+use planish_tensor::Activation;
 use planish_tensor::{DType, HostTensor, LinearPart, Q8, q8};
 
 struct Random(u64);

@@ -1,0 +1,60 @@
+//! What the operations between the linears need to know of a network: attention, rotary angles, nonlinearities.
+use crate::{Backend, Tensor};
+
+/// Sizes and rules of one attention layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub nq: usize,
+    /// Key and value heads; `nq` is a multiple.
+    pub nkv: usize,
+    /// Head width.
+    pub d: usize,
+    /// Factor on q·k before the softmax.
+    pub scale: f32,
+    /// A query at position p sees keys at positions > p - window.
+    pub window: Option<u32>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub softcap: Option<f32>,
+}
+
+impl AttentionShape {
+    /// Width of a packed q+k+v row.
+    pub fn qkv_width(&self) -> usize {
+        (self.nq + 2 * self.nkv) * self.d
+    }
+}
+
+/// Rotary angles. The first `2 * half` channels of a head rotate, in pairs `(i, i + half)`,
+/// or `(2i, 2i + 1)` when interleaved.
+pub struct RopeTable<B: Backend> {
+    /// `[positions, 2 * half]` f32: cosines, then sines (each already times the attention factor, if any).
+    pub cos_sin: Tensor<B>,
+    /// Pairs a head rotates.
+    pub half: usize,
+    /// Pairs are neighbours.
+    pub interleaved: bool,
+}
+
+/// The nonlinearity of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// x·sigmoid(x).
+    Silu,
+    /// GELU, tanh approximation.
+    GeluTanh,
+    /// GELU, `x (1 + erf(x / √2)) / 2`.
+    Gelu,
+    /// max(x, 0); NaN stays.
+    Relu,
+}
+
+impl Activation {
+    /// Every nonlinearity.
+    pub const ALL: [Activation; 4] = [Activation::Silu, Activation::GeluTanh, Activation::Gelu, Activation::Relu];
+
+    /// Whether `act(x / s) = act(x) / s` for every s above 0, so that a factor passes through.
+    pub const fn is_homogeneous(self) -> bool {
+        matches!(self, Activation::Relu)
+    }
+}

@@ -2,19 +2,20 @@
 use crate::access::{add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
 use crate::attention::{Attention, KvSlice, KvSliceMut, Operands};
 use crate::buffer::{Aligned, CpuBuf, share};
-use crate::gemm_float::{PackedFloat, gemm_float};
-use crate::gemm_w8a8::{GroupedQ8, PackedQ8, Q8Slice, gemm_grouped, gemm_shifted, gemm_w8a8};
+use crate::gemm_float::gemm_float;
+use crate::gemm_w8a8::{Q8Slice, gemm_grouped, gemm_shifted, gemm_w8a8};
 use crate::isa::Isa;
+use crate::linear::CpuLinear;
 use crate::rope::{RopeSlice, rope_store_kv};
 use crate::rowwise::{self, Q8SliceMut, Units};
 use crate::threads::Threads;
 use crate::{gram, host_memory};
 use half::bf16;
-use planish_tensor::layout::{linear_layout, require, rows_of};
+use planish_tensor::layout::{require, rows_of};
 use planish_tensor::mixture::Mixer;
 use planish_tensor::{
-    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, Grid, HostTensor, KvLayer, LinearPart,
-    LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Tensor, kv_scale_bytes,
+    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
+    Memory, Q8, Q8Rows, Result, RopeTable, Tensor, kv_scale_bytes,
 };
 
 /// The CPU with its vector instructions and a pool of threads.
@@ -22,16 +23,6 @@ pub struct Cpu {
     pub(crate) threads: Threads,
     pub(crate) isa: Isa,
     attention: Attention,
-}
-
-/// A packed weight.
-pub enum CpuLinear {
-    /// Float weight.
-    Float(PackedFloat),
-    /// 8-bit weight with a scale for each channel.
-    Q8(PackedQ8),
-    /// 8-bit weight with a scale for each channel and group, and the grid of its input.
-    Grouped(GroupedQ8, Grid),
 }
 
 impl Cpu {
@@ -131,25 +122,7 @@ impl Backend for Cpu {
     }
 
     fn load_linear(&self, parts: &[LinearPart]) -> Result<CpuLinear> {
-        let layout = linear_layout(parts)?;
-        let bias = parts.iter().any(|p| p.bias.is_some()).then(|| {
-            let bias = |p: &LinearPart| p.bias.clone().unwrap_or_else(|| vec![0.0; p.weight.shape()[0]]);
-            parts.iter().flat_map(bias).collect::<Vec<f32>>()
-        });
-        let Some(kind) = layout.q8 else {
-            let weights: Vec<&HostTensor> = parts.iter().map(|p| &p.weight).collect();
-            return Ok(CpuLinear::Float(PackedFloat::pack(&weights, bias, self.isa, &self.threads)?));
-        };
-        let scales = |p: &'_ LinearPart| p.scales.clone().unwrap_or_default();
-        let scales: Vec<Vec<f32>> = parts.iter().map(scales).collect();
-        let codes: Vec<(&[u8], &[f32])> =
-            parts.iter().zip(&scales).map(|(p, s)| (p.weight.bytes(), s.as_slice())).collect();
-        if let Grid::Group(size) | Grid::Powers(size) = layout.grid {
-            let packed = GroupedQ8::pack(kind, layout.k, size, &codes, bias, self.isa, &self.threads);
-            return Ok(CpuLinear::Grouped(packed, layout.grid));
-        }
-        let packed = PackedQ8::pack(kind, layout.k, &codes, bias, self.isa, &self.threads);
-        Ok(CpuLinear::Q8(packed.on(layout.grid, &codes)))
+        CpuLinear::pack(parts, self.isa, &self.threads)
     }
 
     fn load_linear_as(&self, kind: Q8, parts: &[LinearPart]) -> Result<CpuLinear> {
@@ -163,15 +136,7 @@ impl Backend for Cpu {
     }
 
     fn linear_shape(&self, linear: &CpuLinear) -> LinearShape {
-        match linear {
-            CpuLinear::Float(w) => LinearShape { n: w.n(), k: w.k(), q8: None, grid: Grid::Token, bytes: w.bytes() },
-            CpuLinear::Q8(w) => {
-                LinearShape { n: w.n(), k: w.k(), q8: Some(w.kind()), grid: w.grid(), bytes: w.bytes() }
-            }
-            CpuLinear::Grouped(w, grid) => {
-                LinearShape { n: w.n(), k: w.k(), q8: w.kind(), grid: *grid, bytes: w.bytes() }
-            }
-        }
+        linear.shape()
     }
 
     fn embed(&self, table: &Tensor<Self>, batch: &Batch, scale: f32, out: &mut Tensor<Self>) -> Result<()> {

@@ -9,6 +9,7 @@ pub mod gemm_float;
 pub mod gemm_w8a8;
 pub mod gram;
 pub mod isa;
+pub mod linear;
 mod mixture;
 pub mod null;
 pub mod rope;

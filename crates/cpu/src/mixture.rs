@@ -2,9 +2,10 @@
 //! Each output is what the plain way gives, bit for bit, as far as gates are.
 use crate::access::{f32s, f32s_mut, u8s_mut};
 use crate::buffer::CpuBuf;
-use crate::fast::{Cpu, CpuLinear};
+use crate::fast::Cpu;
 use crate::gemm_float::gemm_float;
 use crate::gemm_w8a8::{Product, Q8Slice, gemm_w8a8_all};
+use crate::linear::CpuLinear;
 use crate::rowwise::{self, Q8SliceMut};
 use planish_tensor::mixture::{self, ExpertMath, ExpertRows, Experts, Groups, Mixer, Routes, Routing};
 use planish_tensor::{Backend, Error, Grid, LinearPart, Q8, Q8Rows, Result, Tensor};

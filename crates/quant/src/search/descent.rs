@@ -82,7 +82,7 @@ impl<'a> Model<'a> {
         error += self.of_weights(&s, &mut up, &mut down);
         let gather = |of: Vec<f64>| {
             let mut out = vec![0.0; factors.len()];
-            of.iter().zip(&self.group.factor_of[..]).for_each(|(v, &g)| out[g] += v);
+            of.iter().zip(self.group.factor_of).for_each(|(v, &g)| out[g] += v);
             out
         };
         Forces { error, up: gather(up), down: gather(down) }

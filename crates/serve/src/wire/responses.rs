@@ -187,7 +187,7 @@ pub struct ResponseObject {
     /// As it was given, or 1.
     pub top_p: f64,
     /// As it was given, or `auto`.
-    #[schema(value_type = Object)]
+    #[schema(value_type = FlatChoice)]
     pub tool_choice: Value,
     /// As they were given.
     pub tools: Vec<FlatTool>,

@@ -45,7 +45,8 @@ struct Group {
 template <int N, int PASSES>
 __device__ __forceinline__ void rope_store(
     float* qkv, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots, void* k,
-    void* v, float* k_scales, float* v_scales, int nq, int nkv, int d, int half, int interleaved, int kv_type) {
+    void* v, float* k_scales, float* v_scales, int nq, int nkv, int d, int half, int interleaved, int kv_type,
+    float k_fixed, float v_fixed) {
     int lane = threadIdx.x & 31, token = blockIdx.x;
     int head = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), heads = nq + 2 * nkv;
     grid_wait();
@@ -139,8 +140,11 @@ __device__ __forceinline__ void rope_store(
     }
 #pragma unroll
     for (int i = 16; i; i /= 2) most = max(most, __shfl_xor_sync(~0u, most, i));
-    float scale = __fdiv_rn(__uint_as_float(most), kv_type == KV_I8 ? 127.0f : 448.0f);
-    bool finite = (__float_as_uint(scale) & 0x7F800000u) != 0x7F800000u, some = finite && scale != 0.0f;
+    // The checkpoint's own scale, or the head's.
+    float fixed = value ? v_fixed : k_fixed, range = kv_type == KV_I8 ? 127.0f : 448.0f;
+    float scale = fixed != 0.0f ? fixed : __fdiv_rn(__uint_as_float(most), range);
+    float least = kv_type == KV_I8 ? -128.0f : -448.0f;
+    bool finite = most < 0x7F800000u, some = finite && scale != 0.0f;
     if (lane == 0) (value ? v_scales : k_scales)[vector] = finite ? scale : __uint_as_float(0x7FC00000u);
 #pragma unroll
     for (int i = 0; i < PASSES; i++) {
@@ -149,7 +153,7 @@ __device__ __forceinline__ void rope_store(
         unsigned codes = 0;
 #pragma unroll
         for (int j = 0; j < N; j++) {
-            float units = __fdiv_rn(x[i].x[j], scale);
+            float units = fminf(fmaxf(__fdiv_rn(x[i].x[j], scale), least), range);
             unsigned code = !some ? 0 : kv_type == KV_I8 ? encode_i8(units) : encode_e4m3(units);
             codes |= code << (8 * j);
         }
@@ -162,9 +166,9 @@ __device__ __forceinline__ void rope_store(
     extern "C" __global__ void __launch_bounds__(128) NAME(                                                           \
         float* qkv, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots,   \
         void* k, void* v, float* k_scales, float* v_scales, int nq, int nkv, int d, int half, int interleaved,        \
-        int kv_type) {                                                                                                \
+        int kv_type, float k_fixed, float v_fixed) {                                                                  \
         rope_store<N, PASSES>(qkv, cos_sin, header, positions, slots, k, v, k_scales, v_scales, nq, nkv, d, half,     \
-            interleaved, kv_type);                                                                                    \
+            interleaved, kv_type, k_fixed, v_fixed);                                                                  \
     }
 
 // d is a multiple of 4, and so is half unless pairs are neighbours.

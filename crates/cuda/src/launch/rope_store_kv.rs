@@ -24,15 +24,13 @@ pub(crate) fn rope_store_kv(
     if qkv.dtype != DType::F32 || kv.k.dtype != kv.v.dtype {
         return Err(Error::dtype("rope_store_kv: q, k and v are F32, keys and values are stored alike"));
     }
-    if kv.fixed.is_some() {
-        let message = "rope_store_kv: a checkpoint's own scales of keys and values; --kv-dtype bf16 needs none";
-        return Err(Error::unsupported(message));
-    }
     if d > WIDEST {
         return Err(Error::unsupported(format!("rope_store_kv: heads of {d} channels, at most {WIDEST}")));
     }
     let (angles, half, interleaved) = rope.map_or((0, 0, false), |r| (address(&r.cos_sin), r.half, r.interleaved));
     let scales = |t: &Option<Tensor<Cuda>>| t.as_ref().map_or(0, address);
+    // 0: each head has a scale of its own.
+    let [k_fixed, v_fixed] = kv.fixed.unwrap_or_default();
     let grid = Grid::of(batch.t, 32 * WARPS);
     let grid = Grid { blocks: [batch.t, (shape.nq + 2 * shape.nkv).div_ceil(WARPS), 1], ..grid };
     cuda.launch(
@@ -55,6 +53,8 @@ pub(crate) fn rope_store_kv(
             half,
             i32::from(interleaved),
             kv_type(kv.k.dtype)?,
+            k_fixed,
+            v_fixed,
         ],
     )
 }

@@ -36,7 +36,7 @@ const checks = {
   },
   async "tools, streamed"() {
     const tool = zodFunction({ name: "answer", parameters: Answer });
-    const forced = { tools: [tool], tool_choice: "required", parallel_tool_calls: false, max_tokens: 100 };
+    const forced = { tools: [tool], tool_choice: "required", parallel_tool_calls: false, max_tokens: 100, temperature: 0 };
     const whole = await ask(forced);
     assert.equal(whole.choices[0].finish_reason, "tool_calls");
     Answer.parse(JSON.parse(whole.choices[0].message.tool_calls[0].function.arguments));
@@ -45,17 +45,23 @@ const checks = {
     assert.equal(call.function.name, "answer");
     Answer.parse(JSON.parse(call.function.arguments));
   },
-  async "runTools goes on with the result"() {
+  async "runTools calls, and goes on with the result"() {
     let called = 0;
     const run = () => ((called += 1), "fine");
-    const tool = { type: "function", function: { name: "mood", parameters: { type: "object", properties: {} }, parse: JSON.parse, function: run } };
-    const runner = client.chat.completions.runTools({ model, messages, tools: [tool], max_tokens: 32 });
+    const tool = { type: "function", function: { name: "mood", parameters: { type: "object", properties: {}, additionalProperties: false }, parse: JSON.parse, function: run } };
+    const named = { type: "function", function: { name: "mood" } };
+    const runner = client.chat.completions.runTools({ model, messages, tools: [tool], tool_choice: named, temperature: 0, max_tokens: 64 });
     await runner.done();
-    assert.ok(runner.messages.length >= 2 && called >= 0);
+    assert.equal(called, 1);
+    const [call, result] = runner.messages.slice(-2);
+    assert.equal(call.tool_calls[0].function.name, "mood");
+    assert.equal(result.content, "fine");
+    const answer = await ask({ messages: runner.messages });
+    assert.ok(answer.choices[0].message.content.length > 0);
   },
   async "parse"() {
     const format = zodResponseFormat(Answer, "answer");
-    const answer = await client.chat.completions.parse({ model, messages, response_format: format, max_tokens: 60 });
+    const answer = await client.chat.completions.parse({ model, messages, response_format: format, max_tokens: 60, temperature: 0 });
     assert.equal(typeof answer.choices[0].message.parsed.sure, "boolean");
   },
   async "responses, streamed"() {

@@ -25,6 +25,20 @@ CASES = {
     "FP8 dynamic": ["--quant-dtype", "fp8"],
     "FP8 static": ["--quant-dtype", "fp8", "--activations", "static"],
     "INT8 dynamic, block 0 in float": ["--smooth", "off", "--weights", "rtn", "--ignore", "lm_head", "--ignore", r"re:model\.layers\.0\."],
+    "FP8 blocks of 128 x 128": ["--scheme", "FP8_BLOCK"],
+    "FP8 per tensor, static": ["--scheme", "FP8"],
+    "INT8 with an INT8 output projection": ["--lm-head", "int8"],
+    "INT8 with an FP8 output projection": ["--lm-head", "fp8"],
+    "INT8, down projections in FP8": ["--recipe", "MIXED"],
+    "INT8 dynamic with zero points": ["--recipe", "ASYMMETRIC"],
+    "INT8 static with zero points": ["--recipe", "STATIC_ASYMMETRIC"],
+}
+# What no flag says.
+GROUP = "{targets: [Linear], weights: {type: int, strategy: channel}, input_activations: {type: int, symmetric: false, %s}}"
+RECIPES = {
+    "MIXED": "{GPTQModifier: {ignore: [lm_head], scheme: {W8A8: [Linear], FP8_DYNAMIC: ['re:.*down_proj']}}}",
+    "ASYMMETRIC": "{QuantizationModifier: {ignore: [lm_head], config_groups: {g: %s}}}" % (GROUP % "strategy: token, dynamic: true"),
+    "STATIC_ASYMMETRIC": "{QuantizationModifier: {ignore: [lm_head], config_groups: {g: %s}}}" % (GROUP % "strategy: tensor"),
 }
 # Checkpoints in LMDeploy's layout that `planish convert` brings into the other.
 CONVERTED = {
@@ -72,6 +86,13 @@ def distances(folder, prompts):
     return worst, (squares / count) ** 0.5, kl / positions
 
 
+def recipe_file(name):
+    path = os.path.join(work, name + ".yaml")
+    with open(path, "w") as file:
+        file.write("a_stage: {b_modifiers: %s}\n" % RECIPES[name])
+    return path
+
+
 def write(name):
     folder = os.path.join(work, name.replace(" ", "-").replace(",", ""))
     if name in CONVERTED:
@@ -80,7 +101,8 @@ def write(name):
     flags = ["--device", "cpu", "--work-dir", folder, "--calib-samples", "16", "--calib-seqlen", "256"]
     calibration = os.environ.get("CALIBRATION")
     flags += ["--calib-dataset", calibration] if calibration else []
-    run("quantize", model, *flags, *CASES[name])
+    flags += [recipe_file(word) if word in RECIPES else word for word in CASES[name]]
+    run("quantize", model, *flags)
     return folder
 
 

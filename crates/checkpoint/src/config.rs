@@ -186,6 +186,13 @@ impl Config {
         json::pretty(&Value::Object(fields))
     }
 
+    /// The same with one field set.
+    pub fn with(&self, field: &str, value: Value) -> Config {
+        let mut out = self.clone();
+        out.fields.insert(field.into(), value);
+        out
+    }
+
     /// The error that `field` is not `expected`; shows what is there.
     pub fn wrong(&self, field: &str, expected: &str) -> Error {
         let found = self.fields.get(field).map_or("nothing".into(), json::shown);

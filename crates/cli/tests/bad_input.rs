@@ -286,7 +286,7 @@ fn calibration_files_name_the_line() {
     }
     calibrated(dir.path(), "short.jsonl", "{\"input_ids\": [7]}\n").fails(&["short.jsonl"]);
     calibrated(dir.path(), "words.txt", "some text\n").fails(&["words.txt", "tokenizer.json"]);
-    calibrated(dir.path(), "data.csv", "a,b\n").fails(&["data.csv", ".jsonl"]);
+    calibrated(dir.path(), "data.arrow", "a,b\n").fails(&["data.arrow", ".jsonl"]);
     let out = dir.path().join("out");
     let program = Program::new("quantize --calib-dataset ./no_such.jsonl").arg(tiny()).arg("--work-dir").arg(&out);
     program.run().fails(&["no_such.jsonl"]);

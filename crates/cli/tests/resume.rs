@@ -75,6 +75,27 @@ fn a_run_killed_after_each_block_resumes_to_the_same_bytes() {
     assert!(continued > 0, "no run was killed in the middle");
 }
 
+/// The search of factors and the output projection depend on states that a resumed run takes up or makes again.
+#[test]
+fn searched_factors_and_a_quantized_head_resume_to_the_same_bytes() {
+    let dir = scratch();
+    let calibration = long_calibration(dir.path());
+    let quantize = |out: &Path| quantize(&calibration, out).words("--smooth auto --lm-head int8");
+    let whole = dir.path().join("whole");
+    quantize(&whole).run().ok();
+    let mut continued = 0;
+    for lines in [2, 3] {
+        let out = dir.path().join(format!("cut-{lines}"));
+        if killed_at(quantize(&out), &out, lines) {
+            inspect(&out).run().fails(&[]);
+            quantize(&out).words("--resume").run().ok();
+            continued += 1;
+        }
+        assert_same_bytes(&whole, &out);
+    }
+    assert!(continued > 0, "no run was killed in the middle");
+}
+
 /// Killed after the last rename it is complete, perhaps with an emptied folder still in it; otherwise it must not load.
 /// Either way `--resume` ends in the whole.
 #[track_caller]

@@ -34,6 +34,7 @@ impl<B: Backend> Ends<B> {
             true => planish_tensor::LinearPart::float(embed.clone(), None),
             false => read_weight(plan, source, names.head, plan.vocab, plan.hidden, None)?,
         };
+        let head = planish_tensor::LinearPart { grid: plan.head_grid(head.grid), ..head };
         let positions = |(name, offset): (&str, usize)| {
             let table = read(source, name, &[plan.max_positions + offset, plan.hidden])?;
             Ok::<_, Error>((backend.load(&table)?, offset))
@@ -58,6 +59,11 @@ impl<B: Backend> Ends<B> {
             Some((table, offset)) => Ok(backend.add_positions(table, batch, *offset, &mut ws.x)?),
             None => Ok(()),
         }
+    }
+
+    /// What the output projection reads of `ws.x`, into `ws.normed`.
+    pub fn normalize(&self, backend: &B, ws: &mut Workspace<B>) -> Result<()> {
+        self.norm.apply(backend, &ws.x, &mut ws.normed)
     }
 
     /// Log-probabilities of hidden states `[rows, h]` given as f32, into `ws.logits[rows, v]`.

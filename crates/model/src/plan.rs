@@ -228,6 +228,14 @@ impl Plan {
         [Grid::Token].into_iter().chain(self.scheme.iter().flat_map(|scheme| quantized::grids(scheme))).collect()
     }
 
+    /// The grid of the output projection's input as it runs: behind a norm that the factor on logits is part of.
+    pub fn head_grid(&self, stored: Grid) -> Grid {
+        match stored {
+            Grid::Static { scale, zero } => Grid::Static { scale: scale * self.logit_scale, zero },
+            other => other,
+        }
+    }
+
     /// Prefix of a block's tensor names.
     pub fn block_prefix(&self, layer: usize) -> String {
         self.arch.names.block.replace("{}", &layer.to_string())

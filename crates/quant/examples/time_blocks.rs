@@ -72,13 +72,13 @@ fn run<B: Backend>(
         source: &source,
         samples: &samples,
         held_back: &held_back,
-        kind: Q8::Int8,
+        kind: &|_, _| Some(Q8::Int8),
+        head: None,
         strength: &|_, input: Input| {
             Some(Strength::Alpha(if matches!(plan.absorber(input), Some(Absorber::Rows(_))) { 0.5 } else { 0.8 }))
         },
         threads: 16,
         algorithm: Algorithm::Gptq(GptqOptions { threads: 16, ..GptqOptions::default() }),
-        quantized: &|_, _| true,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },
         keys: None,
     };

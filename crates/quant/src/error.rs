@@ -43,6 +43,14 @@ pub enum Error {
         /// What was given.
         found: String,
     },
+    /// A flag's value is not known.
+    #[error("{flag}: {problem}")]
+    Flag {
+        /// The flag.
+        flag: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A flag and the recipe say different things.
     #[error("{flag} {flag_value} contradicts the recipe, which says {recipe_field}: {recipe_value}; drop one of them")]
     Contradiction {

@@ -1,4 +1,5 @@
 //! What was typed becomes what it means: flags and a recipe file go in, one decided [`Recipe`] comes out.
+mod agree;
 mod arguments;
 mod limits;
 mod modifiers;
@@ -19,6 +20,10 @@ use planish_tensor::Q8;
 pub struct QuantizeArgs {
     /// `int8`, `fp8`, `float8_e4m3fn` or `float8_e5m2`.
     pub quant_dtype: Option<String>,
+    /// A preset of llm-compressor, such as `FP8_BLOCK`.
+    pub scheme: Option<String>,
+    /// `float`, `int8` or `fp8` for the output projection.
+    pub lm_head: Option<String>,
     /// A number from 0 to 1, `auto` or `off`.
     pub smooth: Option<String>,
     /// `gptq` or `rtn`.
@@ -42,6 +47,9 @@ pub struct QuantizeArgs {
     /// Text of a recipe in llm-compressor's schema.
     pub recipe: Option<String>,
 }
+
+/// The output projection's name in flags and recipes, whatever a family calls it.
+pub const HEAD: &str = "lm_head";
 
 /// How activations are smoothed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -143,13 +151,12 @@ pub fn decide(args: &QuantizeArgs) -> Result<Recipe> {
     let typed = Typed::read(args)?;
     let recipe = args.recipe.as_deref().map(yaml::read).transpose()?;
     if let Some(recipe) = &recipe {
-        typed.agree(args, recipe)?;
+        agree::agree(&typed, args, recipe)?;
     }
-    let dtype = typed.dtype.unwrap_or(QuantType::Int8);
-    let mut base = recipe.unwrap_or_else(|| Modifiers::defaults(dtype));
-    if args.recipe.is_none() && typed.activations == Some(Activations::Static) {
-        base.groups[0].scheme.activations = ActQuant::Static { symmetric: true };
-    }
+    let base = match recipe {
+        Some(recipe) => recipe,
+        None => typed.alone(args)?,
+    };
     let positive = |name: &str, value: Option<usize>, default: usize| match value.unwrap_or(default) {
         0 => Err(setting(name, "a number above 0", "0")),
         n => Ok(n),
@@ -164,7 +171,7 @@ pub fn decide(args: &QuantizeArgs) -> Result<Recipe> {
         damping: base.damping,
         act_order: base.act_order,
         clip: typed.clip.or(base.clip).unwrap_or(false),
-        ignore: typed.ignore.unwrap_or(base.ignore),
+        ignore: base.ignore,
         format: typed.format.unwrap_or(Format::CompressedTensors),
         calib_dataset: args.calib_dataset.clone(),
         calib_samples: positive("--calib-samples", args.calib_samples, 512)?,
@@ -178,12 +185,16 @@ pub fn decide(args: &QuantizeArgs) -> Result<Recipe> {
 impl Recipe {
     /// How the linear of this full name (without `.weight`) is quantized; `None` leaves it in float.
     pub fn scheme_of(&self, name: &str) -> Option<&LinearScheme> {
-        if self.ignore.iter().any(|p| p.rank(name).is_some()) {
-            return None;
-        }
-        let rank = |group: &RecipeGroup| group.targets.iter().filter_map(|t| t.rank(name)).min();
-        let ranked = self.groups.iter().filter_map(|group| Some((rank(group)?, &group.scheme)));
-        ranked.min_by_key(|(rank, _)| *rank).map(|(_, scheme)| scheme)
+        ranked(&self.groups, &self.ignore, name)
+    }
+
+    /// How the output projection is quantized, which the family calls `name`.
+    pub fn scheme_of_head(&self, name: &str) -> Option<&LinearScheme> {
+        let ignored = self.ignore.iter().any(|p| p.rank(name).is_some());
+        self.scheme_of(HEAD).filter(|_| !ignored).or_else(|| {
+            let scheme = self.scheme_of(name);
+            scheme.filter(|_| !self.ignore.iter().any(|p| p.rank(HEAD).is_some()))
+        })
     }
 
     /// Whether the linear of this full name (without `.weight`) is to be quantized.
@@ -194,6 +205,17 @@ impl Recipe {
     /// The 8-bit type of the first group: of all, unless they are mixed.
     pub fn dtype(&self) -> Q8 {
         q8(self.groups[0].scheme.weights.dtype)
+    }
+
+    /// The 8-bit types of all groups, each once.
+    pub fn dtypes(&self) -> Vec<Q8> {
+        let mut out: Vec<Q8> = Vec::new();
+        for kind in self.groups.iter().map(|group| q8(group.scheme.weights.dtype)) {
+            if !out.contains(&kind) {
+                out.push(kind);
+            }
+        }
+        out
     }
 
     /// When the first group's scales of activations are computed.
@@ -253,6 +275,16 @@ pub fn q8(dtype: QuantType) -> Q8 {
     }
 }
 
+/// The scheme of the group that names a linear most specifically; `None` where it is ignored or not named.
+fn ranked<'a>(groups: &'a [RecipeGroup], ignore: &[Pattern], name: &str) -> Option<&'a LinearScheme> {
+    if ignore.iter().any(|p| p.rank(name).is_some()) {
+        return None;
+    }
+    let rank = |group: &RecipeGroup| group.targets.iter().filter_map(|t| t.rank(name)).min();
+    let ranked = groups.iter().filter_map(|group| Some((rank(group)?, &group.scheme)));
+    ranked.min_by_key(|(rank, _)| *rank).map(|(_, scheme)| scheme)
+}
+
 fn when(scheme: &LinearScheme) -> Activations {
     match scheme.activations {
         ActQuant::Static { .. } => Activations::Static,
@@ -263,6 +295,9 @@ fn when(scheme: &LinearScheme) -> Activations {
 /// The flags, each understood by itself.
 struct Typed {
     dtype: Option<QuantType>,
+    scheme: Option<LinearScheme>,
+    /// Of the output projection; `Some(None)` keeps it in float.
+    head: Option<Option<QuantType>>,
     clip: Option<bool>,
     smooth: Option<Smooth>,
     weights: Option<WeightMethod>,
@@ -275,12 +310,16 @@ impl Typed {
     fn read(args: &QuantizeArgs) -> Result<Typed> {
         let (e4m3, e5m2) = (QuantType::Fp8E4M3, QuantType::Fp8E5M2);
         let dtypes = [("int8", QuantType::Int8), ("fp8", e4m3), ("float8_e4m3fn", e4m3), ("float8_e5m2", e5m2)];
+        let heads =
+            [("float", None), ("int8", Some(QuantType::Int8)), ("fp8", Some(e4m3)), ("float8_e4m3fn", Some(e4m3))];
         let weights = [("gptq", WeightMethod::Gptq), ("rtn", WeightMethod::Rtn)];
         let activations = [("dynamic", Activations::Dynamic), ("static", Activations::Static)];
         let formats = [("compressed-tensors", Format::CompressedTensors), ("lmdeploy", Format::Lmdeploy)];
         let ignore = args.ignore.iter().map(|p| Pattern::new(p)).collect::<Result<Vec<_>>>()?;
         Ok(Typed {
             dtype: choice("--quant-dtype", args.quant_dtype.as_deref(), &dtypes)?,
+            scheme: args.scheme.as_deref().map(|name| modifiers::scheme_named("--scheme", name)).transpose()?,
+            head: choice("--lm-head", args.lm_head.as_deref(), &heads)?,
             smooth: args.smooth.as_deref().map(|s| parse_smooth("--smooth", s)).transpose()?,
             weights: choice("--weights", args.weights.as_deref(), &weights)?,
             activations: choice("--activations", args.activations.as_deref(), &activations)?,
@@ -290,44 +329,33 @@ impl Typed {
         })
     }
 
-    /// Refuses flags that say something else than the recipe.
-    fn agree(&self, args: &QuantizeArgs, recipe: &Modifiers) -> Result<()> {
-        let typed = |value: &Option<String>| value.clone().unwrap_or_default();
-        let clash = |flag, value: &Option<String>, field: &str, said: String| {
-            let (flag_value, recipe_field) = (typed(value), field.to_string());
-            Err(Error::Contradiction { flag, flag_value, recipe_field, recipe_value: said })
-        };
-        let other = |dtype| recipe.groups.iter().any(|g| g.scheme.weights.dtype != dtype);
-        if self.dtype.is_some_and(other) {
-            return clash("--quant-dtype", &args.quant_dtype, "scheme", recipe.scheme.clone());
+    /// What flags without a recipe say.
+    fn alone(&self, args: &QuantizeArgs) -> Result<Modifiers> {
+        let dtype = self.dtype.or(self.scheme.map(|s| s.weights.dtype)).unwrap_or(QuantType::Int8);
+        let mut out = Modifiers::defaults(dtype);
+        if let Some(scheme) = self.scheme {
+            agree::one_scheme(self, args, &scheme)?;
+            out.groups[0].scheme = scheme;
+        } else if self.activations == Some(Activations::Static) {
+            out.groups[0].scheme.activations = ActQuant::Static { symmetric: true };
         }
-        if self.smooth.is_some_and(|s| s != recipe.smooth) {
-            return clash("--smooth", &args.smooth, "smoothing_strength", smooth_name(recipe.smooth));
-        }
-        if self.weights.is_some_and(|w| w != recipe.weights) {
-            let name = modifiers::weight_modifier(recipe.weights);
-            return clash("--weights", &args.weights, "modifier", name.into());
-        }
-        if self.activations.is_some_and(|a| recipe.groups.iter().any(|g| when(&g.scheme) != a)) {
-            return clash("--activations", &args.activations, "scheme", recipe.scheme.clone());
-        }
-        let clips = recipe.clip.unwrap_or(false);
-        if self.clip.is_some_and(|clip| clip != clips) {
-            let said = if clips { "a search of scales" } else { "the largest magnitude" };
-            return clash("--clip", &args.clip, "weight_observer", said.into());
-        }
+        let head = Pattern::new(HEAD)?;
         if let Some(ignore) = &self.ignore {
-            let sorted = |p: &[Pattern]| {
-                let mut names: Vec<_> = p.iter().map(|p| p.text().to_string()).collect();
-                names.sort();
-                names
-            };
-            if sorted(ignore) != sorted(&recipe.ignore) {
-                let said = format!("{:?}", sorted(&recipe.ignore));
-                return clash("--ignore", &Some(args.ignore.join(", ")), "ignore", said);
+            out.ignore = ignore.clone();
+            out.ignore.extend((!ignore.contains(&head)).then(|| head.clone()));
+        }
+        if let Some(Some(dtype)) = self.head {
+            if self.ignore.as_ref().is_some_and(|ignore| ignore.iter().any(|p| p.rank(HEAD).is_some())) {
+                let found = format!("--ignore {}", args.ignore.join(", "));
+                return Err(setting("--lm-head", "float, as --ignore names lm_head", &found));
+            }
+            out.ignore.retain(|p| *p != head);
+            let scheme = presets::dynamic(dtype);
+            if out.groups[0].scheme != scheme {
+                out.groups.push(RecipeGroup { targets: vec![head], scheme });
             }
         }
-        Ok(())
+        Ok(out)
     }
 }
 

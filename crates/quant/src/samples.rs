@@ -7,7 +7,7 @@
 mod read;
 mod shuffle;
 
-pub use read::Source;
+pub use read::{KINDS, Source};
 pub use shuffle::{SplitMix64, permutation};
 
 use crate::error::{Error, Result};

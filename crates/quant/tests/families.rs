@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy)]
 struct Setting {
     smooth: bool,
-    quantize: bool,
+    kind: Option<Q8>,
     gptq: bool,
     float_dtype: DType,
 }
@@ -48,11 +48,11 @@ fn run(name: &str, setting: Setting, out: &Path) -> Outcome {
         source: &files,
         samples: &samples,
         held_back: &tokens(77, 64),
-        kind: Q8::Int8,
+        kind: &|_, _| setting.kind,
+        head: None,
         strength: &strength,
         threads: 1,
         algorithm: if setting.gptq { Algorithm::Gptq(GptqOptions::default()) } else { Algorithm::Rtn },
-        quantized: &|_, _| setting.quantize,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: setting.float_dtype },
         keys: None,
     };
@@ -92,7 +92,7 @@ fn divergence(p: &[f32], q: &[f32], v: usize) -> f64 {
 /// Smoothed and saved without codes, in f32: the same function, read from the files.
 fn smoothing_is_an_identity(name: &str, float: &[f32], smoothed: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let setting = Setting { smooth: true, quantize: false, gptq: false, float_dtype: DType::F32 };
+    let setting = Setting { smooth: true, kind: None, gptq: false, float_dtype: DType::F32 };
     let outcome = run(name, setting, dir.path());
     let groups = &outcome.layers[0].smoothing;
     assert_eq!(groups.len(), smoothed, "{name}: {groups:?}");
@@ -112,7 +112,7 @@ fn eight_bits_stay_close(name: &str, float: &[f32]) {
     let dir = tempfile::tempdir().unwrap();
     let float_dtype = ModelFiles::open(&data(name)).unwrap();
     let float_dtype = float_dtype.tensor(plan(&data(name)).arch.names.embed).unwrap().dtype();
-    let outcome = run(name, Setting { smooth: true, quantize: true, gptq: true, float_dtype }, dir.path());
+    let outcome = run(name, Setting { smooth: true, kind: Some(Q8::Int8), gptq: true, float_dtype }, dir.path());
     let kl = outcome.smoothing.unwrap().mean;
     assert!(kl.abs() <= 1e-7, "{name}: KL {kl:e} after smoothing");
     assert!(outcome.layers.iter().all(|l| !l.linears.is_empty() && l.linears.iter().all(|l| l.algorithm == "gptq")));
@@ -121,11 +121,28 @@ fn eight_bits_stay_close(name: &str, float: &[f32]) {
     println!("{name}: smoothing {:.1e}, 8 bits {kl:.4}", outcome.smoothing.unwrap().mean);
 }
 
+/// The FP8 default: rounded to nearest, not smoothed. Runs as it was measured, and near the float model.
+fn fp8_stays_close(name: &str, float: &[f32]) {
+    let dir = tempfile::tempdir().unwrap();
+    let setting = Setting { smooth: false, kind: Some(Q8::E4M3), gptq: false, float_dtype: DType::BF16 };
+    let outcome = run(name, setting, dir.path());
+    assert!(outcome.smoothing.is_none());
+    let (plan, files) = (plan(dir.path()), ModelFiles::open(dir.path()).unwrap());
+    for module in plan.stored(0) {
+        assert_eq!(files.tensor(&format!("{}.weight", module.name)).unwrap().dtype(), DType::F8E4M3, "{name}");
+    }
+    let kl = divergence(float, &logits(dir.path(), &tokens(5, 64)), 256);
+    // A step of E4M3 is 2^-4 of a number, one of INT8 2^-8 of the largest.
+    assert!(kl > 0.0 && kl < 0.15, "{name}: KL {kl} of FP8");
+    assert!(kl < 4.0 * outcome.quantized.mean && kl > outcome.quantized.mean / 4.0, "{name}: {kl} {outcome:?}");
+    println!("{name}: FP8 {kl:.4}, measured {:.4}", outcome.quantized.mean);
+}
+
 /// Rounded to nearest without smoothing, each number is within half a step of what stood in its place.
 fn codes_stand_in_their_places(name: &str) {
     let dir = tempfile::tempdir().unwrap();
     let float_dtype = DType::BF16;
-    run(name, Setting { smooth: false, quantize: true, gptq: false, float_dtype }, dir.path());
+    run(name, Setting { smooth: false, kind: Some(Q8::Int8), gptq: false, float_dtype }, dir.path());
     let (plan, before, after) =
         (plan(dir.path()), ModelFiles::open(&data(name)).unwrap(), ModelFiles::open(dir.path()).unwrap());
     for layer in 0..plan.layers {
@@ -151,6 +168,7 @@ fn check(name: &str, smoothed: usize) {
     let float = logits(&data(name), &tokens(5, 64));
     smoothing_is_an_identity(name, &float, smoothed);
     eight_bits_stay_close(name, &float);
+    fp8_stays_close(name, &float);
     codes_stand_in_their_places(name);
 }
 

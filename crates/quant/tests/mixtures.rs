@@ -71,11 +71,11 @@ fn run(
         source,
         samples: &samples,
         held_back: &held_back(),
-        kind: Q8::Int8,
+        kind: &|layer, role| quantized(layer, role).then_some(Q8::Int8),
+        head: None,
         strength: &strength,
         algorithm: Algorithm::Gptq(GptqOptions::default()),
         threads: 1,
-        quantized,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },
         keys: None,
     };

@@ -3,6 +3,9 @@
 mod csv;
 mod json;
 mod parquet;
+mod split;
+
+pub use split::split_files;
 
 use crate::error::quoted;
 use crate::{Error, Result};

@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 /// A command line in the making.
 pub struct Program {
     args: Vec<OsString>,
+    vars: Vec<(&'static str, PathBuf)>,
     input: Vec<u8>,
 }
 
@@ -27,7 +28,7 @@ pub struct Output {
 impl Program {
     /// `planish …`, words separated by blanks.
     pub fn new(words: &str) -> Program {
-        Program { args: Vec::new(), input: Vec::new() }.words(words)
+        Program { args: Vec::new(), vars: Vec::new(), input: Vec::new() }.words(words)
     }
 
     /// Adds arguments separated by blanks.
@@ -39,6 +40,12 @@ impl Program {
     /// Adds one argument as it is.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Program {
         self.args.push(arg.as_ref().into());
+        self
+    }
+
+    /// Sets a variable of its environment.
+    pub fn var(mut self, name: &'static str, value: &Path) -> Program {
+        self.vars.push((name, value.to_owned()));
         self
     }
 
@@ -68,6 +75,7 @@ impl Program {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_planish"));
         command.args(&self.args).args(["--log-level", "error"]).env("HF_HUB_OFFLINE", "1").stdin(Stdio::piped());
+        command.envs(self.vars.iter().map(|(name, value)| (name, value)));
         command
     }
 }

@@ -3,7 +3,7 @@ use super::read::{Doc, Reader};
 use super::{Task, detokenize};
 use crate::error::{Error, Result};
 use planish_checkpoint::hub::HubClient;
-use planish_checkpoint::rows::{self, EXTENSIONS, Row, Rows};
+use planish_checkpoint::rows::{self, EXTENSIONS, Row, Rows, split_files};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,8 @@ pub struct Docs {
     pub fields: Vec<Map<String, Value>>,
 }
 
+/// End of the names of WikiText's own files.
+const RAW: &str = "raw";
 /// Deepest folder that is looked into.
 const MAX_DEPTH: usize = 4;
 /// Where the hub keeps a copy of every data set as parquet.
@@ -123,7 +125,7 @@ fn read(file: &Path) -> Result<Rows> {
 }
 
 fn is_raw(file: &Path) -> bool {
-    file.extension().is_some_and(|e| e == "raw")
+    file.extension().is_some_and(|e| e == RAW)
 }
 
 fn in_folder(folder: &Path, task: &Task, split: &str) -> Result<Vec<PathBuf>> {
@@ -131,7 +133,7 @@ fn in_folder(folder: &Path, task: &Task, split: &str) -> Result<Vec<PathBuf>> {
     list(folder, "", 0, &mut listed).map_err(planish_checkpoint::Error::io(folder, "list"))?;
     listed.sort();
     let stems = task.dataset.stems(split);
-    let chosen = choose(&listed, &stems);
+    let chosen = split_files(&listed, &stems, &[RAW]);
     if chosen.is_empty() {
         let place =
             format!("{} (looked for {}, ending in .{})", folder.display(), stems.join(", "), EXTENSIONS.join(" ."));
@@ -155,46 +157,6 @@ fn list(folder: &Path, before: &str, depth: usize, found: &mut Vec<String>) -> s
     Ok(())
 }
 
-/// The files of the first stem that has any: one of that name, or all its numbered parts.
-fn choose(listed: &[String], stems: &[String]) -> Vec<String> {
-    let readable = |path: &&String| {
-        let path = Path::new(path);
-        is_raw(path) || path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e))
-    };
-    for stem in stems {
-        let files = || listed.iter().filter(readable);
-        if let Some(whole) = files().find(|path| ends_with(without_end(path), stem)) {
-            return vec![whole.clone()];
-        }
-        let parts: Vec<String> = files().filter(|path| is_part(without_end(path), stem)).cloned().collect();
-        if !parts.is_empty() {
-            return parts;
-        }
-    }
-    Vec::new()
-}
-
-fn without_end(path: &str) -> &str {
-    path.rsplit_once('.').map_or(path, |(stem, _)| stem)
-}
-
-/// Whether a path is `stem`, below whatever folders.
-fn ends_with(path: &str, stem: &str) -> bool {
-    path.strip_suffix(stem).is_some_and(|folders| folders.is_empty() || folders.ends_with('/'))
-}
-
-/// Whether a path is a part of `stem`: `stem-00000-of-00002`, or `stem/0000`.
-fn is_part(path: &str, stem: &str) -> bool {
-    let numbers = |c: char| c.is_ascii_digit() || matches!(c, '-' | 'o' | 'f');
-    let whole = path.trim_end_matches(numbers);
-    let tail = &path[whole.len()..];
-    let dashed = tail.strip_prefix('-').is_some_and(|t| t.starts_with(|c: char| c.is_ascii_digit()));
-    match whole.strip_suffix('/') {
-        Some(folder) => !tail.is_empty() && ends_with(folder, stem),
-        None => dashed && ends_with(whole, stem),
-    }
-}
-
 fn on_hub(
     client: &HubClient,
     progress: &mut dyn FnMut(&str, u64, u64),
@@ -204,7 +166,7 @@ fn on_hub(
     let (repo, stems) = (task.dataset.repo, task.dataset.hub_stems(split));
     let mut first = None;
     for revision in ["main", CONVERTED] {
-        match client.fetch_dataset(repo, revision, &|listed| choose(listed, &stems), progress) {
+        match client.fetch_dataset(repo, revision, &|listed| split_files(listed, &stems, &[RAW]), progress) {
             Ok(files) if !files.is_empty() => return Ok(files),
             Ok(_) => {}
             Err(error) => first = first.or(Some(error)),
@@ -220,25 +182,6 @@ fn on_hub(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn chosen(listed: &[&str], stems: &[&str]) -> Vec<String> {
-        let own = |list: &[&str]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-        choose(&own(listed), &own(stems))
-    }
-
-    #[test]
-    fn files_are_found_by_their_names() {
-        let shared = ["gsm8k/test.jsonl", "gsm8k/train.jsonl", "mmlu/dev/anatomy_dev.csv", "tasks/piqa.jsonl"];
-        assert_eq!(chosen(&shared, &["gsm8k/train"]), ["gsm8k/train.jsonl"]);
-        assert_eq!(chosen(&shared, &["anatomy/dev", "dev/anatomy_dev"]), ["mmlu/dev/anatomy_dev.csv"]);
-        assert_eq!(chosen(&shared, &["piqa"]), ["tasks/piqa.jsonl"]);
-        assert_eq!(chosen(&shared, &["iqa", "rain", "tasks"]), [] as [&str; 0]);
-        let hub =
-            ["main/test-00000-of-00002.parquet", "main/test-00001-of-00002.parquet", "main/test.md", "x/test-a.csv"];
-        assert_eq!(chosen(&hub, &["main/test"]), hub[..2]);
-        assert_eq!(chosen(&["anatomy/test/0000.parquet"], &["anatomy/test"]), ["anatomy/test/0000.parquet"]);
-        assert_eq!(chosen(&["wiki.test.raw", "wiki.test.joined.txt"], &["wiki.test"]), ["wiki.test.raw"]);
-    }
 
     #[test]
     fn what_is_not_there_is_named() {

@@ -28,10 +28,10 @@ pub struct Divergence {
     pub top1: f64,
 }
 
-/// KL divergence between the ends of two streams of hidden states.
+/// KL divergence between two streams of hidden states, each behind its end of a model.
 pub fn divergence<B: Backend>(
     lane: &mut Lane<'_, B>,
-    ends: &Ends<B>,
+    ends: [&Ends<B>; 2],
     original: &Hidden,
     other: &Hidden,
     h: usize,
@@ -42,7 +42,7 @@ pub fn divergence<B: Backend>(
 /// The same of several streams.
 pub fn divergences<B: Backend>(
     lane: &mut Lane<'_, B>,
-    ends: &Ends<B>,
+    ends: [&Ends<B>; 2],
     original: &Hidden,
     others: &[&Hidden],
     h: usize,
@@ -50,11 +50,11 @@ pub fn divergences<B: Backend>(
     let mut sums = vec![Divergence::default(); others.len()];
     let rows = (original.values.len() / h) as f64;
     for (at, a) in original.values.chunks(ROWS * h).enumerate() {
-        ends.log_probs_of(lane.backend, FloatMath::F32, a, &mut lane.ws)?;
+        ends[0].log_probs_of(lane.backend, FloatMath::F32, a, &mut lane.ws)?;
         let p = read(lane.backend, &lane.ws.logits)?;
         for (sum, other) in sums.iter_mut().zip(others) {
             let b = &other.values[at * ROWS * h..][..a.len()];
-            ends.log_probs_of(lane.backend, FloatMath::F32, b, &mut lane.ws)?;
+            ends[1].log_probs_of(lane.backend, FloatMath::F32, b, &mut lane.ws)?;
             let (q, v) = (read(lane.backend, &lane.ws.logits)?, lane.ws.logits.cols);
             for (p, q) in p.chunks_exact(v).zip(q.chunks_exact(v)) {
                 let kl = kl(p, q);
@@ -143,7 +143,8 @@ pub fn output_errors<B: Backend>(
     Ok(errors)
 }
 
-fn output_error<B: Backend>(backend: &B, x: &Tensor<B>, float: B::Linear, q8: &LinearPart) -> Result<f64> {
+/// Relative error of one product of `x` against the same with a float weight.
+pub(super) fn output_error<B: Backend>(backend: &B, x: &Tensor<B>, float: B::Linear, q8: &LinearPart) -> Result<f64> {
     let (n, t, k) = (q8.weight.shape()[0], x.rows, x.cols);
     let mut out = backend.alloc(DType::F32, t, n)?;
     backend.gemm_float(x, &float, FloatMath::F32, &mut out)?;

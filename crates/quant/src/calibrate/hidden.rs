@@ -6,7 +6,7 @@ use planish_model::block::{Block, Step};
 use planish_model::tap::Tap;
 use planish_model::{Ends, KvPool, Plan, Workspace};
 use planish_tensor::host::encode_f32;
-use planish_tensor::{Backend, Batch, DType, FloatMath, RopeTable, Solver};
+use planish_tensor::{Backend, Batch, DType, FloatMath, RopeTable, Solver, Tensor};
 
 /// Tokens that go through a block at once, unless the device prefers another number (one sequence may be longer).
 const CHUNK_TOKENS: usize = 1024;
@@ -142,6 +142,29 @@ impl<'a, B: Backend> Lane<'a, B> {
             progress(chunk.tokens());
         }
         Ok(())
+    }
+
+    /// Shows what the output projection reads of the calibration states.
+    pub fn observe_end(
+        &mut self,
+        ends: &Ends<B>,
+        states: &States<B>,
+        see: &mut dyn FnMut(&B, &Tensor<B>) -> Result<()>,
+    ) -> Result<()> {
+        for chunk in &states.chunks {
+            self.ws.set_tokens(chunk.tokens());
+            chunk.load(self.backend, self.solver, &mut self.ws.x)?;
+            ends.normalize(self.backend, &mut self.ws)?;
+            see(self.backend, &self.ws.normed)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves in `ws.normed` what the output projection reads of these states `[t, h]`.
+    pub fn normalize(&mut self, ends: &Ends<B>, states: &[f32]) -> Result<()> {
+        self.ws.set_tokens(states.len() / self.plan.hidden);
+        self.backend.upload(&encode_f32(self.ws.x.dtype, states)?, &mut self.ws.x)?;
+        Ok(ends.normalize(self.backend, &mut self.ws)?)
     }
 
     /// Runs a block over one sequence, in place.

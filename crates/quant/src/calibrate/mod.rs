@@ -2,6 +2,7 @@
 pub mod changing;
 pub mod check;
 pub mod fold;
+mod head;
 pub mod hidden;
 mod lines;
 pub mod observe;
@@ -12,6 +13,7 @@ mod sampled;
 pub mod save;
 pub mod solve;
 mod states;
+mod steps;
 mod stored;
 mod streams;
 pub mod strength;

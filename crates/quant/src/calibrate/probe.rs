@@ -6,9 +6,11 @@
 //! what each of them alone changes in the block's output.
 use super::check::{self, Divergence};
 use super::fold::{FloatBlock, reader_names};
+use super::head::{self, Head};
 use super::hidden::{Hidden, Lane};
-use super::run::{Job, Progress, calibrate, smooth, solve};
+use super::run::{Job, Progress};
 use super::solve::Solved;
+use super::steps::{calibrate, smooth, solve};
 use super::streams::Streams;
 use crate::error::Result;
 use planish_model::block::Block;
@@ -47,7 +49,7 @@ pub fn sensitivity<B: Backend>(
     job: &Job<'_>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<LayerShare>> {
-    backend.runs(job.kind)?;
+    job.runs_on(backend)?;
     let (plan, lengths) = (job.plan, job.samples.iter().map(Vec::len).collect::<Vec<_>>());
     let solver = backend.solver().filter(|_| job.algorithm.solvable());
     let mut lane = Lane::new(backend, solver, job.stored, &lengths, job.held_back.len(), check::ROWS, job.keys)?;
@@ -67,19 +69,39 @@ pub fn sensitivity<B: Backend>(
             probes.push(probe);
         }
         lane.advance(&block, FloatMath::F32, &mut streams.original)?;
-        if layer + 1 < plan.layers {
+        if layer + 1 < plan.layers || head::observes(job) {
             lane.advance_all(&block, FloatMath::Bf16, &mut streams.calibration)?;
         }
         release_block(plan, job.source, layer);
     }
+    let head = head::quantized(&mut lane, job, &streams)?;
     let ends = Ends::load(backend, plan, job.source, false)?;
     let others: Vec<&Hidden> = probes.iter().collect();
-    let found = check::divergences(&mut lane, &ends, &streams.original, &others, plan.hidden)?;
+    let found = check::divergences(&mut lane, [&ends; 2], &streams.original, &others, plan.hidden)?;
     for (share, divergence) in shares.iter_mut().zip(found) {
         share.divergence = divergence;
         share.groups.iter_mut().for_each(|g| g.kl *= divergence.mean);
     }
+    if let Some(head) = head {
+        shares.push(of_head(&mut lane, job, &ends, &head, &streams)?);
+    }
     Ok(shares)
+}
+
+/// What the output projection does alone.
+fn of_head<B: Backend>(
+    lane: &mut Lane<'_, B>,
+    job: &Job<'_>,
+    ends: &Ends<B>,
+    head: &Head,
+    streams: &Streams<B>,
+) -> Result<LayerShare> {
+    let (plan, other, states) = (job.plan, head.ends(lane.backend, job)?, &streams.original);
+    let divergence = check::divergence(lane, [ends, &other], states, states, plan.hidden)?;
+    let name = plan.arch.names.head.to_owned();
+    let (weights, rows) = (plan.vocab * plan.hidden, plan.vocab);
+    let groups = vec![GroupShare { linears: vec![name.clone()], weights, rows, kl: divergence.mean }];
+    Ok(LayerShare { name, divergence, groups })
 }
 
 /// The held-back tokens behind block `layer` quantized, and each group's part of what that changes.
@@ -93,7 +115,7 @@ fn quantized_alone<B: Backend>(
     progress: &mut dyn FnMut(f64),
 ) -> Result<Option<(LayerShare, Hidden)>> {
     let (plan, backend) = (job.plan, lane.backend);
-    if !plan.roles(layer).into_iter().any(|role| !role.steers() && (job.quantized)(layer, role)) {
+    if !plan.roles(layer).into_iter().any(|role| job.kind_of(layer, role).is_some()) {
         return Ok(None);
     }
     let (mut statistics, sampled, _) = calibrate(lane, job, layer, original, streams, progress)?;

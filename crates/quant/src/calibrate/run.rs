@@ -1,19 +1,19 @@
 //! The driver: block by block, calibrate → smooth → quantize → check → save → advance.
 use super::check::{self, Divergence};
-use super::fold::{FloatBlock, Smoothing, smoothed_inputs, smoothed_readers};
+use super::fold::{FloatBlock, Smoothing, smoothed_inputs};
+use super::head::{self, Head};
 use super::hidden::Lane;
 use super::lines;
-use super::observe::{Recording, Statistics};
+use super::observe::Recording;
 use super::phases::Phases;
-use super::sampled::{Eyes, Sampled};
 use super::save::{self, Layout};
-use super::solve::{Algorithm, Correlation, Solved, solve_input};
-use super::stored::{conform, needs_maxima};
+use super::solve::{Algorithm, Solved};
+use super::steps::{calibrate, smooth, solve};
+use super::stored::conform;
 use super::streams::Streams;
-use super::strength::{Searching, Strength, choose};
+use super::strength::Strength;
 use crate::error::Result;
 use crate::report::{ExpertTokens, LayerReport};
-use crate::smooth::divide_gram;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::block::Block;
@@ -21,6 +21,8 @@ use planish_model::decoder::release_block;
 use planish_model::weights::HostBlock;
 use planish_model::{Ends, Input, Plan, Role};
 use planish_tensor::{Backend, DType, FloatMath, HostTensor, Q8};
+
+pub use super::steps::FEW_TOKENS;
 
 /// Decided settings of one run.
 pub struct Job<'a> {
@@ -34,16 +36,16 @@ pub struct Job<'a> {
     pub samples: &'a [Vec<u32>],
     /// One more sequence, for the self-checks.
     pub held_back: &'a [u32],
-    /// 8-bit type.
-    pub kind: Q8,
+    /// The 8-bit type of each linear; `None` leaves it in float. Routers and gates of shared experts always stay there.
+    pub kind: &'a dyn Fn(usize, Role) -> Option<Q8>,
+    /// The 8-bit type of the output projection, if it is quantized.
+    pub head: Option<Q8>,
     /// How strongly a layer's input is smoothed; `None` leaves it alone.
     pub strength: &'a dyn Fn(usize, Input) -> Option<Strength>,
     /// How weights become codes.
     pub algorithm: Algorithm,
     /// Threads of the search of strengths; the result is the same for every number.
     pub threads: usize,
-    /// Whether a linear is quantized. Routers and gates of shared experts never are.
-    pub quantized: &'a dyn Fn(usize, Role) -> bool,
     /// How tensors are named and typed.
     pub layout: Layout,
     /// Type of the calibration's keys and values, F32 or BF16; `None` for what the device attends to fastest.
@@ -51,8 +53,22 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// The 8-bit type of a linear, if it is quantized.
+    pub fn kind_of(&self, layer: usize, role: Role) -> Option<Q8> {
+        if role.steers() { None } else { (self.kind)(layer, role) }
+    }
+
+    /// Fails unless products of every type that is asked for run on a device.
+    pub(super) fn runs_on<B: Backend>(&self, backend: &B) -> Result<()> {
+        let mut kinds: Vec<Q8> = self.head.into_iter().collect();
+        for layer in 0..self.plan.layers {
+            kinds.extend(self.plan.roles(layer).into_iter().filter_map(|role| self.kind_of(layer, role)));
+        }
+        Ok(Q8::ALL.into_iter().filter(|kind| kinds.contains(kind)).try_for_each(|kind| backend.runs(kind))?)
+    }
+
     /// Whether anything is smoothed.
-    fn smooths(&self) -> bool {
+    pub(super) fn smooths(&self) -> bool {
         let any =
             |layer| smoothed_inputs(self.plan, layer).iter().any(|(input, _)| (self.strength)(layer, *input).is_some());
         (0..self.plan.layers).any(any)
@@ -94,14 +110,15 @@ pub(super) struct Run<'a, 'j, B: Backend> {
 
 /// Quantizes every block, keeps nothing of it, and measures the result.
 pub fn measure<B: Backend>(backend: &B, job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome> {
-    backend.runs(job.kind)?;
+    job.runs_on(backend)?;
     let (mut run, layers) = (Run::fresh(backend, job)?, job.plan.layers);
     for layer in 0..layers {
         let host = HostBlock::read(job.plan, job.source, layer)?;
         run.block(layer, host, &mut |part| progress(Progress { layer, layers, part }))?;
         release_block(job.plan, job.source, layer);
     }
-    run.check()
+    let head = head::quantized(&mut run.lane, job, &run.streams)?;
+    run.check(head)
 }
 
 /// Quantizes every block into `writer`, continuing where an earlier run stopped, and checks the result.
@@ -111,7 +128,7 @@ pub fn quantize<B: Backend>(
     writer: &mut CheckpointWriter,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Outcome> {
-    backend.runs(job.kind)?;
+    job.runs_on(backend)?;
     let mut run = Run::begin(backend, job, writer)?;
     match run.lane.solver {
         None => lines::one_by_one(&mut run, writer, progress)?,
@@ -146,28 +163,36 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         Ok((lane, Ends::load(backend, job.plan, job.source, false)?, phases))
     }
 
-    fn end(self, writer: &mut CheckpointWriter) -> Result<Outcome> {
+    fn end(mut self, writer: &mut CheckpointWriter) -> Result<Outcome> {
+        let head = head::quantized(&mut self.lane, self.job, &self.streams)?;
         let (backend, job) = (self.lane.backend, self.job);
-        let mut outcome = self.check()?;
+        self.phases.end(backend, "solve")?;
+        if let Some(head) = &head {
+            save::write_new(writer, &head.tensors)?;
+        }
+        let mut outcome = self.check(head)?;
         save::write_ends(writer, job.plan, job.source)?;
         outcome.phases.end(backend, "write the rest")?;
         Ok(outcome)
     }
 
-    fn check(mut self) -> Result<Outcome> {
+    fn check(mut self, head: Option<Head>) -> Result<Outcome> {
         let (job, lane) = (self.job, &mut self.lane);
         drop(std::mem::take(&mut self.streams.calibration.chunks));
         let ends = Ends::load(lane.backend, job.plan, job.source, false)?;
         let (original, h) = (&self.streams.original, job.plan.hidden);
         let smoothing = match job.smooths() {
-            true => Some(check::divergence(lane, &ends, original, &self.streams.smoothed, h)?),
+            true => Some(check::divergence(lane, [&ends; 2], original, &self.streams.smoothed, h)?),
             false => None,
         };
         if let Some(d) = &smoothing {
             check::same_function(d)?;
         }
-        let quantized = check::divergence(lane, &ends, original, &self.streams.quantized, h)?;
+        let other = head.as_ref().map(|head| head.ends(lane.backend, job)).transpose()?;
+        let both = [&ends, other.as_ref().unwrap_or(&ends)];
+        let quantized = check::divergence(lane, both, original, &self.streams.quantized, h)?;
         self.phases.end(lane.backend, "compare")?;
+        self.layers.extend(head.map(|head| head.report));
         Ok(Outcome { layers: self.layers, smoothing, quantized, phases: self.phases })
     }
 
@@ -215,7 +240,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         phases.end(backend, "load")?;
         lane.advance(&block, FloatMath::F32, &mut streams.quantized)?;
         phases.end(backend, "check")?;
-        if layer + 1 < plan.layers {
+        if layer + 1 < plan.layers || head::observes(job) {
             lane.advance_all(&block, FloatMath::Bf16, &mut streams.calibration)?;
         }
         phases.end(backend, "advance")?;
@@ -247,82 +272,6 @@ fn report<B: Backend>(
     report
 }
 
-/// An expert that was given fewer calibration tokens is calibrated on all of them, as if the router had chosen it
-/// always: a few tokens span too little of its input to say which errors cost nothing.
-pub const FEW_TOKENS: u64 = 256;
-
-/// What calibration saw of a block.
-pub(super) type Calibrated<B> = (Option<Statistics<B>>, Option<Sampled>, ExpertTokens);
-
-/// Statistics of the block's inputs, if smoothing or GPTQ needs any, and rows of them, if strengths are searched.
-pub(super) fn calibrate<B: Backend>(
-    lane: &mut Lane<'_, B>,
-    job: &Job<'_>,
-    layer: usize,
-    block: &Block<B>,
-    streams: &Streams<B>,
-    progress: &mut dyn FnMut(f64),
-) -> Result<Calibrated<B>> {
-    let grams = job.algorithm.needs_grams();
-    if !grams && !job.smooths() && !needs_maxima(job.stored) {
-        return Ok((None, None, ExpertTokens::default()));
-    }
-    let mut statistics = Statistics::new(lane.backend, job.plan, layer, FloatMath::Bf16, grams)?;
-    let total = streams.calibration.tokens();
-    let searched = |input| (job.strength)(layer, input) == Some(Strength::Search);
-    let lengths = || job.samples.iter().map(Vec::len).collect::<Vec<_>>();
-    let mut sampled = smoothed_inputs(job.plan, layer)
-        .into_iter()
-        .any(|(input, _)| searched(input))
-        .then(|| Sampled::new(lane.backend, job.plan, layer, &lengths()));
-    let mut eyes = Eyes { statistics: &mut statistics, sampled: sampled.as_mut() };
-    let mut done = 0;
-    lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut eyes, &mut |tokens| {
-        done += tokens;
-        progress(0.7 * done as f64 / total as f64);
-    })?;
-    let tokens = statistics.expert_tokens();
-    let few: Vec<u16> = tokens.iter().filter(|(_, tokens)| *tokens < FEW_TOKENS).map(|(e, _)| *e).collect();
-    if !few.is_empty() {
-        statistics.widen(lane.backend, few.clone())?;
-        lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut statistics, &mut |_| {})?;
-    }
-    let tokens = tokens.into_iter().map(|(_, tokens)| tokens).collect();
-    Ok((Some(statistics), sampled, ExpertTokens { tokens, on_all_tokens: few }))
-}
-
-/// Smooths every input that has a strength.
-pub(super) fn smooth<B: Backend>(
-    backend: &B,
-    job: &Job<'_>,
-    layer: usize,
-    float: &mut FloatBlock<'_, B>,
-    statistics: Option<&Statistics<B>>,
-    sampled: Option<&Sampled>,
-) -> Result<Vec<Smoothing>> {
-    let mut done = Vec::new();
-    let Some(statistics) = statistics else { return Ok(done) };
-    for (input, absorber) in smoothed_inputs(job.plan, layer) {
-        let Some(strength) = (job.strength)(layer, input) else { continue };
-        let readers = smoothed_readers(job.plan, layer, input).into_iter();
-        let readers: Vec<Role> = readers.filter(|&r| !r.steers() && (job.quantized)(layer, r)).collect();
-        if readers.is_empty() && strength == Strength::Search {
-            continue; // nothing is rounded, so there is nothing to search
-        }
-        let absmax = statistics.absmax(backend, input)?;
-        let searching = Searching {
-            kind: job.kind,
-            weight_share: job.algorithm.weight_share(),
-            threads: job.threads,
-            rows: sampled.and_then(|s| s.inputs.get(&input)),
-            readers: &readers,
-        };
-        let chosen = choose(job.plan, layer, float, input, strength, &absmax, &searching)?;
-        done.push(float.smooth(job.plan, (input, absorber), &absmax, chosen, job.layout.float_dtype, layer)?);
-    }
-    Ok(done)
-}
-
 /// Runs the smoothed float block on the held-back sequence: it must do what the original does.
 fn check_smoothing<B: Backend>(
     lane: &mut Lane<'_, B>,
@@ -337,48 +286,6 @@ fn check_smoothing<B: Backend>(
     lane.advance(&block, FloatMath::F32, &mut streams.smoothed)?;
     check::same_states(layer, &streams.original, &streams.smoothed)?;
     Ok(recording)
-}
-
-pub(super) fn solve<B: Backend>(
-    lane: &Lane<'_, B>,
-    job: &Job<'_>,
-    layer: usize,
-    float: &FloatBlock<'_, B>,
-    mut statistics: Option<&mut Statistics<B>>,
-    smoothed: &[Smoothing],
-) -> Result<Vec<Solved>> {
-    let mut solved = Vec::new();
-    let quantized = |role: Role| !role.steers() && (job.quantized)(layer, role);
-    for input in job.plan.inputs(layer) {
-        let s = smoothed.iter().find(|s| s.inputs.contains(&input)).map(|s| &s.s[..]);
-        let gram = match &mut statistics {
-            Some(statistics) => correlation(lane, statistics, input, s)?,
-            None => None,
-        };
-        solved.extend(solve_input(job.plan, layer, float, input, job.kind, &job.algorithm, gram, &quantized)?);
-    }
-    Ok(solved)
-}
-
-/// The Gram matrix of the input as smoothed, where it is to be factorized.
-fn correlation<B: Backend>(
-    lane: &Lane<'_, B>,
-    statistics: &mut Statistics<B>,
-    input: Input,
-    s: Option<&[f32]>,
-) -> Result<Option<Correlation<B>>> {
-    let Some(solver) = lane.solver else {
-        let mut gram = statistics.gram(lane.backend, input)?;
-        if let (Some(gram), Some(s)) = (&mut gram, s) {
-            divide_gram(gram, s.len(), s)?;
-        }
-        return Ok(gram.map(Correlation::Host));
-    };
-    let mut gram = statistics.take_gram(input);
-    if let (Some(gram), Some(s)) = (&mut gram, s) {
-        solver.divide_gram(gram, s)?;
-    }
-    Ok(gram.map(Correlation::Device))
 }
 
 /// The block as it will be saved: codes, and what stays in float.

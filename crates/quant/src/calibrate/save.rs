@@ -4,7 +4,7 @@ use super::solve::Solved;
 use super::stored::stored_scales;
 use crate::error::Result;
 use planish_checkpoint::Error;
-use planish_checkpoint::scheme::{INPUT_SCALE, WeightStrategy};
+use planish_checkpoint::scheme::{ActQuant, INPUT_SCALE, INPUT_ZERO_POINT, WeightStrategy};
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::Plan;
@@ -46,26 +46,36 @@ pub fn block_tensors<B: Backend>(
     }
     for module in plan.stored(layer) {
         let part = module_part(plan, &module, block, solved)?;
-        let (name, n, k) = (&module.name, module.n, module.k);
-        match &part.scales {
-            Some(scales) => {
-                let scheme = plan.scheme.as_deref().and_then(|scheme| scheme.for_linear(name));
-                let strategy = scheme.map_or(WeightStrategy::Channel, |linear| linear.weights.strategy);
-                let scales = stored_scales(scales, strategy, n);
-                let scale = |shape, values: &[f32]| HostTensor::from_f32_as(layout.scale_dtype, shape, values);
-                out.push((format!("{name}.weight"), part.weight));
-                out.push((format!("{name}.{}", layout.scale_name), scale(strategy.scale_shape(n, k), &scales)?));
-                if let Grid::Static { scale: fixed, .. } = part.grid {
-                    out.push((format!("{name}.{INPUT_SCALE}"), scale(vec![1], &[fixed])?));
-                }
-            }
+        match part.scales {
+            Some(_) => out.extend(codes(plan, &module.name, &part, layout)?),
             None => {
                 let weight = float(vec![module.n, module.k], &part.weight.to_f32())?;
-                out.push((format!("{name}.weight"), weight));
+                out.push((format!("{}.weight", module.name), weight));
             }
         }
         if let Some(bias) = &part.bias {
-            out.push((format!("{name}.bias"), float(vec![module.n], bias)?));
+            out.push((format!("{}.bias", module.name), float(vec![module.n], bias)?));
+        }
+    }
+    Ok(out)
+}
+
+/// A quantized module's weight and scales as the scheme of `plan` stores them; without one, a scale for each row.
+pub(super) fn codes(plan: &Plan, name: &str, part: &LinearPart, layout: Layout) -> Result<Vec<(String, HostTensor)>> {
+    let (n, k) = (part.weight.shape()[0], part.weight.shape()[1]);
+    let linear = plan.scheme.as_deref().and_then(|scheme| scheme.for_linear(name));
+    let strategy = linear.map_or(WeightStrategy::Channel, |linear| linear.weights.strategy);
+    let scales = stored_scales(part.scales.as_deref().unwrap_or_default(), strategy, n);
+    let scale = |shape, values: &[f32]| HostTensor::from_f32_as(layout.scale_dtype, shape, values);
+    let mut out = vec![
+        (format!("{name}.weight"), part.weight.clone()),
+        (format!("{name}.{}", layout.scale_name), scale(strategy.scale_shape(n, k), &scales)?),
+    ];
+    if let Grid::Static { scale: fixed, zero } = part.grid {
+        out.push((format!("{name}.{INPUT_SCALE}"), scale(vec![1], &[fixed])?));
+        if linear.is_some_and(|linear| linear.activations == ActQuant::Static { symmetric: false }) {
+            let zero = HostTensor::from_bytes(DType::I8, vec![1], vec![zero as u8])?;
+            out.push((format!("{name}.{INPUT_ZERO_POINT}"), zero));
         }
     }
     Ok(out)
@@ -109,9 +119,37 @@ impl TensorSource for Tensors<'_> {
     fn release(&self, _: &str) {}
 }
 
+/// A model with some tensors in place of its own, or beside them.
+pub struct Over<'a>(pub &'a dyn TensorSource, pub Tensors<'a>);
+
+impl TensorSource for Over<'_> {
+    fn names(&self) -> Vec<String> {
+        let others = self.0.names().into_iter().filter(|name| !self.1.contains(name));
+        self.1.names().into_iter().chain(others).collect()
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.1.contains(name) || self.0.contains(name)
+    }
+
+    fn tensor(&self, name: &str) -> planish_checkpoint::Result<HostTensor> {
+        if self.1.contains(name) { self.1.tensor(name) } else { self.0.tensor(name) }
+    }
+
+    fn release(&self, name: &str) {
+        self.0.release(name);
+    }
+}
+
 /// Writes tensors in their order.
 pub fn write(writer: &mut CheckpointWriter, tensors: &[(String, HostTensor)]) -> Result<()> {
     tensors.iter().try_for_each(|(name, t)| Ok(writer.add(name, t.dtype(), t.shape(), t.bytes())?))
+}
+
+/// The same without those that an earlier run wrote.
+pub fn write_new(writer: &mut CheckpointWriter, tensors: &[(String, HostTensor)]) -> Result<()> {
+    let new = tensors.iter().filter(|(name, _)| !writer.contains(name)).cloned().collect::<Vec<_>>();
+    write(writer, &new)
 }
 
 /// Copies the tensors outside the blocks as they are stored.

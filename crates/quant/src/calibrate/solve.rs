@@ -72,25 +72,25 @@ enum Factored<'a, B: Backend> {
     Clip(Vec<f32>, usize),
 }
 
-/// Quantizes the linears of one input, except those for which `keep` says no. `gram` is needed by GPTQ alone.
+/// Quantizes the linears of one input to the types that `kind` says. `gram` is needed by GPTQ alone.
 pub fn solve_input<B: Backend>(
     plan: &Plan,
     layer: usize,
     block: &FloatBlock<'_, B>,
     input: Input,
-    kind: Q8,
+    kind: &dyn Fn(Role) -> Option<Q8>,
     algorithm: &Algorithm,
     gram: Option<Correlation<B>>,
-    quantized: &dyn Fn(Role) -> bool,
 ) -> Result<Vec<Solved>> {
-    let roles: Vec<Role> = plan.readers(layer, input).into_iter().filter(|&r| quantized(r)).collect();
+    let readers = plan.readers(layer, input).into_iter();
+    let roles: Vec<(Role, Q8)> = readers.filter_map(|role| Some((role, kind(role)?))).collect();
     if roles.is_empty() {
         return Ok(Vec::new());
     }
     let named =
         |role| move |e| Error::Tensor { tensor: plan.linear_name(layer, role) + ".weight", source: Box::new(e) };
-    let factored = factorize(plan.input_width(input), block, algorithm, gram).map_err(named(roles[0]))?;
-    let solve = |&role: &Role| {
+    let factored = factorize(plan.input_width(input), block, algorithm, gram).map_err(named(roles[0].0))?;
+    let solve = |&(role, kind): &(Role, Q8)| {
         let bias = block.biases.get(&role).cloned();
         let name = plan.linear_label(layer, role);
         let solved = solve_one(block, role, plan.linear_size(role), kind, factored.as_ref(), &name);
@@ -148,24 +148,67 @@ fn solve_one<B: Backend>(
             Ok((result.weight, report))
         }
         (Changing::Host(weights), Some(Factored::Host(factor, options))) => {
-            let w = &weights[&role];
-            let result = gptq::solve(factor, kind, w, n, options)?;
-            let report = LinearReport::gptq(name, w, &result);
-            Ok((result.weight, report))
+            solve_host(kind, &weights[&role], (n, k), &OnHost::Gptq(factor, options), name)
         }
         (Changing::Host(weights), Some(Factored::Clip(gram, threads))) => {
-            let w = &weights[&role];
+            solve_host(kind, &weights[&role], (n, k), &OnHost::Clip(gram, *threads), name)
+        }
+        (Changing::Host(weights), _) => solve_host(kind, &weights[&role], (n, k), &OnHost::Rtn, name),
+    }
+}
+
+/// An algorithm with what it knows of the input, in host memory.
+enum OnHost<'a> {
+    Rtn,
+    Gptq(&'a Factor, &'a GptqOptions),
+    /// The Gram matrix itself, and threads.
+    Clip(&'a [f32], usize),
+}
+
+fn solve_host(
+    kind: Q8,
+    w: &[f32],
+    (n, k): (usize, usize),
+    by: &OnHost<'_>,
+    name: &str,
+) -> Result<(QuantizedWeight, LinearReport)> {
+    Ok(match by {
+        OnHost::Gptq(factor, options) => {
+            let result = gptq::solve(factor, kind, w, n, options)?;
+            let report = LinearReport::gptq(name, w, &result);
+            (result.weight, report)
+        }
+        OnHost::Clip(gram, threads) => {
             let result = clip::quantize_rows(kind, w, n, gram, k, *threads)?;
             let report = LinearReport::clipped(name, w, &result);
-            Ok((result.weight, report))
+            (result.weight, report)
         }
-        (Changing::Host(weights), _) => {
-            let w = &weights[&role];
+        OnHost::Rtn => {
             let weight = rtn::quantize_rows(kind, w, n, k)?;
             let report = LinearReport::rtn(name, w, &weight);
-            Ok((weight, report))
+            (weight, report)
         }
-    }
+    })
+}
+
+/// Quantizes one weight `[n, k]` in host memory; `gram` is what [`Algorithm::needs_grams`] asks for.
+pub(super) fn solve_alone(
+    kind: Q8,
+    w: &[f32],
+    size: (usize, usize),
+    algorithm: &Algorithm,
+    gram: Option<&[f32]>,
+    name: &str,
+) -> Result<(LinearPart, LinearReport)> {
+    let (weight, report) = match (algorithm, gram) {
+        (Algorithm::Gptq(options), Some(gram)) => {
+            let factor = Factor::new(gram, size.1, options)?;
+            solve_host(kind, w, size, &OnHost::Gptq(&factor, options), name)?
+        }
+        (Algorithm::Clipped(threads), Some(gram)) => solve_host(kind, w, size, &OnHost::Clip(gram, *threads), name)?,
+        _ => solve_host(kind, w, size, &OnHost::Rtn, name)?,
+    };
+    Ok((to_part(weight, None)?, report))
 }
 
 /// A quantized weight as a linear.

@@ -1,8 +1,8 @@
 //! What a recipe may ask for: more can be said than a layout can store, and more can be stored than is made here.
 use super::presets::dynamic;
-use super::{Format, Recipe, RecipeGroup};
+use super::{Format, HEAD, Recipe, RecipeGroup, WeightMethod};
 use crate::error::{Error, Result};
-use planish_checkpoint::scheme::{ActQuant, ActUnit, LinearScheme, QuantType, WeightStrategy};
+use planish_checkpoint::scheme::{ActQuant, ActUnit, LinearScheme, QuantType, ScaleType, WeightStrategy};
 
 /// Refuses what the layout cannot store.
 pub(super) fn storable(recipe: &Recipe) -> Result<()> {
@@ -13,25 +13,67 @@ pub(super) fn storable(recipe: &Recipe) -> Result<()> {
         let problem = "--format lmdeploy stores one scheme for all linears; drop this one or use compressed-tensors";
         return Err(refused(&recipe.groups[1], problem));
     }
+    if recipe.format == Format::Lmdeploy && recipe.quantizes(HEAD) {
+        let problem =
+            "--format lmdeploy keeps the output projection in float; ignore lm_head, or use compressed-tensors";
+        return Err(Error::Recipe(problem.into()));
+    }
     Ok(())
 }
 
 /// Refuses what can be stored but is not made.
 pub(super) fn made(recipe: &Recipe) -> Result<()> {
-    let first = recipe.groups[0].scheme;
     for group in &recipe.groups {
-        let usual = dynamic(group.scheme.weights.dtype);
-        let fixed = LinearScheme { activations: ActQuant::Static { symmetric: true }, ..usual };
-        if group.scheme != usual && group.scheme != fixed {
-            let problem = "made are weights with a scale for each output channel, and activations that are dynamic for \
-                           each token, or static and symmetric";
+        if let Some(problem) = not_made(recipe, &group.scheme) {
             return Err(refused(group, problem));
-        }
-        if group.scheme != first {
-            return Err(refused(group, "one 8-bit type and one kind of activations for all groups are made"));
         }
     }
     Ok(())
+}
+
+/// Why a scheme is not made, if it is not.
+fn not_made(recipe: &Recipe, scheme: &LinearScheme) -> Option<&'static str> {
+    let weights = scheme.weights;
+    if weights.scale == ScaleType::Exponent {
+        return Some("MX formats, whose scales are powers of two, are read and run, but not made");
+    }
+    let by_row = weights.strategy == WeightStrategy::Channel;
+    if recipe.weights == WeightMethod::Gptq && !by_row {
+        return Some(
+            "GPTQ is made for weights with a scale for each output channel; others are rounded to nearest: \
+             QuantizationModifier, or --weights rtn",
+        );
+    }
+    if recipe.clip && !by_row {
+        return Some("scales are searched for weights with one for each output channel; leave the search out");
+    }
+    let columns = match weights.strategy {
+        WeightStrategy::Channel | WeightStrategy::Tensor => None,
+        WeightStrategy::Block { columns, .. } => Some(columns),
+        WeightStrategy::Group(size) => Some(size),
+    };
+    match (scheme.activations, columns) {
+        (ActQuant::Dynamic { unit: ActUnit::Group(_), .. }, _) if weights.strategy == WeightStrategy::Tensor => {
+            Some("weights with one scale for all are made with activations per token, or static")
+        }
+        (ActQuant::Dynamic { unit: ActUnit::Group(size), symmetric: true }, _) if columns.unwrap_or(size) == size => {
+            None
+        }
+        (ActQuant::None, _) => Some("weights alone are not quantized here; activations need a scheme too"),
+        (ActQuant::Dynamic { unit: ActUnit::Tensor, .. }, _) => {
+            Some("a dynamic scale for all tokens would depend on whatever else runs beside them; take token")
+        }
+        (ActQuant::Dynamic { unit: ActUnit::Group(_), symmetric: false }, _) => {
+            Some("activations in groups are made symmetric")
+        }
+        (_, Some(_)) => Some("weights in blocks or groups need dynamic activations in groups of as many columns"),
+        (ActQuant::Dynamic { symmetric: false, .. } | ActQuant::Static { symmetric: false }, None)
+            if weights.dtype != QuantType::Int8 =>
+        {
+            Some("float numbers have no zero point: activations are symmetric")
+        }
+        _ => None,
+    }
 }
 
 fn stored(format: Format, group: &RecipeGroup) -> Result<()> {

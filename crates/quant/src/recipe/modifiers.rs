@@ -89,6 +89,11 @@ impl Modifiers {
         }
     }
 
+    /// How a linear of this name is quantized.
+    pub fn of(&self, name: &str) -> Option<&LinearScheme> {
+        super::ranked(&self.groups, &self.ignore, name)
+    }
+
     /// Applies the modifiers in their order.
     pub fn read(modifiers: &Map<String, Value>) -> Result<Modifiers> {
         let mut out = Modifiers { smooth: Smooth::Off, ignore: vec![], ..Modifiers::defaults(QuantType::Int8) };
@@ -219,7 +224,8 @@ impl Modifiers {
 
     /// A preset's name, or `{name: targets}` with several presets for several layers.
     fn read_scheme(&mut self, place: &str, value: &Value, targets: &[Pattern]) -> Result<()> {
-        let found = |name: &str| preset_named(name).ok_or_else(|| Error::Recipe(unknown_scheme(place, name)));
+        let found =
+            |name: &str| preset_named(name).ok_or_else(|| Error::Recipe(format!("{place}: {}", unknown_scheme(name))));
         match value {
             Value::String(name) => {
                 self.groups = vec![RecipeGroup { targets: targets.to_vec(), scheme: found(name)? }];
@@ -244,22 +250,21 @@ pub(super) fn preset_named(name: &str) -> Option<LinearScheme> {
     PRESETS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, scheme)| *scheme)
 }
 
-fn unknown_scheme(place: &str, name: &str) -> String {
+/// The scheme that a flag names.
+pub(super) fn scheme_named(flag: &str, name: &str) -> Result<LinearScheme> {
+    preset_named(name).ok_or_else(|| Error::Flag { flag: flag.into(), problem: unknown_scheme(name) })
+}
+
+fn unknown_scheme(name: &str) -> String {
+    let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
     if OTHERS.iter().any(|other| other.eq_ignore_ascii_case(name)) {
-        let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
         let made = names.join(", ");
-        return format!(
-            "{place}: {name} has not 8-bit weights and 8-bit activations, which is all that is made here: {made}"
-        );
+        return format!("{name} has not 8-bit weights and 8-bit activations, which is all that is made here: {made}");
     }
-    let all: Vec<_> = PRESETS.iter().map(|(name, _)| *name).chain(OTHERS).collect();
-    let near = nearest(name, &all).filter(|near| !OTHERS.contains(near));
-    match near {
-        Some(near) => format!("{place}: scheme {name} is not known; did you mean {near}?"),
-        None => {
-            let names: Vec<_> = PRESETS.iter().map(|(name, _)| *name).collect();
-            unknown(&format!("{place}: scheme"), name, &names)
-        }
+    let all: Vec<_> = names.iter().copied().chain(OTHERS).collect();
+    match nearest(name, &all).filter(|near| !OTHERS.contains(near)) {
+        Some(near) => format!("scheme {name} is not known; did you mean {near}?"),
+        None => unknown("scheme", name, &names),
     }
 }
 

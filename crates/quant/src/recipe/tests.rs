@@ -14,6 +14,8 @@ fn typed(pairs: &[(&str, &str)]) -> QuantizeArgs {
             "clip" => args.clip = Some(value),
             "format" => args.format = Some(value),
             "ignore" => args.ignore.push(value),
+            "scheme" => args.scheme = Some(value),
+            "lm-head" => args.lm_head = Some(value),
             "recipe" => args.recipe = Some(value),
             other => panic!("{other}"),
         }
@@ -79,7 +81,7 @@ fn groups_by_name_pattern_and_class() {
     assert!(recipe.scheme_of("lm_head").is_none());
     assert!(!recipe.smooths("a", &["b"]) || recipe.mappings.is_none());
     let said = recipe.check_made().unwrap_err().to_string();
-    assert!(said.contains("re:.*self_attn.*") && said.contains("dynamic activations per token, asymmetric"), "{said}");
+    assert!(said.contains("model.layers.0.mlp.down_proj") && said.contains("GPTQ is made for"), "{said}");
     decided(&[("recipe", GOLDEN)]).check_made().unwrap();
 }
 
@@ -111,8 +113,9 @@ fn layouts_have_limits() {
     assert!(refused(&[("recipe", GROUPS), ("format", "lmdeploy")]).contains("--format lmdeploy"));
     let two = "a_stage: {b_modifiers: {QuantizationModifier: {scheme: {W8A8: [Linear], FP8_DYNAMIC: ['re:.*down']}}}}";
     assert!(refused(&[("recipe", two), ("format", "lmdeploy")]).contains("one scheme for all"));
-    let mixed = decided(&[("recipe", two)]).check_made().unwrap_err().to_string();
-    assert!(mixed.contains("re:.*down") && mixed.contains("one 8-bit type"), "{mixed}");
+    decided(&[("recipe", two)]).check_made().unwrap();
+    let all = "a_stage: {b_modifiers: {QuantizationModifier: {scheme: W8A8}}}";
+    assert!(refused(&[("recipe", all), ("format", "lmdeploy")]).contains("keeps the output projection in float"));
 }
 
 #[test]
@@ -130,7 +133,75 @@ fn defaults() {
     }
     let own = decided(&[("smooth", "auto"), ("weights", "rtn"), ("ignore", "re:.*down_proj")]);
     assert_eq!((own.smooth, own.weights), (Smooth::Auto, WeightMethod::Rtn));
-    assert!(!own.quantizes("a.down_proj") && own.quantizes("lm_head"));
+    assert!(!own.quantizes("a.down_proj") && !own.quantizes("lm_head"));
+}
+
+/// What is made of groups that can be stored.
+#[test]
+fn made_and_not_made() {
+    let group = |weights: &str, inputs: &str| {
+        let text = format!(
+            "a_stage: {{b_modifiers: {{QuantizationModifier: {{config_groups: {{g: {{targets: [Linear], \
+             weights: {{{weights}}}, input_activations: {{{inputs}}}}}}}}}}}}}"
+        );
+        decided(&[("recipe", &text)]).check_made().map_err(|e| e.to_string())
+    };
+    let (token, float) = ("strategy: token, dynamic: true", "type: float, strategy: token, dynamic: true");
+    let groups = "type: float, group_size: 64, dynamic: true";
+    for (weights, inputs) in [
+        ("strategy: channel", token),
+        ("strategy: channel", "strategy: token, dynamic: true, symmetric: false"),
+        ("strategy: channel", "strategy: tensor, symmetric: false"),
+        ("strategy: tensor", token),
+        ("type: float, strategy: tensor", "type: float, strategy: tensor"),
+        ("type: float, strategy: block, block_structure: [128, 64]", groups),
+        ("type: float, group_size: 64", groups),
+        ("type: float, strategy: channel", groups),
+    ] {
+        group(weights, inputs).unwrap_or_else(|e| panic!("{weights}; {inputs}: {e}"));
+    }
+    for (weights, inputs, words) in [
+        ("strategy: channel", "strategy: tensor, dynamic: true", "depend on whatever else"),
+        ("type: float, strategy: channel", "type: float, strategy: tensor, symmetric: false", "no zero point"),
+        ("type: float, strategy: block, block_structure: 128x128", groups, "as many columns"),
+        ("type: float, strategy: block, block_structure: 128x128", float, "as many columns"),
+        ("type: float, strategy: tensor", groups, "one scale for all"),
+        ("type: float, group_size: 32, scale_dtype: torch.uint8", "type: float, group_size: 32, dynamic: true", "MX"),
+    ] {
+        let said = group(weights, inputs).unwrap_err();
+        assert!(said.contains(words), "{weights}; {inputs}: {said}");
+    }
+}
+
+#[test]
+fn presets_and_heads_by_flags() {
+    let block = decided(&[("scheme", "fp8_block")]);
+    assert_eq!((block.dtype(), block.smooth, block.weights), (Q8::E4M3, Smooth::Off, WeightMethod::Rtn));
+    assert_eq!(block.groups[0].scheme.weights.strategy, WeightStrategy::Block { rows: 128, columns: 128 });
+    assert_eq!(decided(&[("scheme", "W8A8")]), decided(&[]));
+    let same = decided(&[("lm-head", "int8"), ("ignore", "re:.*up_proj")]);
+    assert!(same.groups.len() == 1 && same.quantizes("lm_head") && !same.quantizes("a.up_proj"));
+    let other = decided(&[("lm-head", "fp8")]);
+    assert_eq!(other.scheme_of("lm_head"), Some(&presets::dynamic(QuantType::Fp8E4M3)));
+    assert_eq!(other.scheme_of("a.up_proj"), Some(&presets::dynamic(QuantType::Int8)));
+    assert_eq!((other.dtypes(), decided(&[]).dtypes()), (vec![Q8::Int8, Q8::E4M3], vec![Q8::Int8]));
+    assert_eq!(decided(&[("lm-head", "float")]), decided(&[]));
+    // A family may call it otherwise.
+    assert!(other.scheme_of_head("output").is_some() && decided(&[]).scheme_of_head("output").is_none());
+    assert!(decided(&[("lm-head", "fp8")]).scheme_of_head("output") == other.scheme_of("lm_head"));
+    for flags in [&[("lm-head", "fp8")][..], &[("lm-head", "int8")], &[("scheme", "FP8_BLOCK")], &[("scheme", "FP8")]] {
+        let recipe = decided(flags);
+        let text = recipe.to_yaml();
+        let again = decided(&[("recipe", &text)]);
+        assert_eq!(again, recipe, "{text}");
+        again.check_made().unwrap();
+        // The same flags are no contradiction.
+        assert_eq!(decided(&[&[("recipe", text.as_str())], flags].concat()), recipe);
+    }
+    let said = refused(&[("recipe", GOLDEN), ("scheme", "FP8")]);
+    assert!(said.starts_with("--scheme FP8 contradicts") && said.contains("scheme: W8A8"), "{said}");
+    let said = refused(&[("recipe", GOLDEN), ("lm-head", "fp8")]);
+    assert!(said.starts_with("--lm-head fp8 contradicts") && said.contains("ignores it"), "{said}");
 }
 
 #[test]

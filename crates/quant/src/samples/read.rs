@@ -1,5 +1,6 @@
-//! Files of calibration data as records: jsonl, json and plain text.
+//! Files of calibration data as records: jsonl, json, parquet, csv and plain text.
 use crate::error::{Error, Result};
+use planish_checkpoint::rows;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -12,9 +13,14 @@ const MAX_BYTES: u64 = 4 << 30;
 pub enum Source {
     /// The small sample in the binary: 175 conversations.
     BuiltIn,
-    /// A `.jsonl`, `.json` or `.txt` file.
+    /// A file whose name ends in one of [`KINDS`].
     File(PathBuf),
+    /// Such a file of a data set with this name.
+    Named(String, PathBuf),
 }
+
+/// Ends of the names of files that can be read, without the dot.
+pub const KINDS: [&str; 6] = ["jsonl", "ndjson", "json", "parquet", "csv", "txt"];
 
 /// One record of a file.
 pub(super) enum Record {
@@ -28,6 +34,8 @@ enum Content {
     /// Byte ranges of the lines that are not blank, with their numbers.
     Lines(String, Vec<(usize, std::ops::Range<usize>)>),
     Items(Vec<Value>),
+    /// Rows with their numbers.
+    Rows(Vec<(usize, Value)>),
     Pieces(Vec<String>),
 }
 
@@ -40,19 +48,25 @@ pub(super) struct File {
 impl File {
     /// Reads a file; plain text is cut into pieces of about `seqlen` tokens.
     pub fn open(source: &Source, seqlen: usize) -> Result<File> {
-        let path = match source {
+        let (name, path) = match source {
             Source::BuiltIn => return Ok(File::lines("built-in sample".into(), BUILT_IN.into())),
-            Source::File(path) => path,
+            Source::File(path) => (path.display().to_string(), path),
+            Source::Named(name, path) => (name.clone(), path),
         };
-        let name = path.display().to_string();
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
         let fail = |problem: String| Error::Samples { path: name.clone(), line: 0, problem };
-        if !["jsonl", "json", "txt"].contains(&kind.as_str()) {
-            return Err(fail(format!("expected a .jsonl, .json or .txt file of calibration data, found .{kind}")));
+        if !KINDS.contains(&kind.as_str()) {
+            let kinds = KINDS.join(", .");
+            return Err(fail(format!("expected a file of calibration data named .{kinds}, found .{kind}")));
+        }
+        check_size(path).map_err(fail)?;
+        if matches!(kind.as_str(), "parquet" | "csv") {
+            let rows = rows::read(path)?.rows.into_iter().map(|row| (row.number, Value::Object(row.fields)));
+            return Ok(File { name, content: Content::Rows(rows.collect()) });
         }
         let text = read_text(path).map_err(fail)?;
         match kind.as_str() {
-            "jsonl" => Ok(File::lines(name, text)),
+            "jsonl" | "ndjson" => Ok(File::lines(name, text)),
             "txt" => Ok(File { name, content: Content::Pieces(pieces(&text, seqlen)) }),
             _ => {
                 let items = serde_json::from_str(&text).map_err(|e| fail(format!("not JSON: {e}"))).map(items)?;
@@ -81,6 +95,7 @@ impl File {
         match &self.content {
             Content::Lines(_, lines) => lines.len(),
             Content::Items(items) => items.len(),
+            Content::Rows(rows) => rows.len(),
             Content::Pieces(pieces) => pieces.len(),
         }
     }
@@ -94,6 +109,7 @@ impl File {
         match &self.content {
             Content::Pieces(pieces) => Ok(Record::Text(pieces[index].clone())),
             Content::Items(items) => understand(&items[index]).map_err(fail),
+            Content::Rows(rows) => understand(&rows[index].1).map_err(fail),
             Content::Lines(text, lines) => {
                 let value = serde_json::from_str(&text[lines[index].1.clone()]);
                 value.map_err(|e| format!("not JSON: {e}")).and_then(|v| understand(&v)).map_err(fail)
@@ -105,6 +121,7 @@ impl File {
     pub fn problem(&self, record: Option<usize>, problem: String) -> Error {
         let (line, problem) = match (&self.content, record) {
             (Content::Lines(_, lines), Some(index)) => (lines[index].0, problem),
+            (Content::Rows(rows), Some(index)) => (0, format!("row {}: {problem}", rows[index].0)),
             (Content::Items(_), Some(index)) => (0, format!("record {index} (from 0): {problem}")),
             _ => (0, problem),
         };
@@ -112,11 +129,15 @@ impl File {
     }
 }
 
-fn read_text(path: &Path) -> std::result::Result<String, String> {
+fn check_size(path: &Path) -> std::result::Result<(), String> {
     let bytes = std::fs::metadata(path).map_err(|e| format!("cannot be read: {e}"))?.len();
     if bytes > MAX_BYTES {
         return Err(format!("expected at most {MAX_BYTES} bytes of calibration data, found {bytes}"));
     }
+    Ok(())
+}
+
+fn read_text(path: &Path) -> std::result::Result<String, String> {
     let bytes = std::fs::read(path).map_err(|e| format!("cannot be read: {e}"))?;
     String::from_utf8(bytes)
         .map_err(|e| format!("expected UTF-8 text, found another byte at offset {}", e.utf8_error().valid_up_to()))

@@ -54,6 +54,25 @@ fn text_and_conversations_are_packed() {
 }
 
 #[test]
+fn parquet_and_csv_are_rows() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/conversations.parquet");
+    let got = load(&Source::Named("owner/name/train".into(), path.clone()), &in_order(9, 64), &Bytes).unwrap();
+    assert_eq!(texts(&got), ["user:hi;assistant:yo;abcdefghijuser:q;assistant:a;"]);
+    assert!(got.description.starts_with("owner/name/train: 1 sequences"), "{}", got.description);
+    assert!(got.description.ends_with("from 3 of 3 records, in order"), "{}", got.description);
+    // Shuffled as every other file: numpy's permutation.
+    let shuffled = SampleOptions { samples: 9, seqlen: 64, seed: 1, ..SampleOptions::default() };
+    let order = permutation(3, 1);
+    let parts = ["user:hi;assistant:yo;", "abcdefghij", "user:q;assistant:a;"];
+    let expected: String = order.iter().map(|&i| parts[i]).collect();
+    assert_eq!(texts(&load(&Source::File(path), &shuffled, &Bytes).unwrap()), [expected]);
+    let got = load_file("a.csv", "text,n\n\"a long, quoted text\",1\nb,2\n", &in_order(9, 64)).unwrap();
+    assert_eq!(texts(&got), ["a long, quoted textb"]);
+    let said = load_file("a.csv", "name,n\nx,1\n", &in_order(9, 64)).unwrap_err().to_string();
+    assert!(said.contains("a.csv") && said.contains("row 1") && said.contains("found name, n"), "{said}");
+}
+
+#[test]
 fn ids_stay_sequences() {
     let long: Vec<u32> = (0..30).collect();
     let lists = serde_json::json!([long, [5, 6]]).to_string();
@@ -125,7 +144,8 @@ fn errors_name_the_file_and_the_line() {
     assert!(said("a.json", b"{\"a\": 1}").contains("expected a list of records"));
     assert!(said("a.json", b"[[1, 2], [999]]").contains("record 1 (from 0): expected token ids below"));
     assert!(said("a.txt", b"abc\xff").contains("offset 3"));
-    assert!(said("a.parquet", b"").contains("found .parquet"));
+    assert!(said("a.arrow", b"").contains("named .jsonl, .ndjson, .json, .parquet, .csv, .txt, found .arrow"));
+    assert!(said("a.parquet", b"PAR1").contains("a.parquet"));
     let missing = load(&Source::File("no/such.jsonl".into()), &in_order(9, 16), &Bytes).unwrap_err().to_string();
     assert!(missing.starts_with("no/such.jsonl: cannot be read"), "{missing}");
     assert!(load(&Source::BuiltIn, &in_order(0, 16), &Bytes).unwrap_err().to_string().contains("--calib-samples"));

@@ -62,11 +62,11 @@ fn run<B: Backend>(
         source: broken.as_ref().map_or(&files, |b| b),
         samples: &samples,
         held_back: &(0..400).map(|j| (j * j * 7 + j / 3) % 256).collect::<Vec<_>>(),
-        kind,
+        kind: &|_, _| Some(kind),
+        head: None,
         strength: &strength,
         threads: 2,
         algorithm: algorithm.clone(),
-        quantized: &|_, _| true,
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },
         keys,
     };

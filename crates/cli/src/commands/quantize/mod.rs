@@ -1,8 +1,10 @@
 //! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
 mod budget;
+mod calibration;
 mod outcome;
 mod prepared;
 mod samples;
+mod stored;
 mod typed;
 
 pub use outcome::report_beside;
@@ -120,7 +122,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let phases = outcome.phases.clone();
     let mut report = outcome::report(&flags.model, model, recipe, samples, prepared.held_back.len(), outcome);
     report.budget = spent;
-    let report = outcome::save(&mut writer, model, recipe, &scheme, report)?;
+    let report = outcome::save(&mut writer, &prepared, &scheme, report)?;
     writer.finish()?;
     outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64(), &phases)
 }

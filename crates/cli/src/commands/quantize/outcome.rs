@@ -1,5 +1,5 @@
 //! What a run says of itself: the report, the files beside the tensors, the summary.
-use super::Flags;
+use super::{Flags, Prepared, stored};
 use crate::Global;
 use crate::commands::{human, print, print_json, usage};
 use anyhow::Result;
@@ -39,6 +39,9 @@ pub fn report(
         let because = |(input, why): (Input, &str)| format!("no block's {} is smoothed: {why}", input.name());
         warnings.extend(model.plan.unsmoothed().into_iter().map(because));
     }
+    for targets in stored::idle_targets(&model.plan, recipe) {
+        warnings.push(format!("the recipe's group of {targets} names no linear of this model"));
+    }
     for layer in outcome.layers.iter().filter(|l| !l.experts.on_all_tokens.is_empty()) {
         warnings.push(format!(
             "{}: experts {:?} were given fewer than {FEW_TOKENS} calibration tokens and are calibrated on all of them",
@@ -57,7 +60,7 @@ pub fn report(
         version: env!("CARGO_PKG_VERSION").into(),
         model: name.into(),
         settings: Settings {
-            quant_dtype: dtype_name(recipe.dtype()).into(),
+            quant_dtype: recipe.dtypes().into_iter().map(dtype_name).collect::<Vec<_>>().join(", "),
             smooth: match recipe.smooth {
                 Smooth::Alpha(alpha) => alpha.to_string(),
                 Smooth::Auto => "auto".into(),
@@ -86,19 +89,19 @@ pub fn report(
 }
 
 /// Adds the files beside the tensors.
-pub fn save(
-    writer: &mut CheckpointWriter,
-    model: &Model,
-    recipe: &Recipe,
-    scheme: &Scheme,
-    mut report: Report,
-) -> Result<Report> {
+pub fn save(writer: &mut CheckpointWriter, prepared: &Prepared, scheme: &Scheme, mut report: Report) -> Result<Report> {
+    let (model, recipe) = (&prepared.model, &prepared.recipe);
     report.totals.bytes_after = writer.tensor_bytes();
     for (name, bytes) in &model.companions {
         writer.add_file(name, bytes)?;
     }
-    writer.add_file("config.json", &model.config.to_json_with(Some(scheme.to_json())))?;
-    writer.add_file("recipe.yaml", recipe.to_yaml().as_bytes())?;
+    let config = match prepared.head() {
+        // Its codes are a tensor of their own.
+        Some(_) => model.config.with("tie_word_embeddings", false.into()),
+        None => model.config.clone(),
+    };
+    writer.add_file("config.json", &config.to_json_with(Some(scheme.to_json())))?;
+    writer.add_file("recipe.yaml", stored::spelled_out(&model.plan, recipe)?.to_yaml().as_bytes())?;
     writer.add_file("planish_report.json", report.to_json().as_bytes())?;
     writer.add_file("planish_report.html", planish_quant::html::render_html(&report).as_bytes())?;
     Ok(report)

@@ -1,21 +1,21 @@
 //! A model, a recipe and calibration sequences, opened: what every run over the blocks starts from.
 use super::samples::load_samples;
+use super::stored;
 use super::typed::{RecipeFlags, algorithm, decide_recipe, strength};
 use crate::Global;
 use crate::commands::{bar, check_device, finite};
 use anyhow::{Result, bail};
 use planish::Model;
-use planish_checkpoint::scheme::{ActQuant, Group, QuantFormat, Scheme};
+use planish_checkpoint::scheme::Scheme;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_devices::{Opening, Work, cores, with_device};
 use planish_model::Role;
-use planish_quant::calibrate::fold::reader_names;
 use planish_quant::calibrate::probe::{LayerShare, sensitivity};
 use planish_quant::calibrate::run::{Job, Outcome, Progress, measure, quantize};
 use planish_quant::calibrate::save::Layout;
-use planish_quant::recipe::{Format, Recipe, WeightMethod};
+use planish_quant::recipe::{Recipe, q8};
 use planish_quant::samples::Samples;
-use planish_tensor::{Backend, DType};
+use planish_tensor::{Backend, DType, Q8};
 
 /// See the module.
 pub struct Prepared {
@@ -68,7 +68,8 @@ impl Prepared {
         if model.scheme.is_some() {
             bail!("{}: expected a float model, found one that is quantized already", model.path.display());
         }
-        let (samples, held_back) = load_samples(&model, &recipe, tokens)?;
+        stored::check(&model.plan, &recipe)?;
+        let (samples, held_back) = load_samples(&model, &recipe, tokens, !global.talks())?;
         let float_dtype = model.tensors.tensor(model.plan.arch.names.embed)?.dtype();
         let threads = global.threads.unwrap_or_else(cores);
         Ok(Prepared { model, recipe, samples, held_back, threads, float_dtype })
@@ -80,32 +81,21 @@ impl Prepared {
         decide_recipe(flags)
     }
 
-    /// Whether a linear is quantized.
-    pub fn quantized(&self, layer: usize, role: Role) -> bool {
-        !role.steers() && self.recipe.quantizes(&self.model.plan.linear_name(layer, role))
+    /// The 8-bit type of a linear; `None` for what stays in float.
+    pub fn kind(&self, layer: usize, role: Role) -> Option<Q8> {
+        let scheme = self.recipe.scheme_of(&self.model.plan.linear_name(layer, role));
+        scheme.filter(|_| !role.steers()).map(|scheme| q8(scheme.weights.dtype))
     }
 
-    /// The scheme as saved: every linear but those that stay in float, by name.
+    /// The 8-bit type of the output projection.
+    pub fn head(&self) -> Option<Q8> {
+        let scheme = self.recipe.scheme_of_head(self.model.plan.arch.names.head);
+        scheme.map(|scheme| q8(scheme.weights.dtype))
+    }
+
+    /// The scheme as saved, and the names of what stays in float.
     pub fn scheme(&self) -> Result<Scheme> {
-        let (plan, recipe) = (&self.model.plan, &self.recipe);
-        let format = match recipe.format {
-            Format::CompressedTensors => QuantFormat::CompressedTensors,
-            Format::Lmdeploy => QuantFormat::LmDeploy,
-        };
-        let mut ignore = vec![plan.arch.names.head.to_owned()];
-        for layer in 0..plan.layers {
-            let mut kept = plan.roles(layer);
-            kept.retain(|&role| !self.quantized(layer, role));
-            ignore.extend(reader_names(plan, layer, &kept));
-        }
-        // `check_made` has seen that all groups have one scheme.
-        let mut scheme = recipe.groups[0].scheme;
-        scheme.weights.act_order = recipe.weights == WeightMethod::Gptq && recipe.act_order;
-        if let ActQuant::Dynamic { .. } = scheme.activations {
-            return Ok(Scheme::w8a8(format, scheme.weights.dtype, scheme.weights.act_order, ignore)?);
-        }
-        let group = Group { targets: vec!["Linear".into()], scheme };
-        Ok(Scheme::new(format, vec![group], ignore)?)
+        stored::scheme(&self.model.plan, &self.recipe)
     }
 
     /// Bytes of a float weight as it is written.
@@ -140,7 +130,7 @@ impl Prepared {
     fn run(&self, global: &Global, over: Over<'_>, what: &str) -> Result<Found> {
         let model = &self.model;
         let strength = |layer, input| strength(model, &self.recipe, layer, input);
-        let quantized = |layer, role| self.quantized(layer, role);
+        let kind = |layer, role| self.kind(layer, role);
         let scheme = self.scheme()?;
         let scale_name = scheme.scale_name();
         let stored = model.plan.stored_by(scheme);
@@ -154,11 +144,11 @@ impl Prepared {
             source: model.tensors.as_ref(),
             samples: &self.samples.ids,
             held_back: &self.held_back[..tokens],
-            kind: self.recipe.dtype(),
+            kind: &kind,
+            head: self.head(),
             strength: &strength,
             algorithm: algorithm(&self.recipe, self.threads),
             threads: self.threads,
-            quantized: &quantized,
             layout: Layout { scale_name, scale_dtype: DType::F32, float_dtype: self.float_dtype },
             keys: None,
         };

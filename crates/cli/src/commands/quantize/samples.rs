@@ -1,4 +1,5 @@
 //! The calibration sequences of a run, in the model's own words.
+use super::calibration;
 use anyhow::Result;
 use planish::{Model, Words};
 use planish_quant::recipe::Recipe;
@@ -9,11 +10,14 @@ use std::path::PathBuf;
 
 /// Calibration sequences, and at most `tokens` tokens of further ones for the self-checks, which no statistic has seen
 /// (if there are two sequences).
-pub fn load_samples(model: &Model, recipe: &Recipe, tokens: usize) -> Result<(Samples, Vec<u32>)> {
+pub fn load_samples(model: &Model, recipe: &Recipe, tokens: usize, quiet: bool) -> Result<(Samples, Vec<u32>)> {
     let path = recipe.calib_dataset.as_ref().map(PathBuf::from);
     // A list of token ids is taken as it is given.
     let as_given = path.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == "json"));
-    let source = path.map_or(Source::BuiltIn, Source::File);
+    let source = match path {
+        None => Source::BuiltIn,
+        Some(path) => calibration::find(path, quiet)?,
+    };
     let seqlen = recipe.calib_seqlen.min(model.plan.max_positions);
     let more = if tokens > HELD_BACK { tokens.div_ceil(seqlen) } else { 1 };
     let options = SampleOptions {
@@ -56,11 +60,7 @@ impl SampleTokenizer for Tokens<'_> {
         let tokenizer = &self.words()?.tokenizer;
         let encode = |text| tokenizer.encode_with_special(text).map_err(|e| e.to_string());
         let mut ids = encode(text)?;
-        // Text that was rendered by a template begins with the token that the tokenizer puts before everything.
-        if let (Some(first), [a, b, ..]) = (encode("")?.first(), &ids[..])
-            && a == first
-            && b == first
-        {
+        if doubled(encode("")?.first(), &ids) {
             ids.remove(0);
         }
         Ok(ids)
@@ -76,5 +76,23 @@ impl SampleTokenizer for Tokens<'_> {
 
     fn vocab_size(&self) -> usize {
         self.vocab
+    }
+}
+
+/// Whether ids begin twice with the token that the tokenizer puts before everything: text that a template has rendered
+/// has it already.
+fn doubled(first: Option<&u32>, ids: &[u32]) -> bool {
+    matches!((first, ids), (Some(first), [a, b, ..]) if a == first && b == first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::doubled;
+
+    #[test]
+    fn only_the_tokenizers_own_token_counts_as_doubled() {
+        assert!(doubled(Some(&1), &[1, 1, 7]));
+        assert!(!doubled(Some(&1), &[1, 7, 1]) && !doubled(Some(&1), &[7, 7]) && !doubled(Some(&1), &[1]));
+        assert!(!doubled(None, &[1, 1]));
     }
 }

@@ -16,6 +16,12 @@ pub struct RecipeFlags {
     /// int8, fp8 (= float8_e4m3fn), float8_e4m3fn or float8_e5m2 [default: int8]
     #[arg(long)]
     pub quant_dtype: Option<String>,
+    /// One of llm-compressor's presets: W8A8, FP8, FP8_DYNAMIC or FP8_BLOCK (blocks of 128 x 128)
+    #[arg(long)]
+    pub scheme: Option<String>,
+    /// The output projection: float, int8 or fp8; in 8 bits it is stored apart from a tied embedding [default: float]
+    #[arg(long)]
+    pub lm_head: Option<String>,
     /// SmoothQuant's strength from 0 to 1, auto to search it for each group, or off [default: 0.8 for int8, off for fp8]
     #[arg(long)]
     pub smooth: Option<String>,
@@ -33,7 +39,7 @@ pub struct RecipeFlags {
     pub recipe: Option<PathBuf>,
     #[command(flatten)]
     pub calibration: CalibrationFlags,
-    /// Linears to keep in float: names, or re: and a regular expression (repeatable) [default: lm_head]
+    /// Linears to keep in float beside lm_head: names, or re: and a regular expression (repeatable)
     #[arg(long)]
     pub ignore: Vec<String>,
     /// compressed-tensors or lmdeploy [default: compressed-tensors]
@@ -44,7 +50,8 @@ pub struct RecipeFlags {
 /// What calibration reads.
 #[derive(Args, Clone, Default)]
 pub struct CalibrationFlags {
-    /// jsonl, json or txt file [default: a small sample inside the program]
+    /// jsonl, json, parquet, csv or txt file, or a data set of the hub as owner/name, owner/name:split or
+    /// owner/name:config/split [default: a small sample inside the program]
     #[arg(long)]
     pub calib_dataset: Option<String>,
     /// Sequences [default: 512]
@@ -67,6 +74,8 @@ pub fn decide_recipe(flags: &RecipeFlags) -> Result<Recipe> {
     let c = &flags.calibration;
     let recipe = decide(&QuantizeArgs {
         quant_dtype: flags.quant_dtype.clone(),
+        scheme: flags.scheme.clone(),
+        lm_head: flags.lm_head.clone(),
         smooth: flags.smooth.clone(),
         weights: flags.weights.clone(),
         activations: flags.activations.clone(),

@@ -35,6 +35,23 @@ fn experts_are_quantized_by_name_and_routers_never() {
 }
 
 #[test]
+fn mixtures_in_fp8_stay_close() {
+    let dir = scratch();
+    for model in ["mixtral", "qwen2_moe", "qwen3_moe"] {
+        for flags in ["--quant-dtype fp8", "--scheme FP8_BLOCK"] {
+            let out = dir.path().join(format!("{model}{}", flags.len()));
+            let document = quantize(&golden(model), &out).words("--json").words(flags).run().json();
+            let kl = document["self_checks"]["quantized_kl_mean"].as_f64().unwrap();
+            assert!(kl > 0.0 && kl < 0.2, "{model} {flags}: {kl}");
+            let linears = document["layers"][0]["linears"].as_array().unwrap();
+            assert!(linears.iter().all(|l| l["scheme"] == "float8_e4m3fn" && l["algorithm"] == "rtn"), "{model}");
+            inspect(&out).words("--verify").run().ok();
+            answers(&out);
+        }
+    }
+}
+
+#[test]
 fn few_tokens_are_said() {
     let dir = scratch();
     let out = dir.path().join("int8");

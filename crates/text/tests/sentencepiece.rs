@@ -44,6 +44,32 @@ fn pieces_are_renamed_and_added() {
     assert_eq!((ids[0], ids[ids.len() - 2], ids[ids.len() - 1]), (4, 3, 1000));
 }
 
+/// InternLM2's tokenizer: marks are cut out before SentencePiece sees a text, nothing is put in front of what follows one,
+/// every space is kept, and the names of unused pieces are text again.
+#[test]
+fn internlm2_is_as_sentencepiece_between_its_marks() {
+    let config: Value = serde_json::from_slice(&data("internlm2_config.json")).unwrap();
+    let tokenizer = tokenizer(&data("internlm2.model"), config);
+    let cases: Vec<Value> = serde_json::from_slice(&data("internlm2_cases.json")).unwrap();
+    assert!(cases.len() > 30);
+    for case in &cases {
+        let text = case["text"].as_str().unwrap();
+        let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+        assert_eq!(tokenizer.encode(text, SpecialText::Recognised).unwrap(), ids, "{text:?}");
+        let decoded = case["decoded"].as_str().unwrap_or(text);
+        assert_eq!(tokenizer.decode(&ids, false).unwrap(), decoded, "{text:?}");
+    }
+    // A text of its own begins with <s>; a prompt that a template rendered has it already.
+    let id = |text: &str| tokenizer.token_to_id(text).unwrap();
+    let own = tokenizer.encode_with_special("Hi").unwrap();
+    assert_eq!(own[0], id("<s>"));
+    assert_eq!(own[1..], tokenizer.encode("Hi", SpecialText::Recognised).unwrap());
+    assert_eq!([id("<|im_end|>"), id("<|im_start|>")], [7, 8]);
+    // Without the marks only what was said is left.
+    let ids = tokenizer.encode("<|im_start|>user\n上海 is 🙂<|im_end|>\n", SpecialText::Recognised).unwrap();
+    assert_eq!(tokenizer.decode(&ids, true).unwrap(), "user\n上海 is 🙂\n");
+}
+
 #[test]
 fn what_is_not_read_is_named() {
     let model = data("plain.model");

@@ -59,5 +59,9 @@ pub fn spend(global: &Global, prepared: &mut Prepared, target: f64) -> Result<Bu
 
 /// Bytes that a group in float takes more than in 8 bits with its scales.
 fn extra(prepared: &Prepared, group: &GroupShare) -> u64 {
+    let plan = &prepared.model.plan;
+    if plan.tied && group.linears == [plan.arch.names.head] {
+        return 0; // in float it is the embedding, which is stored in any case
+    }
     (group.weights * (prepared.float_bytes() - 1)).saturating_sub(4 * group.rows) as u64
 }

@@ -157,8 +157,6 @@ fn rename(vocab: &mut GgufVocab, config: &Value) -> Result<()> {
         let kind = if token["special"].as_bool().unwrap_or(false) { CONTROL } else { USER_DEFINED };
         let count = vocab.tokens.len();
         match vocab.tokens.get_mut(id) {
-            // The unknown piece keeps its kind: it stands for what no piece does.
-            Some(there) if there == content && Some(id as u32) == vocab.unk => {}
             Some(there) => {
                 *there = content.to_owned();
                 vocab.token_types[id] = kind;

@@ -81,6 +81,12 @@ def mmlu(path):
             for r in rows]
 
 
+def mmlu_in_one(path, subject, split):
+    """Of a file of rows with their subject and split."""
+    rows = [r for r in read_jsonl(path) if (r["subject"], r["split"]) == (subject, split)]
+    return [{key: r[key] for key in ("question", "choices", "answer")} for r in rows]
+
+
 HELLASWAG = '''
 import re
 def process_docs(dataset):
@@ -95,7 +101,7 @@ HELLASWAG_YAML = "process_docs: !function rows_hellaswag.process_docs\n"
 BOOLQ_YAML = 'doc_to_text: "Question: {{question}}\\nAnswer:"\n'
 
 
-def tasks(data):
+def tasks(data, made):
     """name: (the harness' file, {split: rows}, changes)"""
     d = Path(data)
     wiki = (d / "wikitext-2-raw/wiki.test.raw").read_text(encoding="utf-8")
@@ -117,6 +123,9 @@ def tasks(data):
         subject = path.name.removesuffix("_test.csv")
         dev = d / f"mmlu/dev/{subject}_dev.csv"
         rows = {"test": lambda p=path: mmlu(p), "dev": lambda p=dev: mmlu(p)}
+        found[f"mmlu_{subject}"] = (f"mmlu/default/mmlu_{subject}.yaml", rows, "")
+    for subject in {r["subject"] for r in read_jsonl(made)} if made else ():
+        rows = {split: lambda s=subject, split=split: mmlu_in_one(made, s, split) for split in ("test", "dev")}
         found[f"mmlu_{subject}"] = (f"mmlu/default/mmlu_{subject}.yaml", rows, "")
     return found
 
@@ -182,6 +191,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     for name in ("model", "data", "out", "tasks"):
         p.add_argument(f"--{name}", required=True)
+    p.add_argument("--mmlu", help="one file with rows of all of mmlu's subjects, in place of --data's")
     p.add_argument("--limit", type=int)
     p.add_argument("--num-fewshot", type=int)
     p.add_argument("--train", type=int, default=0, help="give so many of the eval rows to few-shot examples")
@@ -193,7 +203,7 @@ def main():
     a = p.parse_args()
     folder = Path(a.out).absolute() / "declared" / (a.name or a.tasks.replace(",", "+")[:60])
     folder.mkdir(parents=True, exist_ok=True)
-    known, wanted = tasks(a.data), a.tasks.split(",")
+    known, wanted = tasks(a.data, a.mmlu), a.tasks.split(",")
     for name in [n for n in known if n in wanted or ("mmlu" in wanted and n.startswith("mmlu_"))]:
         declare(folder, name, known[name], a.train)
     manager = TaskManager(include_path=str(folder))

@@ -10,6 +10,7 @@ pub mod generation;
 pub mod gguf;
 pub mod hub;
 pub mod journal;
+pub mod nearest;
 pub mod rope;
 pub mod rows;
 pub mod scheme;

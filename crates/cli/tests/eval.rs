@@ -138,6 +138,39 @@ fn a_broken_off_run_goes_on_where_it_was() {
     other.fails(&["--journal", "expected", "found"]);
 }
 
+/// Killed as soon as there are so many answers in its journal; how many there were then.
+fn kill_at(program: Program, journal: &Path, answers: usize) -> usize {
+    let mut child = program.spawn();
+    let lines = || std::fs::read_to_string(journal).unwrap_or_default().lines().count();
+    while lines() <= answers && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let _ = child.kill();
+    assert!(!child.wait().unwrap().success(), "it was faster");
+    lines() - 1
+}
+
+#[test]
+fn killed_again_and_again_it_comes_to_the_same_table() {
+    let dir = scratch();
+    let model = small(dir.path());
+    let run = || eval(&model, "arc_easy,gsm8k,wikitext").words("--batch-size 2 --max-model-len 2000");
+    let whole = run().run().ok().stdout;
+    let (journal, total) = (dir.path().join("journal"), 24 + 4 + 3);
+    let mut before = 0;
+    for answers in [1, 10, 25] {
+        let there = kill_at(run().arg("--journal").arg(&journal), &journal, answers);
+        assert!(there > before && there < total, "{there} answers after {before}");
+        before = there;
+    }
+    assert_eq!(run().arg("--journal").arg(&journal).run().ok().stdout, whole);
+    let lines = std::fs::read_to_string(&journal).unwrap();
+    assert_eq!(lines.lines().count(), 1 + total, "nothing is answered twice");
+    // Nothing is left to ask.
+    assert_eq!(run().arg("--journal").arg(&journal).run().ok().stdout, whole);
+    assert_eq!(std::fs::read_to_string(&journal).unwrap(), lines);
+}
+
 #[test]
 fn examples_and_conversations_change_the_question() {
     let dir = scratch();
@@ -181,9 +214,13 @@ fn both_models_answer_the_same_questions() {
         let interval = task["interval"].as_array().unwrap();
         assert!(interval[0].as_f64().unwrap() <= number("difference"));
     }
+    let recovery = &document["accuracy_recovery"];
+    assert_eq!(recovery["tasks"], serde_json::json!(["piqa acc_norm"]));
+    assert_eq!((&recovery["original"], &recovery["recovery"]), (&tasks[1]["original"], &tasks[1]["recovery"]));
     assert_ne!(tasks[2]["original"], tasks[2]["quantized"]);
     assert!(std::fs::read_to_string(&page).unwrap().contains("Tasks side by side"));
     let table = compare().run().ok().stdout;
+    assert!(table.contains("\naccuracy recovery: ") && table.contains(" %), of piqa acc_norm\n"), "{table}");
     assert!(table.contains("95 % interval") && table.contains("|wikitext|none  |word_perplexity|"), "{table}");
 }
 
@@ -202,6 +239,18 @@ fn what_is_wrong_is_named() {
     with_rows("piqa").run().fails(&["piqa.jsonl", "row 2", "field label", "a number from 0 to 1", "\"x\""]);
     std::fs::write(rows.join("piqa.jsonl"), format!("{good}\n{{\"question\": \"a\"}}\n")).unwrap();
     with_rows("piqa").run().fails(&["piqa.jsonl", "row 2", "field choices", "no such field"]);
+    let odd = good.replace("choices", "choice");
+    std::fs::write(rows.join("piqa.jsonl"), format!("{odd}\n{good}\n{odd}\n{{\"label\": 3}}\n{good}\n")).unwrap();
+    with_rows("piqa").run().fails(&[
+        "row 1",
+        "field choices",
+        "no such field, but \"choice\"",
+        "2 more rows are bad: 3, 4",
+    ]);
+    std::fs::write(rows.join("piqa.jsonl"), format!("{good}\n\n{{\"question\": \n")).unwrap();
+    with_rows("piqa").run().fails(&["piqa.jsonl", "row 3", "JSON"]);
+    eval(&model, "piqa,qqq").run().fails(&["--tasks: unknown task qqq", "--list"]);
+    eval(&model, "mmlu_*_of_nothing").run().fails(&["--tasks: unknown task mmlu_*_of_nothing"]);
     std::fs::write(rows.join("piqa.jsonl"), format!("{good}\n")).unwrap();
     with_rows("piqa").words("--num-fewshot 1").run().fails(&["task piqa", "train split"]);
     eval(&model, "mmlu_anatomy").words("--num-fewshot 9").run().fails(&[

@@ -14,8 +14,8 @@ use half::bf16;
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::mixture::Mixer;
 use planish_tensor::{
-    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Q8, Q8Rows, Result, RopeTable, Tensor, kv_scale_bytes,
+    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, Judged, KvLayer, LinearPart,
+    LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Target, Tensor, kv_scale_bytes,
 };
 
 /// The CPU with its vector instructions and a pool of threads.
@@ -316,6 +316,12 @@ impl Backend for Cpu {
         let v = logits.cols;
         rowwise::log_softmax(&self.threads, self.isa, f32s_mut(logits)?, v);
         Ok(())
+    }
+
+    fn judge(&self, logits: &mut Tensor<Self>, targets: &[Target]) -> Result<Vec<Judged>> {
+        let fits = |t: &Target| (t.row as usize) < logits.rows && (t.token as usize) < logits.cols;
+        require("judge", targets.iter().all(fits) && targets.is_sorted_by_key(|t| t.row))?;
+        Ok(rowwise::judge(&self.threads, self.isa, f32s(logits)?, logits.cols, targets))
     }
 
     fn observe_columns(&self, x: &Tensor<Self>, absmax: &mut Tensor<Self>) -> Result<()> {

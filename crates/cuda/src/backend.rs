@@ -38,7 +38,15 @@ impl Backend for Cuda {
     fn preferences(&self) -> Preferences {
         let large = self.info.total >= 40 << 30;
         let step_tokens = if large { 8192 } else { 2048 };
-        Preferences { page_size: 64, step_tokens, max_batch: 256, kv_share: 0.9, overlap: true, sample: true }
+        Preferences {
+            page_size: 64,
+            fine_page_size: 64,
+            step_tokens,
+            max_batch: 256,
+            kv_share: 0.9,
+            overlap: true,
+            sample: true,
+        }
     }
 
     fn runs(&self, kind: Q8) -> Result<()> {

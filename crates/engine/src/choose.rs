@@ -108,13 +108,13 @@ impl Rows<'_> {
     }
 
     fn judge(&self, slice: &Slice, rows: Range<usize>, judging: &mut Judging, sequence: usize) -> Verdict {
-        for (position, row) in (Self::first_position(slice)..).zip(rows) {
-            let logits = &self.produced.logits[row * self.vocab..][..self.vocab];
-            if let Err(error) = judging.read(sequence, position, logits) {
-                return Verdict::Failed(error);
-            }
+        let at = |row: usize| self.step.want.judged.partition_point(|target| (target.row as usize) < row);
+        let found = &self.produced.judged[at(rows.start)..at(rows.end)];
+        let first = Self::first_position(slice);
+        match judging.read(sequence, first..first + rows.len(), found) {
+            Ok(()) => Verdict::Judged { last: judging.is_read(sequence, slice.start + slice.count) },
+            Err(error) => Verdict::Failed(error),
         }
-        Verdict::Judged { last: judging.is_read(sequence, slice.start + slice.count) }
     }
 
     fn generate(

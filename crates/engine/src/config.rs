@@ -30,6 +30,8 @@ pub struct EngineOptions {
     pub step_rows: Option<usize>,
     /// Tokens in a page of the KV cache.
     pub page_size: Option<usize>,
+    /// Unless `page_size` says otherwise, pages as small as the device has them for short texts that share beginnings.
+    pub fine_pages: bool,
     /// Pages of the KV cache, whatever the memory says; then a request may be too long for the cache alone.
     pub kv_pages: Option<usize>,
 }
@@ -80,7 +82,10 @@ impl EngineOptions {
     ) -> Result<(EngineConfig, Vec<String>)> {
         self.validate()?;
         let (kv_dtype, math) = self.numbers(eight_bit);
-        let page_size = self.page_size.unwrap_or(device.page_size);
+        let page_size = self.page_size.unwrap_or(match self.fine_pages {
+            true => device.fine_page_size,
+            false => device.page_size,
+        });
         let page_bytes = (page_size * KvPool::<B>::bytes_per_token(plan, kv_dtype)).max(1) as u64;
         let max_batch = self.max_batch.unwrap_or(device.max_batch);
         let step_tokens = self.step_tokens.unwrap_or(device.step_tokens.max(max_batch));

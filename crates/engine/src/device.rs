@@ -3,7 +3,7 @@ use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::recordings::Recordings;
 use planish_model::{Decoder, KvPool, Workspace};
-use planish_tensor::{Backend, Batch, SampleRow};
+use planish_tensor::{Backend, Batch, Judged, SampleRow, Target};
 
 /// What of a step's logits must come to the host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -16,6 +16,8 @@ pub struct Want {
     pub log_probs: bool,
     /// How the device is to choose at each row. If it does not, the logits must come. Empty: the host chooses.
     pub sampled: Vec<SampleRow>,
+    /// Tokens whose likelihood is wanted, by row.
+    pub judged: Vec<Target>,
 }
 
 /// What came: each list is empty unless it was wanted. Kept between steps, so that nothing is allocated.
@@ -29,6 +31,8 @@ pub struct Produced {
     pub logits: Vec<f32>,
     /// `[rows, v]` natural-log probabilities.
     pub log_probs: Vec<f32>,
+    /// One for each wanted.
+    pub judged: Vec<Judged>,
 }
 
 /// A loaded model that runs batches. What the engine knows of a device; tests put a failing one in its place.
@@ -93,6 +97,7 @@ impl<B: Backend> Machine for Device<B> {
         out.chosen.clear();
         out.logits.clear();
         out.log_probs.clear();
+        out.judged.clear();
         if want.argmax {
             out.likeliest = self.backend.argmax(&self.ws.logits)?;
         }
@@ -108,6 +113,10 @@ impl<B: Backend> Machine for Device<B> {
         if want.log_probs {
             self.backend.log_softmax(&mut self.ws.logits)?;
             self.download(&mut out.log_probs)?;
+        }
+        // Last, as the logits may not survive it. Log-probabilities in their place are of the same distribution.
+        if !want.judged.is_empty() {
+            out.judged = self.backend.judge(&mut self.ws.logits, &want.judged)?;
         }
         if *want == Want::default() {
             self.backend.sync()?;

@@ -231,7 +231,7 @@ pub type Stream = Reader<Event>;
 /// A text being scored: iterate over its chunks; dropping it cancels the request.
 pub type Scores = Reader<Result<ScoreChunk>>;
 
-/// Continuations being judged, one item each, in the order in which they become known; dropping it cancels the request.
+/// Continuations being judged, one item each, in their order; dropping it cancels the request.
 pub type Likelihoods = Reader<Result<Likelihood>>;
 
 /// Where events of a request go if not into a [`Stream`]: called on the engine's thread, so it must not wait. False

@@ -292,7 +292,7 @@ impl Runner {
         for (&id, verdict) in step.ids.iter().zip(verdicts.list) {
             match verdict {
                 Verdict::Reads | Verdict::Gone | Verdict::Judged { last: false } => {}
-                Verdict::Judged { last: true } => self.tell_likelihoods(id),
+                Verdict::Judged { last: true } => self.tell_likelihoods(owner(id).0),
                 Verdict::Scored { chunk, last } => self.tell_scores(owner(id).0, chunk, last),
                 Verdict::Failed(error) => self.fail(owner(id).0, error),
                 Verdict::Chose { prompt, count, end } => {
@@ -332,12 +332,18 @@ impl Runner {
     /// The least that the device must bring for these slices.
     fn want(&self, slices: &[Slice], ids: &[u64]) -> Want {
         let mut want = Want::default();
+        let mut row = 0;
         for (slice, &id) in slices.iter().zip(ids).filter(|(slice, _)| slice.rows > 0) {
             let (request, choice) = owner(id);
+            let first = row as u32;
+            row += slice.rows;
             match self.callers.get(&request).map(|caller| &caller.work) {
                 None => {}
                 Some(Work::Score(_)) => want.log_probs = true,
-                Some(Work::Judge(_)) => want.logits = true,
+                Some(Work::Judge(judging)) => {
+                    let position = slice.start + slice.count - slice.rows;
+                    want.judged.extend(judging.targets(choice, position..position + slice.rows, first));
+                }
                 Some(Work::Generate(g)) => {
                     let of_prompt = slice.start + slice.count - slice.rows + 1 < g.request.prompt.len();
                     match g.is_plain(choice) && !of_prompt {

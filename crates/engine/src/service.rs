@@ -115,7 +115,7 @@ impl Handle {
     }
 
     /// How likely each of several continuations of one text is. The context is computed once for all of them, as far as
-    /// whole pages go, and those that differ in their last token only are computed once altogether.
+    /// whole pages go, and those that differ in their last token only are computed once altogether. All are told together.
     pub fn judge(&self, context: Vec<u32>, continuations: Vec<Vec<u32>>) -> Result<Likelihoods> {
         let cancel = self.cancel();
         let id = cancel.id;

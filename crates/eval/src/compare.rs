@@ -5,6 +5,7 @@ use crate::perplexity::count;
 use crate::score::Rows;
 use crate::statistics::{mean, quantile};
 use crate::tasks::paired::Paired;
+use crate::tasks::recovery::Recovery;
 use planish_engine::Handle;
 use serde::Serialize;
 
@@ -33,6 +34,9 @@ pub struct Comparison {
     /// Tasks side by side, if any were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<Paired>,
+    /// How much of its accuracy the quantized model keeps over all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_recovery: Option<Recovery>,
     /// Each window's figures.
     pub per_window: Vec<Window>,
     /// Why fewer windows were measured than asked for.
@@ -150,6 +154,7 @@ impl Comparison {
             top1_agreement: mean(positions.iter().map(|p| p.agrees as u8 as f64)),
             samples: Vec::new(),
             tasks: Vec::new(),
+            accuracy_recovery: None,
             per_window,
             note: None,
             kl_positions,

@@ -88,12 +88,13 @@ pub enum Error {
     #[error(transparent)]
     Rows(#[from] planish_checkpoint::Error),
     /// A name that is no task.
-    #[error("--tasks: unknown task {found}: did you mean {nearest}? `planish eval --list` shows all")]
+    #[error("--tasks: unknown task {found}{hint}; `planish eval --list` shows all",
+        hint = nearest.as_ref().map_or(String::new(), |near| format!(": did you mean {near}?")))]
     UnknownTask {
         /// As given.
         found: String,
-        /// The most similar one.
-        nearest: String,
+        /// A similar one.
+        nearest: Option<String>,
     },
     /// No task at all.
     #[error("--tasks: expected names of tasks, separated by commas, found none; `planish eval --list` shows all")]
@@ -107,6 +108,14 @@ pub enum Error {
         split: String,
         /// Where they were looked for.
         place: String,
+    },
+    /// Rows of a task are not what it needs.
+    #[error("{first}{}", and_others(others))]
+    BadRows {
+        /// What is wrong with the first of them.
+        first: Box<planish_checkpoint::Error>,
+        /// Numbers of the others in the same file.
+        others: Vec<usize>,
     },
     /// A task's rows cannot be fetched.
     #[error("task {task}: data set {repo}: {source}; --data-dir takes local files")]
@@ -212,3 +221,15 @@ pub enum Error {
 
 /// Result of measuring.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Says which other rows are bad, up to a few.
+fn and_others(rows: &[usize]) -> String {
+    const SHOWN: usize = 10;
+    let numbers: Vec<String> = rows.iter().take(SHOWN).map(usize::to_string).collect();
+    let more = if rows.len() > SHOWN { ", …" } else { "" };
+    match rows.len() {
+        0 => String::new(),
+        1 => format!(" (row {} is bad too)", numbers[0]),
+        n => format!(" ({n} more rows are bad: {}{more})", numbers.join(", ")),
+    }
+}

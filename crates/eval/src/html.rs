@@ -109,6 +109,9 @@ fn tasks(c: &Comparison) -> String {
         );
     }
     html.push_str("</tbody>\n</table>\n");
+    if let Some(recovery) = &c.accuracy_recovery {
+        let _ = writeln!(html, "<p>{}</p>", escape(&recovery.to_text()));
+    }
     html
 }
 

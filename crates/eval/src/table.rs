@@ -26,6 +26,9 @@ impl Comparison {
         if !self.tasks.is_empty() {
             let _ = write!(text, "\n{}", crate::tasks::paired::to_text(&self.tasks));
         }
+        if let Some(recovery) = &self.accuracy_recovery {
+            let _ = writeln!(text, "{}", recovery.to_text());
+        }
         for sample in &self.samples {
             let _ = writeln!(text, "\nprompt     {}", indent(&sample.prompt));
             let _ = writeln!(text, "original   {}", indent(&sample.original));

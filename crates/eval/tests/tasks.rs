@@ -22,7 +22,11 @@ fn task(name: &str) -> Task {
 }
 
 fn docs(task: &Task, split: &str) -> Docs {
-    Source::Folder(&data().join("tasks")).docs(task, split).unwrap()
+    docs_in(&data().join("tasks"), task, split)
+}
+
+fn docs_in(folder: &Path, task: &Task, split: &str) -> Docs {
+    Source::Folder(folder).docs(task, split).unwrap()
 }
 
 /// The last `rows` documents become the training split, as the script that ran the harness had it.
@@ -146,6 +150,76 @@ fn groups_are_the_harness() {
         let expected = golden[key].as_object().unwrap();
         assert_eq!(found[key].as_object().unwrap().len(), expected.len(), "{key}");
         expected.iter().for_each(|(name, expected)| assert_close(&found[key][name], expected, name));
+    }
+}
+
+/// Rows of one of mmlu's subjects.
+fn made(subject: &str, split: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(data().join("mmlu.jsonl")).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    rows.filter(|row| row["subject"] == subject && row["split"] == split).collect()
+}
+
+/// Puts them where the hub has them, in two parts.
+fn lay_out(folder: &Path, task: &Task) {
+    let subject = task.dataset.config.unwrap();
+    let folder = folder.join("cais/mmlu").join(subject);
+    std::fs::create_dir_all(&folder).unwrap();
+    for split in ["dev", "test"] {
+        let rows = made(subject, split);
+        assert!(!rows.is_empty(), "{subject} {split}");
+        for (part, rows) in [&rows[..1], &rows[1..]].iter().enumerate() {
+            let lines: String = rows.iter().map(|row| format!("{row}\n")).collect();
+            std::fs::write(folder.join(format!("{split}-0000{part}-of-00002.jsonl")), lines).unwrap();
+        }
+    }
+}
+
+/// All 57 subjects, laid out as on the hub, with 1 to 4 questions each and two examples: prompts, groups weighted by their
+/// questions, JSON and tables are the harness'.
+#[test]
+fn every_subject_of_mmlu_is_the_harness() {
+    let golden = golden("mmlu_made.json");
+    let (dir, chosen) = (tempfile::tempdir().unwrap(), select::select(&["mmlu"]).unwrap());
+    let mut results = Vec::new();
+    for task in &chosen.tasks {
+        lay_out(dir.path(), task);
+        let of = |split: &str| Source::Folder(dir.path()).docs(task, split).unwrap();
+        let (asked, pool) = (of("test"), of("dev"));
+        let questions = prompt::questions(task, &asked, &pool, 2, usize::MAX, Style::default()).unwrap();
+        let items = golden["items"][&task.name].as_array().unwrap();
+        assert_eq!(questions.len(), items.len(), "{}", task.name);
+        let mut answers = Vec::new();
+        for (question, item) in questions.iter().zip(items) {
+            assert_eq!(digest(question), item["texts"].as_str().unwrap(), "{} {question:?}", task.name);
+            let ll = item["ll"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+            answers.push(Answer::Likelihoods { ll, greedy: vec![] });
+        }
+        results.push(TaskResult::new(task, 2, &asked.docs, &answers).unwrap());
+    }
+    let results = Results { tasks: results, groups: chosen.groups };
+    assert_eq!(results.to_text(), golden["table"].as_str().unwrap());
+    let found = results.to_json(Value::Null);
+    for key in ["results", "groups", "n-shot", "higher_is_better", "versions", "n-samples"] {
+        assert_close(&found[key], &golden[key], key);
+    }
+}
+
+/// The same rows in the hub's own format, with a list of choices and a class label.
+#[test]
+fn parquet_of_mmlu_is_read() {
+    let task = task("mmlu_high_school_us_history");
+    for split in ["dev", "test"] {
+        let (found, rows) = (docs_in(&data().join("cais_mmlu"), &task, split), made("high_school_us_history", split));
+        assert_eq!(found.docs.len(), rows.len());
+        for (doc, row) in found.docs.iter().zip(&rows) {
+            let Doc::Choice { query, gold, .. } = doc else { panic!() };
+            assert_eq!(*gold as u64, row["answer"].as_u64().unwrap());
+            let choices: Vec<&str> = row["choices"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
+            let [a, b, c, d] = &choices[..] else { panic!() };
+            let question = row["question"].as_str().unwrap().trim();
+            assert_eq!(*query, format!("{question}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:"));
+        }
     }
 }
 

@@ -3,7 +3,6 @@ mod agree;
 mod arguments;
 mod limits;
 mod modifiers;
-mod nearest;
 mod pattern;
 mod presets;
 mod yaml;

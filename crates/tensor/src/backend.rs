@@ -2,8 +2,9 @@
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
 use crate::mixture::Mixer;
 use crate::{
-    Activation, AttentionShape, Batch, DType, Error, FloatMath, Grid, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver, Tensor,
+    Activation, AttentionShape, Batch, DType, Error, FloatMath, Grid, HostTensor, Judged, KvLayer, LinearPart,
+    LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver,
+    Target, Tensor,
 };
 
 /// A machine that can run the network's operations.
@@ -142,6 +143,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     }
     /// `logits[r, v]` F32 become natural-log probabilities, by row.
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()>;
+    /// What rows of `logits[r, v]` F32, which mean nothing afterwards, say of single tokens. Targets ascend by row.
+    fn judge(&self, logits: &mut Tensor<Self>, targets: &[Target]) -> Result<Vec<Judged>> {
+        let fits = |t: &Target| (t.row as usize) < logits.rows && (t.token as usize) < logits.cols;
+        crate::layout::require("judge", targets.iter().all(fits) && targets.is_sorted_by_key(|t| t.row))?;
+        let likeliest = self.argmax(logits)?;
+        self.log_softmax(logits)?;
+        let mut values = vec![0f32; logits.rows * logits.cols];
+        self.download(logits, bytemuck::cast_slice_mut(&mut values))?;
+        let judged = |&Target { row, token }: &Target| {
+            let (row, log_prob) = (row as usize, values[row as usize * logits.cols + token as usize]);
+            Judged { log_prob, greedy: likeliest[row] == token }
+        };
+        Ok(targets.iter().map(judged).collect())
+    }
     /// `absmax[0, j] = max(absmax[0, j], |x[t, j]|)` over the rows; `absmax[1, k]` F32.
     fn observe_columns(&self, x: &Tensor<Self>, absmax: &mut Tensor<Self>) -> Result<()>;
     /// `gram[i, j] += Σ_t x[t, i] x[t, j]` for `j <= i` (the upper triangle is left alone); `gram[k, k]` F32.

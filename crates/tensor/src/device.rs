@@ -6,6 +6,8 @@ use crate::Result;
 pub struct Preferences {
     /// Tokens in a page of the KV cache.
     pub page_size: usize,
+    /// Tokens in a page where many short texts share beginnings, which they do in whole pages.
+    pub fine_page_size: usize,
     /// Tokens in one step.
     pub step_tokens: usize,
     /// Sequences running at once.
@@ -21,8 +23,15 @@ pub struct Preferences {
 impl Preferences {
     /// Of a CPU, which shares its memory with everything else. Its thread pool wants every core, and preparing a step
     /// takes less time than waking a second thread saves.
-    pub const CPU: Preferences =
-        Preferences { page_size: 16, step_tokens: 512, max_batch: 64, kv_share: 0.4, overlap: false, sample: false };
+    pub const CPU: Preferences = Preferences {
+        page_size: 16,
+        fine_page_size: 1,
+        step_tokens: 512,
+        max_batch: 64,
+        kv_share: 0.4,
+        overlap: false,
+        sample: false,
+    };
 }
 
 /// Bytes on a device.

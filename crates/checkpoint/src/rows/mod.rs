@@ -8,6 +8,7 @@ mod split;
 pub use split::split_files;
 
 use crate::error::quoted;
+use crate::nearest::nearest;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -55,8 +56,17 @@ pub fn read(path: &Path) -> Result<Rows> {
 impl Rows {
     /// The error for a field of a row: what was expected there, and what is.
     pub fn error(&self, row: &Row, field: &str, expected: &str) -> Error {
-        let found = row.fields.get(field).map_or_else(|| "no such field".into(), describe);
+        let found = row.fields.get(field).map_or_else(|| missing(row, field), describe);
         Error::row(&self.path, row.number, Some(field), expected, found)
+    }
+}
+
+/// Says that a field is not there, and what may be meant to be it.
+fn missing(row: &Row, field: &str) -> String {
+    let known: Vec<&str> = row.fields.keys().map(String::as_str).collect();
+    match nearest(field, &known) {
+        Some(near) => format!("no such field, but {}", quoted(near)),
+        None => "no such field".into(),
     }
 }
 

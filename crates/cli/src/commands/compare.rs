@@ -9,7 +9,7 @@ use clap::Args;
 use planish::{Generation, Model, Pipeline, PipelineOptions};
 use planish_eval::compare::{self, Comparison, Sample};
 use planish_eval::html::Page;
-use planish_eval::tasks::{paired, select};
+use planish_eval::tasks::{paired, recovery, select};
 use planish_text::Message;
 use std::path::{Path, PathBuf};
 
@@ -77,7 +77,9 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
     if let Some(chosen) = &chosen {
         let run = |pipeline, name| tasks::run(global, &flags.how, chosen, pipeline, name, Kept::default());
-        result.tasks = paired::compare(&run(&first, &flags.original)?, &run(&second, &flags.quantized)?)?;
+        let (of_original, of_quantized) = (run(&first, &flags.original)?, run(&second, &flags.quantized)?);
+        result.tasks = paired::compare(&of_original, &of_quantized)?;
+        result.accuracy_recovery = recovery::recovery(&of_original, &result.tasks);
     }
     if !flags.no_samples {
         result.samples = samples(&first, &second)?;

@@ -11,7 +11,7 @@ use planish_eval::tasks::prompt::{self, Question, Style};
 use planish_eval::tasks::results::{Results, TaskResult, samples};
 use planish_eval::tasks::run::{Subject, answers};
 use planish_eval::tasks::select::Selection;
-use planish_eval::tasks::{Task, list};
+use planish_eval::tasks::{Output, Task, list};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -90,6 +90,11 @@ pub fn run(
         tasks.push(result);
     }
     Ok(Results { tasks, groups: chosen.groups.clone() })
+}
+
+/// Whether the answers to a question are about as long as the question, and so gain from sharing all of it.
+pub fn share_finely(chosen: &Selection) -> bool {
+    chosen.tasks.iter().all(|task| task.output == Output::MultipleChoice)
 }
 
 /// What stands beside the results in JSON.

@@ -3,6 +3,7 @@ use super::{Fold, Magnitude, RowsMut, fold4, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
 use crate::threads::Threads;
+use planish_tensor::{Judged, Target};
 use std::ops::Range;
 
 /// `logits[r, v]` become natural-log probabilities, by row. A row with NaN becomes NaN.
@@ -26,6 +27,49 @@ pub fn argmax(threads: &Threads, isa: Isa, logits: &[f32], v: usize) -> Vec<u32>
     out
 }
 
+/// What rows of `logits[r, v]` say of single tokens; the targets ascend by row. The rows are only read.
+pub fn judge(threads: &Threads, isa: Isa, logits: &[f32], v: usize, targets: &[Target]) -> Vec<Judged> {
+    let r = row_count(logits.len(), v);
+    let mut out = vec![Judged { log_prob: 0.0, greedy: false }; targets.len()];
+    let places = RowsMut::new(&mut out, targets.len(), 1);
+    split(threads, r, 2 * v, |rows| {
+        let first = targets.partition_point(|t| (t.row as usize) < rows.start);
+        let mut shape = None;
+        for (i, target) in targets.iter().enumerate().skip(first).take_while(|(_, t)| (t.row as usize) < rows.end) {
+            let row = &logits[target.row as usize * v..][..v];
+            let of_row = match shape {
+                Some((row, of_row)) if row == target.row => of_row,
+                _ => dispatch(isa, Summary(row)),
+            };
+            shape = Some((target.row, of_row));
+            let log_prob = row[target.token as usize] - of_row.top - of_row.log_sum;
+            // SAFETY: each target is in one range of rows.
+            unsafe { places.row(i)[0] = Judged { log_prob, greedy: of_row.likeliest == target.token } };
+        }
+    });
+    out
+}
+
+/// What all of a row's log-probabilities need.
+#[derive(Clone, Copy)]
+struct OfRow {
+    top: f32,
+    log_sum: f32,
+    likeliest: u32,
+}
+
+/// Sums up a row.
+struct Summary<'a>(&'a [f32]);
+
+impl Op for Summary<'_> {
+    type Out = OfRow;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> OfRow {
+        let top = largest(s, self.0);
+        OfRow { top, log_sum: log_sum(s, self.0, top), likeliest: Argmax(self.0).run(s) }
+    }
+}
+
 struct LogSoftmax<'a> {
     rows: Range<usize>,
     logits: &'a RowsMut<'a, f32>,
@@ -43,11 +87,7 @@ impl Op for LogSoftmax<'_> {
             let row = unsafe { self.logits.row(r) };
             let largest = largest(s, row);
             let top = s.splat(largest);
-            let mut sum = 0f64;
-            for block in row.chunks(BLOCK) {
-                sum += s.sum(fold4(s, Exponentials { top: largest }, block)) as f64;
-            }
-            let shift = s.splat(sum.ln() as f32);
+            let shift = s.splat(log_sum(s, row, largest));
             let p = row.as_mut_ptr();
             // SAFETY: vectors lie inside the row.
             unsafe {
@@ -88,6 +128,16 @@ impl Op for Argmax<'_> {
         }
         row[i..].iter().position(|&x| x == top).map_or(u32::MAX, |at| (i + at) as u32)
     }
+}
+
+/// Natural logarithm of the sum of exp(x - top).
+#[inline(always)]
+fn log_sum<S: Simd>(s: S, row: &[f32], top: f32) -> f32 {
+    let mut sum = 0f64;
+    for block in row.chunks(BLOCK) {
+        sum += s.sum(fold4(s, Exponentials { top }, block)) as f64;
+    }
+    sum.ln() as f32
 }
 
 /// The sum of exp(x - top).

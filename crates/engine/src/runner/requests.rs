@@ -74,7 +74,7 @@ impl Runner {
         self.count_arrival(context);
         let group = (sequences.len() > 1).then_some(id);
         for (i, tokens) in sequences.into_iter().enumerate() {
-            let (id, rows_from) = (sequence_id(id, i), judging.rows_from());
+            let (id, rows_from) = (sequence_id(id, i), judging.rows_from(i));
             self.scheduler.arrive(Arrival { id, tokens, priority: 0, rows_from, salt: None, group });
         }
         self.take_in(id, Caller::new(Work::Judge(judging)));
@@ -152,16 +152,13 @@ impl Runner {
         }
     }
 
-    /// Hands on what one sequence of a judged text came to.
-    pub(super) fn tell_likelihoods(&mut self, sequence: u64) {
-        let (id, choice) = owner(sequence);
+    /// One sequence of a judged text is read; with the last of them all its continuations are judged.
+    pub(super) fn tell_likelihoods(&mut self, id: u64) {
         let Some(Caller { work: Work::Judge(judging), .. }) = self.callers.get_mut(&id) else { return };
         judging.live -= 1;
-        let gone = judging.results(choice).any(|found| judging.likelihoods.push(Ok(found), 0) == Flow::Gone);
-        match gone {
-            _ if judging.live == 0 => self.finish(id, |now| now.finished_scored += 1),
-            true => self.cancel(id),
-            false => {}
+        if judging.live == 0 {
+            let _ = judging.results().any(|found| judging.likelihoods.push(Ok(found), 0) == Flow::Gone);
+            self.finish(id, |now| now.finished_scored += 1);
         }
     }
 

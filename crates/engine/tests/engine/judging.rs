@@ -40,16 +40,25 @@ fn likelihoods_are_sums_of_scores() {
     }
 }
 
-/// Two sequences, the second of which reads only what the first's pages do not hold.
+/// The first sequence reads the context; the others read only what its pages do not hold. Pages of one token hold all.
 #[test]
 fn the_context_is_read_once() {
-    for prefix_cache in [true, false] {
-        let handle = open("llama", &EngineOptions { prefix_cache: Some(prefix_cache), ..options(100) });
+    for (prefix_cache, page_size, shared) in [(true, 16, 32), (false, 16, 32), (true, 1, 40), (false, 1, 40)] {
+        let sized = EngineOptions { page_size: Some(page_size), ..options(1600 / page_size) };
+        let handle = open("llama", &EngineOptions { prefix_cache: Some(prefix_cache), ..sized });
         let context: Vec<u32> = (0..40).collect();
-        judge(&handle, &context, &[vec![1, 2, 3], vec![1, 2, 4], vec![4, 5, 6], vec![7, 8, 9, 9]]);
+        // Three sequences: the others begin these, but for their last tokens. The third shares a token with the first.
+        let continuations =
+            [vec![1, 2, 3], vec![1], vec![1, 2, 4], vec![7, 8, 9, 9], vec![8], vec![7, 8, 3], vec![7, 5, 6]];
+        let found = judge(&handle, &context, &continuations);
         let read = at_rest(&handle).step_tokens.sum();
-        assert_eq!(read, (42 + (42 - 32) + (43 - 32)) as f64, "prefix cache {prefix_cache}");
+        let own = (42 - shared) + (42 - shared - (page_size == 1) as usize);
+        assert_eq!(read, (43 + own) as f64, "prefix cache {prefix_cache}, pages of {page_size}");
         assert_eq!(at_rest(&handle).finished_scored, 1);
+        continuations.iter().zip(&found).for_each(|(continuation, found)| {
+            let (log_prob, greedy) = expected(&handle, &context, continuation);
+            assert!((found.log_prob - log_prob).abs() < 1e-4 && found.greedy == greedy, "{found:?}, not {log_prob}");
+        });
     }
 }
 

@@ -54,6 +54,10 @@ fn memory_is_never_exceeded() {
     let long = EngineOptions { max_model_len: Some(96), ..d() };
     let (config, notes) = long.decide::<Scalar>(&plan("llama"), false, &Preferences::CPU, poor).unwrap();
     assert_eq!((config.pages, config.max_model_len, notes.len()), (4, 64, 1));
+    let fine = EngineOptions { fine_pages: true, kv_cache_memory: Some(5 * 12288), ..d() };
+    let (config, _) = decide(fine.clone()).unwrap();
+    assert_eq!((config.page_size, config.pages, config.max_model_len), (1, 80, 80));
+    assert_eq!(decide(EngineOptions { page_size: Some(8), ..fine }).unwrap().0.page_size, 8);
     let nothing = Memory { free: 0, total: 1 << 30 };
     assert!(
         d().decide::<Scalar>(&plan("llama"), false, &Preferences::CPU, nothing)

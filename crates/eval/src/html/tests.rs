@@ -15,6 +15,7 @@ fn comparison() -> Comparison {
         top1_agreement: 0.9,
         samples: vec![Sample { prompt: "<b>&".into(), original: "one".into(), quantized: "\"two\"".into() }],
         tasks: Vec::new(),
+        accuracy_recovery: None,
         per_window: vec![window(3.0), window(3.1)],
         note: None,
         kl_positions: (0..128).map(|i| i as f32 * 1e-3).collect(),
@@ -118,7 +119,15 @@ fn tasks_stand_side_by_side() {
         interval: Some([-0.03, 0.01]),
         recovery: Some(0.98),
     });
+    comparison.accuracy_recovery = Some(crate::tasks::recovery::Recovery {
+        tasks: vec!["gsm8k exact_match".into()],
+        original: 0.5,
+        quantized: 0.49,
+        recovery: 0.98,
+        interval: None,
+    });
     let html = render(&comparison, None);
+    assert!(html.contains("<p>accuracy recovery: 98.00 %, of gsm8k exact_match</p>"));
     for part in ["<td>gsm8k</td><td>exact_match, strict-match</td><td>200</td>", "-0.0300 to +0.0100", "98.00 %"] {
         assert!(html.contains(part), "{part}");
     }

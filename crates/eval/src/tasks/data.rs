@@ -97,8 +97,16 @@ impl Source<'_> {
         let mut found = Docs::default();
         for file in files {
             let rows = read(&file)?;
+            let (mut first, mut others) = (None, Vec::new());
             for row in &rows.rows {
-                found.docs.push((task.read)(&Reader { rows: &rows, row })?);
+                match (task.read)(&Reader { rows: &rows, row }) {
+                    Ok(doc) => found.docs.push(doc),
+                    Err(error) if first.is_none() => first = Some(Box::new(error)),
+                    Err(_) => others.push(row.number),
+                }
+            }
+            if let Some(first) = first {
+                return Err(Error::BadRows { first, others });
             }
             found.fields.extend(rows.rows.into_iter().map(|row| row.fields));
         }

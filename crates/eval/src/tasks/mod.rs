@@ -14,6 +14,7 @@ pub mod paired;
 pub mod prompt;
 mod python;
 pub mod read;
+pub mod recovery;
 pub mod results;
 pub mod run;
 pub mod select;

@@ -2,6 +2,7 @@
 use super::Task;
 use super::list::{Group, groups, tasks};
 use crate::error::{Error, Result};
+use planish_checkpoint::nearest::nearest;
 
 /// What is to be run.
 #[derive(Clone, Debug)]
@@ -12,15 +13,20 @@ pub struct Selection {
     pub groups: Vec<Group>,
 }
 
-/// Finds the tasks of a list of names of tasks and groups.
+/// Finds the tasks of a list of names of tasks and groups; `*` in a name stands for any letters.
 ///
 /// # Errors
-/// A name is not known (the nearest that is comes with it), or there is none.
+/// A name is not known (the nearest that is comes with it), a pattern is nobody's, or there is none.
 pub fn select<S: AsRef<str>>(names: &[S]) -> Result<Selection> {
     let (tasks, groups) = (tasks(), groups());
     let mut chosen = Selection { tasks: Vec::new(), groups: Vec::new() };
     for name in names.iter().map(|name| name.as_ref().trim()).filter(|name| !name.is_empty()) {
-        add(name, &tasks, &groups, &mut chosen)?;
+        let known = groups.iter().map(|g| g.name).chain(tasks.iter().map(|t| t.name.as_str()));
+        let meant: Vec<&str> = known.filter(|known| matches(name, known)).collect();
+        if meant.is_empty() {
+            add(name, &tasks, &groups, &mut chosen)?;
+        }
+        meant.into_iter().try_for_each(|name| add(name, &tasks, &groups, &mut chosen))?;
     }
     match chosen.tasks.is_empty() {
         true => Err(Error::NoTask),
@@ -36,8 +42,8 @@ fn add(name: &str, tasks: &[Task], groups: &[Group], chosen: &mut Selection) -> 
         return Ok(());
     }
     let Some(group) = groups.iter().find(|group| group.name == name) else {
-        let known = tasks.iter().map(|t| t.name.as_str()).chain(groups.iter().map(|g| g.name));
-        return Err(Error::UnknownTask { found: name.into(), nearest: nearest(name, known).into() });
+        let known: Vec<&str> = tasks.iter().map(|t| t.name.as_str()).chain(groups.iter().map(|g| g.name)).collect();
+        return Err(Error::UnknownTask { found: name.into(), nearest: nearest(name, &known).map(str::to_owned) });
     };
     if group.version.is_some() && !chosen.groups.iter().any(|g| g.name == name) {
         chosen.groups.push(group.clone());
@@ -45,24 +51,11 @@ fn add(name: &str, tasks: &[Task], groups: &[Group], chosen: &mut Selection) -> 
     group.members.iter().try_for_each(|member| add(member, tasks, groups, chosen))
 }
 
-/// The known name with the fewest changed letters.
-fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> &'a str {
-    known.min_by_key(|known| distance(name, known)).unwrap_or_default()
-}
-
-/// Letters to insert, drop or change to make one word of the other (Levenshtein 1966).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + (x != *y) as usize;
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
+/// Whether a name is `pattern`, in which `*` stands for any letters, as on the harness' command line.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((before, after)) = pattern.split_once('*') else { return pattern == name };
+    let Some(rest) = name.strip_prefix(before) else { return false };
+    rest.char_indices().map(|(i, _)| i).chain([rest.len()]).any(|i| matches(after, &rest[i..]))
 }
 
 #[cfg(test)]
@@ -86,11 +79,21 @@ mod tests {
     }
 
     #[test]
+    fn stars_stand_for_any_letters() {
+        let names = |pattern: &str| select(&[pattern]).unwrap().tasks.into_iter().map(|t| t.name).collect::<Vec<_>>();
+        assert_eq!(names("arc_*"), ["arc_easy", "arc_challenge"]);
+        assert_eq!(names("mmlu_*_us_*y"), ["mmlu_high_school_us_history"]);
+        assert_eq!((names("*").len(), names("mmlu*").len(), names("mmlu").len()), (67, 57, 57));
+        assert!(matches("*", "") && matches("a*", "a") && matches("**a", "xa") && !matches("a*b", "acbd"));
+    }
+
+    #[test]
     fn unknown_names_come_with_the_nearest() {
         let message = |name: &str| select(&[name]).unwrap_err().to_string();
         assert!(message("helaswag").starts_with("--tasks: unknown task helaswag: did you mean hellaswag?"));
         assert!(message("mmlu_stems").contains("mmlu_stem?"));
+        assert!(message("zzzzzzzz").starts_with("--tasks: unknown task zzzzzzzz; `planish eval --list`"));
+        assert!(message("mmlu_*y_of_everything").contains("unknown task mmlu_*y"));
         assert!(select(&["", " "]).is_err());
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -1,8 +1,8 @@
 //! `config_groups` of a recipe: compressed-tensors' `QuantizationArgs`, every key checked.
 use super::modifiers::{bad, patterns};
-use super::nearest::unknown;
 use super::{Pattern, RecipeGroup};
 use crate::error::{Error, Result};
+use planish_checkpoint::nearest::unknown;
 use planish_checkpoint::scheme::{ActQuant, ActUnit, LinearScheme, QuantType, ScaleType, WeightQuant, WeightStrategy};
 use serde_json::{Map, Value};
 

@@ -1,8 +1,8 @@
 //! The modifiers of llm-compressor's recipes that this tool has, field by field.
-use super::nearest::{nearest, unknown};
 use super::presets::{OTHERS, PRESETS, dynamic};
 use super::{Mapping, Pattern, Recipe, RecipeGroup, Smooth, WeightMethod, arguments, parse_smooth};
 use crate::error::{Error, Result};
+use planish_checkpoint::nearest::{nearest, unknown};
 use planish_checkpoint::scheme::{LinearScheme, QuantType};
 use serde_json::{Map, Value};
 

@@ -1,8 +1,8 @@
 //! `recipe.yaml` in llm-compressor's schema: `<name>_stage` -> `<name>_modifiers` -> modifiers -> fields.
 use super::modifiers::{Modifiers, preset, weight_modifier};
-use super::nearest::nearest;
 use super::{Pattern, Recipe, RecipeGroup, Smooth, WeightMethod, smooth_name};
 use crate::error::{Error, Result};
+use planish_checkpoint::nearest::nearest;
 use planish_checkpoint::scheme::{ActQuant, ActUnit, QuantType, ScaleType, WeightStrategy};
 use serde_json::{Map, Value};
 

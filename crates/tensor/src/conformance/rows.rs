@@ -1,7 +1,7 @@
 //! Operations on rows: look-ups, norms, quantizing, gates, sums, logits and column maxima.
 use super::case::{Case, Check, Judge, Output, activations, blank, put, read};
 use super::data::Random;
-use crate::{Activation, Backend, Batch, DType, HostTensor, Q8, Result};
+use crate::{Activation, Backend, Batch, DType, HostTensor, Q8, Result, Target};
 
 /// An operation and what it takes besides `x`.
 enum Op {
@@ -18,6 +18,7 @@ enum Op {
     GatherRows(Vec<u32>),
     Argmax,
     LogSoftmax,
+    Judge(Vec<Target>),
     ObserveColumns(Vec<f32>),
 }
 
@@ -42,6 +43,7 @@ pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
         hear(Op::GatherRows(wanted), random.odd_activations(rows, cols));
         hear(Op::Argmax, logits(random, rows, cols));
         hear(Op::LogSoftmax, logits(random, rows, cols));
+        hear(Op::Judge(targets(random, rows, cols)), logits(random, rows, cols));
         let act = [Activation::Silu, Activation::GeluTanh][i % 2];
         let gate_up = random.odd_activations(rows, 2 * cols);
         judge.hear(&RowCase { op: Op::Gated(act), cols: 2 * cols, x: gate_up });
@@ -90,6 +92,17 @@ fn some_rows(random: &mut Random, rows: usize) -> Vec<u32> {
     (0..rows as u32).filter(|&r| r as usize + 1 == rows || random.below(2) == 0).collect()
 }
 
+/// Up to three tokens of some rows.
+fn targets(random: &mut Random, rows: usize, cols: usize) -> Vec<Target> {
+    let of = |row: u32, random: &mut Random| {
+        (0..random.below(4))
+            .map(|_| random.below(cols) as u32)
+            .map(move |token| Target { row, token })
+            .collect::<Vec<_>>()
+    };
+    (0..rows as u32).flat_map(|row| of(row, random)).collect()
+}
+
 /// Logits with ties; rows with NaN, and with some or only negative infinities.
 fn logits(random: &mut Random, rows: usize, cols: usize) -> Vec<f32> {
     let mut values: Vec<f32> = random.floats(rows * cols).iter().map(|v| (v * 64.0).round() / 4.0).collect();
@@ -123,6 +136,7 @@ impl Case for RowCase {
             Op::GatherRows(_) => "gather_rows",
             Op::Argmax => "argmax",
             Op::LogSoftmax => "log_softmax",
+            Op::Judge(_) => "judge",
             Op::ObserveColumns(_) => "observe_columns",
         }
     }
@@ -137,6 +151,7 @@ impl Case for RowCase {
             Op::QuantizeRows(kind) => format!(" {kind:?}"),
             Op::Activate(act) | Op::Gated(act) => format!(" {act:?}"),
             Op::GatherRows(rows) => format!(" {} rows", rows.len()),
+            Op::Judge(targets) => format!(" {} tokens", targets.len()),
             _ => String::new(),
         };
         format!("x [{}, {}]{detail}", self.rows(), self.cols)
@@ -149,6 +164,7 @@ impl Case for RowCase {
             Op::LayerNorm { .. } | Op::RmsNormStretches { .. } => self.norm(b),
             Op::GatherRows(wanted) => self.gather(b, wanted),
             Op::Argmax => self.argmax(b),
+            Op::Judge(targets) => self.judge(b, targets),
             Op::QuantizeRows(kind) => self.quantize(b, *kind),
             _ => self.arithmetic(b),
         }
@@ -221,6 +237,22 @@ impl RowCase {
         let found = b.argmax(&put(b, DType::F32, self.cols, &self.x)?)?;
         let values = found.iter().map(|&i| if i == u32::MAX { -1.0 } else { i as f32 }).collect();
         Ok(vec![Output { cols: 1, dtype: DType::F32, values, check: Check::Equal }])
+    }
+
+    /// Relative to the largest magnitude of the rows of log-probabilities, as `log_softmax` is: of these a part is seen.
+    fn judge<B: Backend>(&self, b: &B, targets: &[Target]) -> Result<Vec<Output>> {
+        let found = b.judge(&mut put(b, DType::F32, self.cols, &self.x)?, targets)?;
+        let column = |values: Vec<f32>, check: Check| Output { cols: 1, dtype: DType::F32, values, check };
+        let largest = |row: u32| {
+            self.x[row as usize * self.cols..][..self.cols]
+                .iter()
+                .filter(|x| x.is_finite())
+                .fold(1f32, |m, x| m.max(x.abs()))
+        };
+        let magnitudes = targets.iter().map(|t| 2.0 * largest(t.row) + (self.cols as f32).ln()).collect();
+        let greedy = found.iter().map(|j| j.greedy as u8 as f32).collect();
+        let log_probs = found.iter().map(|j| j.log_prob).collect();
+        Ok(vec![column(log_probs, Check::Sum(magnitudes)), column(greedy, Check::Equal)])
     }
 
     fn quantize<B: Backend>(&self, b: &B, kind: Q8) -> Result<Vec<Output>> {

@@ -1,7 +1,7 @@
 //! The known name that somebody who typed another one probably meant.
 
 /// `name is unknown; did you mean known?`, or the list where nothing is near.
-pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
+pub fn unknown(what: &str, name: &str, known: &[&str]) -> String {
     match nearest(name, known) {
         Some(near) => format!("{what} {name} is not known; did you mean {near}?"),
         None => format!("{what} {name} is not known; known are {}", known.join(", ")),
@@ -9,7 +9,7 @@ pub(super) fn unknown(what: &str, name: &str, known: &[&str]) -> String {
 }
 
 /// The nearest of the known names, unless all are far: up to a third of the letters may differ, and case does not count.
-pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     // A part of one name alone is meant as that.
     let mut whole = known.iter().filter(|k| name.len() > 2 && k.split('_').any(|part| part.eq_ignore_ascii_case(name)));
     if let (Some(one), None) = (whole.next(), whole.next()) {

@@ -17,7 +17,9 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     }
     let ranked = known.iter().map(|k| (distance(&name.to_ascii_lowercase(), &k.to_ascii_lowercase()), *k));
     let (distance, near) = ranked.min_by_key(|(distance, _)| *distance)?;
-    (distance <= (name.len().max(near.len()) / 3).max(1)).then_some(near)
+    let longest = name.len().max(near.len());
+    // Single letters have nothing in common, though only one differs.
+    (distance <= (longest / 3).max(1) && distance < longest).then_some(near)
 }
 
 /// Letters to insert, delete, replace or swap with their neighbour.
@@ -51,7 +53,7 @@ mod tests {
         assert_eq!(nearest("SmoothQuantModifer", &known), Some("SmoothQuantModifier"));
         assert_eq!(nearest("gptqmodifier", &known), Some("GPTQModifier"));
         assert_eq!(nearest("QGTPModifier", &known), Some("GPTQModifier"));
-        assert_eq!(nearest("Bread", &known), None);
+        assert_eq!((nearest("Bread", &known), nearest("d", &["a", "c"]), nearest("", &[])), (None, None, None));
         assert_eq!(nearest("bits", &["num_bits", "type"]), Some("num_bits"));
         assert_eq!((distance("", "abc"), distance("ab", "ba"), distance("kitten", "sitting")), (3, 1, 3));
         assert!(unknown("scheme", "FP8DYNAMIC", &["W8A8", "FP8_DYNAMIC"]).ends_with("did you mean FP8_DYNAMIC?"));

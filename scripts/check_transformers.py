@@ -115,6 +115,6 @@ for name in [*CASES, *CONVERTED]:
     worst, rms, kl = distances(write(name), prompts)
     print(f"| {name} | {worst:.1e} | {rms:.1e} | {kl:.1e} |", flush=True)
     # Codes on rounding ties may fall to either side; a wrong formula moves log-probabilities by tenths.
-    if rms > 0.05 or abs(kl) > 1e-3:
+    if rms > 0.07 or abs(kl) > 1e-3:
         failed.append(name)
 sys.exit(f"different: {', '.join(failed)}" if failed else 0)

@@ -89,7 +89,8 @@ fn summary(out: &mut String, report: &Report) {
     ];
     if let Some(b) = &report.budget {
         let (kl, error) = (number(Some(b.kl)), number(Some(b.standard_error)));
-        let kept = format!("{} linears in float, {} more; measured {kl} ± {error}", b.kept.len(), bytes(b.bytes));
+        let (fp8, float) = (b.fp8.len(), b.kept.len());
+        let kept = format!("{fp8} linears in FP8, {float} in float, {} more; measured {kl} ± {error}", bytes(b.bytes));
         rows.push(("Budget", format!("KL {}: {kept}", number(Some(b.target)))));
     }
     if let Some(data) = &report.calibration {

@@ -1,6 +1,7 @@
 //! What was typed becomes what it means: flags and a recipe file go in, one decided [`Recipe`] comes out.
 mod agree;
 mod arguments;
+mod flags;
 mod limits;
 mod modifiers;
 mod pattern;
@@ -10,7 +11,7 @@ mod yaml;
 pub use pattern::Pattern;
 
 use crate::error::{Error, Result};
-use modifiers::Modifiers;
+use flags::Typed;
 use planish_checkpoint::scheme::{ActQuant, LinearScheme, QuantType};
 use planish_tensor::Q8;
 
@@ -234,6 +235,29 @@ impl Recipe {
         self.mappings.as_ref().is_none_or(|all| all.iter().any(maps))
     }
 
+    /// The same with every group in FP8 E4M3.
+    pub fn in_fp8(&self) -> Recipe {
+        let mut out = self.clone();
+        out.groups.iter_mut().for_each(|group| group.scheme.weights.dtype = QuantType::Fp8E4M3);
+        out
+    }
+
+    /// Gives linears with these full names, all of one group now, that group's scheme in FP8 E4M3.
+    ///
+    /// # Errors
+    /// A name that is no pattern.
+    pub fn put_in_fp8(&mut self, names: &[String]) -> Result<()> {
+        let Some(mut scheme) = names.first().and_then(|name| self.scheme_of(name)).copied() else { return Ok(()) };
+        scheme.weights.dtype = QuantType::Fp8E4M3;
+        let targets = names.iter().map(|name| Pattern::new(name)).collect::<Result<Vec<_>>>()?;
+        // Before a group that names them too; one group holds all that share a scheme.
+        match self.groups.first_mut().filter(|group| group.scheme == scheme) {
+            Some(group) => group.targets.extend(targets),
+            None => self.groups.insert(0, RecipeGroup { targets, scheme }),
+        }
+        Ok(())
+    }
+
     /// Refuses, before any work, what this version does not make.
     ///
     /// # Errors
@@ -291,73 +315,6 @@ fn when(scheme: &LinearScheme) -> Activations {
     }
 }
 
-/// The flags, each understood by itself.
-struct Typed {
-    dtype: Option<QuantType>,
-    scheme: Option<LinearScheme>,
-    /// Of the output projection; `Some(None)` keeps it in float.
-    head: Option<Option<QuantType>>,
-    clip: Option<bool>,
-    smooth: Option<Smooth>,
-    weights: Option<WeightMethod>,
-    activations: Option<Activations>,
-    format: Option<Format>,
-    ignore: Option<Vec<Pattern>>,
-}
-
-impl Typed {
-    fn read(args: &QuantizeArgs) -> Result<Typed> {
-        let (e4m3, e5m2) = (QuantType::Fp8E4M3, QuantType::Fp8E5M2);
-        let dtypes = [("int8", QuantType::Int8), ("fp8", e4m3), ("float8_e4m3fn", e4m3), ("float8_e5m2", e5m2)];
-        let heads =
-            [("float", None), ("int8", Some(QuantType::Int8)), ("fp8", Some(e4m3)), ("float8_e4m3fn", Some(e4m3))];
-        let weights = [("gptq", WeightMethod::Gptq), ("rtn", WeightMethod::Rtn)];
-        let activations = [("dynamic", Activations::Dynamic), ("static", Activations::Static)];
-        let formats = [("compressed-tensors", Format::CompressedTensors), ("lmdeploy", Format::Lmdeploy)];
-        let ignore = args.ignore.iter().map(|p| Pattern::new(p)).collect::<Result<Vec<_>>>()?;
-        Ok(Typed {
-            dtype: choice("--quant-dtype", args.quant_dtype.as_deref(), &dtypes)?,
-            scheme: args.scheme.as_deref().map(|name| modifiers::scheme_named("--scheme", name)).transpose()?,
-            head: choice("--lm-head", args.lm_head.as_deref(), &heads)?,
-            smooth: args.smooth.as_deref().map(|s| parse_smooth("--smooth", s)).transpose()?,
-            weights: choice("--weights", args.weights.as_deref(), &weights)?,
-            activations: choice("--activations", args.activations.as_deref(), &activations)?,
-            clip: choice("--clip", args.clip.as_deref(), &[("on", true), ("off", false)])?,
-            format: choice("--format", args.format.as_deref(), &formats)?,
-            ignore: (!ignore.is_empty()).then_some(ignore),
-        })
-    }
-
-    /// What flags without a recipe say.
-    fn alone(&self, args: &QuantizeArgs) -> Result<Modifiers> {
-        let dtype = self.dtype.or(self.scheme.map(|s| s.weights.dtype)).unwrap_or(QuantType::Int8);
-        let mut out = Modifiers::defaults(dtype);
-        if let Some(scheme) = self.scheme {
-            agree::one_scheme(self, args, &scheme)?;
-            out.groups[0].scheme = scheme;
-        } else if self.activations == Some(Activations::Static) {
-            out.groups[0].scheme.activations = ActQuant::Static { symmetric: true };
-        }
-        let head = Pattern::new(HEAD)?;
-        if let Some(ignore) = &self.ignore {
-            out.ignore = ignore.clone();
-            out.ignore.extend((!ignore.contains(&head)).then(|| head.clone()));
-        }
-        if let Some(Some(dtype)) = self.head {
-            if self.ignore.as_ref().is_some_and(|ignore| ignore.iter().any(|p| p.rank(HEAD).is_some())) {
-                let found = format!("--ignore {}", args.ignore.join(", "));
-                return Err(setting("--lm-head", "float, as --ignore names lm_head", &found));
-            }
-            out.ignore.retain(|p| *p != head);
-            let scheme = presets::dynamic(dtype);
-            if out.groups[0].scheme != scheme {
-                out.groups.push(RecipeGroup { targets: vec![head], scheme });
-            }
-        }
-        Ok(out)
-    }
-}
-
 fn parse_smooth(name: &str, text: &str) -> Result<Smooth> {
     match text {
         "off" => Ok(Smooth::Off),
@@ -374,17 +331,6 @@ fn smooth_name(smooth: Smooth) -> String {
         Smooth::Off => "off".into(),
         Smooth::Auto => "auto".into(),
         Smooth::Alpha(alpha) => alpha.to_string(),
-    }
-}
-
-fn choice<T: Copy>(flag: &str, value: Option<&str>, known: &[(&str, T)]) -> Result<Option<T>> {
-    let Some(value) = value else { return Ok(None) };
-    match known.iter().find(|(name, _)| *name == value) {
-        Some((_, choice)) => Ok(Some(*choice)),
-        None => {
-            let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-            Err(setting(flag, &names.join(", "), value))
-        }
     }
 }
 

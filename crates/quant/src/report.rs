@@ -80,7 +80,10 @@ pub struct BudgetReport {
     pub tokens: usize,
     /// Linears kept in float for it.
     pub kept: Vec<String>,
-    /// Bytes that they take more than in 8 bits.
+    /// Linears that became FP8 for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fp8: Vec<String>,
+    /// Bytes that those in float take more than in 8 bits.
     pub bytes: u64,
     /// Every measurement, the first with nothing kept.
     pub attempts: Vec<Attempt>,

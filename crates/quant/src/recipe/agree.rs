@@ -1,7 +1,8 @@
 //! Flags beside a recipe, or beside a preset, must say the same.
+use super::flags::Typed;
 use super::modifiers::{Modifiers, weight_modifier};
-use super::{Activations, Error, HEAD, Pattern, QuantizeArgs, Typed, smooth_name, when};
-use crate::error::Result;
+use super::{Activations, HEAD, Pattern, QuantizeArgs, smooth_name, when};
+use crate::error::{Error, Result};
 use planish_checkpoint::scheme::LinearScheme;
 
 /// Refuses flags that say something else than the recipe.

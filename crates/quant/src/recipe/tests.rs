@@ -205,6 +205,24 @@ fn presets_and_heads_by_flags() {
 }
 
 #[test]
+fn linears_move_to_fp8_by_name() {
+    let mut recipe = decided(&[("ignore", "re:.*v_proj")]);
+    let names = |list: &[&str]| list.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+    recipe.put_in_fp8(&names(&["a.down_proj"])).unwrap();
+    recipe.put_in_fp8(&names(&["b.gate_proj", "b.up_proj"])).unwrap();
+    recipe.put_in_fp8(&names(&["a.v_proj"])).unwrap();
+    let of = |name: &str| recipe.scheme_of(name).map(|s| s.weights.dtype);
+    assert_eq!(recipe.groups.len(), 2);
+    assert_eq!(
+        ["a.down_proj", "b.up_proj", "a.up_proj"].map(of),
+        [QuantType::Fp8E4M3, QuantType::Fp8E4M3, QuantType::Int8].map(Some)
+    );
+    assert_eq!(of("a.v_proj"), None);
+    assert_eq!(decided(&[("recipe", &recipe.to_yaml())]), recipe);
+    assert_eq!(decided(&[]).in_fp8().dtypes(), [Q8::E4M3]);
+}
+
+#[test]
 fn reads_what_llm_compressor_writes() {
     let recipe = decided(&[("recipe", GOLDEN)]);
     assert_eq!((recipe.dtype(), recipe.smooth, recipe.weights), (Q8::Int8, Smooth::Alpha(0.8), WeightMethod::Gptq));

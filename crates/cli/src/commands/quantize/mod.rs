@@ -33,9 +33,10 @@ pub struct Flags {
     work_dir: PathBuf,
     #[command(flatten)]
     recipe: RecipeFlags,
-    /// Keep the most sensitive linears in float until the divergence on held-back tokens is at most this: KL=0.01
-    #[arg(long, value_name = "KL=X", value_parser = budget::parse)]
-    budget: Option<f64>,
+    /// Keep the most sensitive linears in float until the divergence on held-back tokens is at most this: KL=0.01; with
+    /// KL=0.01,fp8 those that lose less in FP8 go there first (such a checkpoint needs a device that runs both)
+    #[arg(long, value_name = "KL=X[,fp8]", value_parser = budget::parse)]
+    budget: Option<budget::Budget>,
     /// Continue an unfinished run
     #[arg(long)]
     resume: bool,
@@ -107,7 +108,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         // The writer would say so too, but only after the measurements.
         bail!("{}: expected an empty directory, or --overwrite or --resume, found files", flags.work_dir.display());
     }
-    let spent = flags.budget.map(|target| budget::spend(global, &mut prepared, target)).transpose()?;
+    flags.budget.map_or(Ok(()), |allowed| budget::check(allowed, &prepared))?;
+    let spent = flags.budget.map(|allowed| budget::spend(global, &mut prepared, allowed)).transpose()?;
     let (model, recipe, samples) = (&prepared.model, &prepared.recipe, &prepared.samples);
     let scheme = prepared.scheme()?;
     let options = WriterOptions {

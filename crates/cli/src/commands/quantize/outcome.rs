@@ -144,11 +144,12 @@ pub fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64, 
     );
     if let Some(b) = &report.budget {
         text += &format!(
-            "  budget           KL {:.2e} ± {:.1e} of {:.2e} on {} held-back tokens; {} linears in float, {} more\n",
+            "  budget           KL {:.2e} ± {:.1e} of {:.2e} on {} held-back tokens; {} linears in FP8, {} in float, {} more\n",
             b.kl,
             b.standard_error,
             b.target,
             b.tokens,
+            b.fp8.len(),
             b.kept.len(),
             human(b.bytes)
         );

@@ -11,7 +11,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-planish=$(realpath "${PLANISH:-$target/release/planish}")
+planish=$(realpath -m "${PLANISH:-$target/release/planish}")
+[ -x "$planish" ] || { echo "error: $planish: expected the program, found none: make build" >&2; exit 1; }
 room=$target/clients
 here=$PWD/scripts/clients
 mkdir -p "$room"
@@ -21,6 +22,14 @@ failed=() passed=()
 export PYTHONPATH=$here PYTHONDONTWRITEBYTECODE=1 PLANISH_MODEL=smol
 # Nothing here asks a hub, a price list or a tracer.
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 HF_HOME=$room/hf LANGSMITH_TRACING=false DO_NOT_TRACK=1
+export NO_PROXY=127.0.0.1,localhost${NO_PROXY:+,$NO_PROXY}
+export no_proxy=$NO_PROXY
+# The same run everywhere: hypothesis, npm and others act differently where these say that a machine is watching.
+unset CI GITHUB_ACTIONS GITLAB_CI BUILDKITE TF_BUILD CIRCLECI CIRRUS_CI CODEBUILD_BUILD_ID TEAMCITY_VERSION
+# A busy machine and a slow line are no faults of ours.
+export PIP_RETRIES=5 PIP_DEFAULT_TIMEOUT=60 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+export npm_config_cache=$room/npm npm_config_update_notifier=false npm_config_fetch_retries=5 npm_config_audit=false npm_config_fund=false
+exec </dev/null
 
 # Clients do not agree on one version of the OpenAI package, so there are three rooms.
 sdk=(openai==3.54.0 anthropic==2.12.0 schemathesis==4.32.5)
@@ -28,13 +37,27 @@ frameworks=(openai==2.54.0 litellm==1.106.2 instructor==1.17.0 langchain-openai=
 harness=("lm_eval[api]==0.4.13")
 node=(openai@7.57.0 zod@4.6.7 autocannon@9.0.0 playwright-core@1.65.1)
 
-# python NAME PACKAGE…: a virtual environment, made once; prints its folder.
+# again COMMAND…: a command that asks a registry; twice more if it fails.
+again() {
+  "$@" || { sleep 2 && "$@"; } || { sleep 10 && "$@"; }
+}
+
+# has_list FOLDER LIST: whether a folder was made, to its end, of just these.
+has_list() {
+  [ -f "$1/list" ] && [ "$(cat "$1/list")" = "$2" ]
+}
+
+# python NAME PACKAGE…: a virtual environment, made once; prints its folder. Some systems' Python has pip and no ensurepip.
 python() {
   local folder=$room/$1 list="${*:2}"
-  if [ "$(cat "$folder/list" 2>/dev/null)" != "$list" ]; then
+  if ! has_list "$folder" "$list"; then
     rm -rf "$folder"
-    python3 -m venv "$folder"
-    "$folder/bin/pip" install --quiet --disable-pip-version-check "${@:2}" >&2
+    if python3 -c 'import ensurepip' 2>/dev/null; then
+      python3 -m venv "$folder" >&2 && again "$folder/bin/python" -m pip install --quiet "${@:2}" >&2
+    else
+      python3 -m venv --without-pip "$folder" >&2 &&
+        again python3 -m pip --python "$folder/bin/python" install --quiet "${@:2}" >&2
+    fi || return 1
     echo "$list" >"$folder/list"
   fi
   echo "$folder"
@@ -42,10 +65,11 @@ python() {
 
 node_folder() {
   local folder=$room/node list="${node[*]}"
-  if [ "$(cat "$folder/list" 2>/dev/null)" != "$list" ]; then
+  if ! has_list "$folder" "$list"; then
     rm -rf "$folder"
     mkdir -p "$folder"
-    (cd "$folder" && echo '{"private": true}' >package.json && npm install --silent --no-audit --no-fund "${node[@]}") >&2
+    echo '{"private": true}' >"$folder/package.json"
+    again npm install --prefix "$folder" --loglevel error --no-progress "${node[@]}" >&2 || return 1
     echo "$list" >"$folder/list"
   fi
   cp "$here"/*.mjs "$folder/"
@@ -63,7 +87,8 @@ serve() {
   local log=$room/$1
   "$planish" serve "${@:2}" --port 0 --device cpu --json >"$log.json" 2>"$log.log" &
   servers+=($!)
-  for _ in $(seq 600); do
+  # Five minutes: a build for debugging on a busy machine takes its time.
+  for _ in $(seq 3000); do
     url=$(sed -n 's/.*"url": "\(.*\)".*/\1/p' "$log.json")
     [ -z "$url" ] || return 0
     kill -0 "${servers[-1]}" 2>/dev/null || break
@@ -95,20 +120,21 @@ run_balancer() {
 
 run_schemathesis() {
   local folder base=$room/tiny
-  folder=$(python sdk "${sdk[@]}")
+  folder=$(python sdk "${sdk[@]}") || return 1
   # Thousands of requests, many of them for long answers: a tiny model does.
   make_tiny "$base"
-  serve schemathesis "$base" --served-model-name tiny
-  PLANISH_MODEL=tiny SCHEMATHESIS_HOOKS=schemathesis_checks "$folder/bin/schemathesis" run "$url/openapi.json" \
+  serve schemathesis "$base" --served-model-name tiny || return 1
+  # It leaves folders of its own where it runs.
+  (cd "$room" && PLANISH_MODEL=tiny SCHEMATHESIS_HOOKS=schemathesis_checks "$folder/bin/schemathesis" run "$url/openapi.json" \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,openai_error_shape \
-    --phases coverage,fuzzing --max-examples "${EXAMPLES:-135}" --seed 1 --request-timeout 30 --generation-database none \
-    --suppress-health-check all --no-shrink --no-color --warnings off
+    --phases coverage,fuzzing --max-examples "${EXAMPLES:-135}" --seed 1 --request-timeout 300 --generation-database none \
+    --suppress-health-check all --no-shrink --no-color --warnings off)
 }
 
 # harness MODEL ENDPOINT TASKS ARGS: lm-evaluation-harness; the table, and what the answers must reach.
 run_harness() {
   local folder
-  folder=$(python harness "${harness[@]}")
+  folder=$(python harness "${harness[@]}") || return 1
   rm -rf "$room/tasks" "$room/found"
   mkdir -p "$room/tasks"
   cp "$here"/lm_eval_tasks/* "$room/tasks/"
@@ -140,17 +166,33 @@ serve smol "$int8" --served-model-name smol
 export PLANISH_URL=$url PLANISH_KEY=none
 echo "server: $url"
 
+# run_python ROOM NAME PACKAGE…: the checks of that name.
+run_python() {
+  local folder
+  folder=$(python "$1" "${@:3}") || return 1
+  "$folder/bin/python" "$here/$2_checks.py"
+}
+
+# run_node NAME: the checks of that name.
+run_node() {
+  local folder
+  folder=$(node_folder) || return 1
+  node "$folder/$1_checks.mjs"
+}
+
 for name in "${wanted[@]}"; do
   case $name in
-    openai | anthropic) attempt "$name" "$(python sdk "${sdk[@]}")/bin/python" "$here/${name}_checks.py" ;;
-    frameworks) attempt frameworks "$(python frameworks "${frameworks[@]}")/bin/python" "$here/frameworks_checks.py" ;;
+    openai | anthropic) attempt "$name" run_python sdk "$name" "${sdk[@]}" ;;
+    frameworks) attempt frameworks run_python frameworks frameworks "${frameworks[@]}" ;;
     node | autocannon | browser)
-      if ! command -v npm >/dev/null; then
-        echo "skipped: $name (no npm)"
-      elif [ "$name" != browser ]; then
-        attempt "$name" node "$(node_folder)/$([ "$name" = node ] && echo openai || echo autocannon)_checks.mjs"
+      if ! command -v npm >/dev/null || ! node -e 'process.exit(parseInt(process.versions.node) < 20)'; then
+        echo "skipped: $name (no npm, or a Node.js before 20)"
+      elif [ "$name" = node ]; then
+        attempt node run_node openai
+      elif [ "$name" = autocannon ]; then
+        attempt autocannon run_node autocannon
       elif command -v chromium >/dev/null; then
-        SHOTS=${SHOTS:-$room/shots} attempt browser node "$(node_folder)/browser_checks.mjs"
+        SHOTS=${SHOTS:-$room/shots} attempt browser run_node browser
       else
         echo "skipped: browser (no chromium)"
       fi

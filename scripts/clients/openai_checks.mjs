@@ -83,7 +83,7 @@ const checks = {
     const aborted = client.chat.completions.create({ model, messages, max_tokens: 1500, ignore_eos: true }, { signal: controller.signal });
     setTimeout(() => controller.abort(), 100);
     await assert.rejects(aborted, OpenAI.APIUserAbortError);
-    for (let i = 0; i < 200; i++) {
+    for (let i = 0; i < 2400; i++) {
       const page = await (await fetch(`${url}/metrics`, { headers: { authorization: `Bearer ${apiKey}` } })).text();
       if (/^planish_http_requests_inside 0$/m.test(page)) return;
       await new Promise((done) => setTimeout(done, 50));

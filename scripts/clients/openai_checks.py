@@ -165,7 +165,7 @@ def check_abort_frees_the_pages():
     stream = ask(stream=True, max_tokens=1500, extra_body={"ignore_eos": True})
     next(iter(stream))
     stream.close()
-    for _ in range(200):
+    for _ in range(2400):
         if "\nplanish_http_requests_inside 0\n" in fetch("/metrics"):
             return
         time.sleep(0.05)

@@ -96,6 +96,19 @@ fn a_conversation_is_remembered_changed_saved_and_loaded() {
 }
 
 #[test]
+fn the_last_question_is_taken_back_or_asked_again() {
+    let server = Server::start((1..=4).map(|i| good(&format!("answer {i}"))).collect());
+    let output = client(&server).input("one\ntwo\n/undo\nthree\n/again\n").run().ok();
+    assert_eq!(output.stdout, (1..=4).map(|i| format!("answer {i}\n")).collect::<String>());
+    let pairs = |list: &[(&str, &str)]| list.iter().map(|&(r, c)| (r.to_owned(), c.to_owned())).collect::<Vec<_>>();
+    let expected = pairs(&[("user", "one"), ("assistant", "answer 1"), ("user", "three")]);
+    assert_eq!((server.messages(2), server.messages(3)), (expected.clone(), expected));
+    for command in ["/undo", "/again"] {
+        client(&server).input(format!("{command}\n")).run().fails(&[command, "expected a question"]);
+    }
+}
+
+#[test]
 fn commands_say_what_is_wrong() {
     let dir = scratch();
     let other = dir.path().join("notes.txt");

@@ -1,7 +1,7 @@
 //! `planish serve` as a user starts and stops it: flags, the file of flags, keys, several models, signals, the log.
 mod program;
 
-use program::serving::Serving;
+use program::serving::{Serving, command};
 use program::{Program, copy_of, golden, scratch, with_words};
 use serde_json::Value;
 use std::path::Path;
@@ -42,6 +42,21 @@ fn several_models_have_names_and_a_file_has_flags() {
     assert!(list.status == 200 && list.body.contains("\"one\"") && list.body.contains("\"two\""), "{}", list.body);
     let ask = r#"{"model": "two", "prompt": "x", "max_tokens": 2}"#;
     assert_eq!(server.ask("POST", "/v1/completions", "x-api-key: secret\r\n", ask).status, 200);
+    assert_eq!(server.terminate().0, Some(0));
+}
+
+#[test]
+fn keys_come_from_flags_a_file_and_the_environment() {
+    let folder = scratch();
+    let model = with_words(&golden("llama"), &folder.path().join("m"));
+    let file = folder.path().join("keys");
+    std::fs::write(&file, "of-file-1\n\n  of-file-2 \n").unwrap();
+    let (file, model) = (file.to_str().unwrap(), model.to_str().unwrap());
+    let flags = ["--log-level", "error", "--port", "0", "--api-key", "of-flag", "--api-key-file", file, model];
+    let server = Serving::of(command(&flags).env("PLANISH_API_KEYS", "of-env-1,of-env-2"));
+    let status = |key: &str| server.ask("GET", "/v1/models", &format!("authorization: Bearer {key}\r\n"), "").status;
+    assert_eq!(["of-flag", "of-file-1", "of-file-2", "of-env-1", "of-env-2"].map(status), [200; 5]);
+    assert_eq!(["of-env", "of-env-1,of-env-2", "of-file", ""].map(status), [401; 4]);
     assert_eq!(server.terminate().0, Some(0));
 }
 

@@ -26,8 +26,8 @@ pub(crate) fn owner(sequence: u64) -> (u64, usize) {
 pub(crate) struct Caller {
     pub work: Work,
     pub arrived: Instant,
-    /// A step has seen it.
-    pub started: bool,
+    /// When a step first saw it.
+    pub started: Option<Instant>,
     /// Its caller has fallen behind, so its sequences wait.
     pub paused: bool,
 }
@@ -45,8 +45,8 @@ pub(crate) struct Generation {
     pub choices: Vec<Choice>,
     /// Continuations that have not ended.
     pub live: usize,
-    /// A first token was given.
-    pub begun: bool,
+    /// When its first token was given.
+    pub begun: Option<Instant>,
 }
 
 /// One continuation.
@@ -80,7 +80,7 @@ impl Generation {
             last: None,
         };
         let choices = (0..live).map(choice).collect();
-        Generation { request, outlet, choices, live, begun: false }
+        Generation { request, outlet, choices, live, begun: None }
     }
 
     /// First position whose logits are wanted, for one of the choices: the prompt's are told once.
@@ -131,7 +131,7 @@ impl Generation {
 
 impl Caller {
     pub fn new(work: Work) -> Caller {
-        Caller { work, arrived: Instant::now(), started: false, paused: false }
+        Caller { work, arrived: Instant::now(), started: None, paused: false }
     }
 
     /// Its sequences in the scheduler; some may have ended.

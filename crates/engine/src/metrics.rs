@@ -61,6 +61,12 @@ pub struct Snapshot {
     pub request_latency: Histogram,
     /// Seconds from arrival to the first step.
     pub queue_time: Histogram,
+    /// Seconds from the first step to the end, of requests that generated tokens and finished; and its two parts.
+    pub inference_time: Histogram,
+    /// From the first step to the first token.
+    pub prefill_time: Histogram,
+    /// From the first token to the end.
+    pub decode_time: Histogram,
     /// Tokens of a step.
     pub step_tokens: Histogram,
 }
@@ -75,6 +81,9 @@ impl Snapshot {
             inter_token: Histogram::new(&INTER_TOKEN),
             request_latency: Histogram::new(&REQUEST),
             queue_time: Histogram::new(&REQUEST),
+            inference_time: Histogram::new(&REQUEST),
+            prefill_time: Histogram::new(&REQUEST),
+            decode_time: Histogram::new(&REQUEST),
             step_tokens: Histogram::new(&STEP_TOKENS),
             ..Snapshot::default()
         }

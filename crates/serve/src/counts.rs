@@ -1,4 +1,5 @@
 //! What the server itself counts; the engine counts the rest.
+use crate::lag::Lag;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,6 +13,8 @@ pub struct Counts {
     turned_away: AtomicU64,
     answers: [AtomicU64; CLASSES],
     params: Mutex<Params>,
+    /// From the engine's events to their parts of answers.
+    pub lag: Lag,
 }
 
 /// What requests asked for, as vLLM's histograms count it.
@@ -21,6 +24,8 @@ pub struct Params {
     pub prompt: Buckets,
     /// Tokens of answers.
     pub generated: Buckets,
+    /// Tokens of the longest answer to a prompt.
+    pub longest: Buckets,
     /// `max_tokens`.
     pub max_tokens: Buckets,
     /// `n`.
@@ -90,6 +95,11 @@ impl Counts {
     /// An answer has ended.
     pub fn generated(&self, tokens: usize) {
         self.params.lock().unwrap_or_else(|e| e.into_inner()).generated.record(tokens as f64);
+    }
+
+    /// All answers to a prompt have ended.
+    pub fn answered_prompt(&self, longest: usize) {
+        self.params.lock().unwrap_or_else(|e| e.into_inner()).longest.record(longest as f64);
     }
 
     /// Requests in a place, and those that found none.

@@ -16,6 +16,7 @@ mod desk;
 mod error;
 mod intake;
 mod journal;
+mod lag;
 mod listen;
 mod logprobs;
 mod messages;

@@ -2,6 +2,7 @@
 //! label comes from a caller.
 use crate::counts::Buckets;
 use crate::error::ErrorBody;
+use crate::lag::Lag;
 use crate::state::State;
 use axum::extract::State as Shared;
 use axum::http::header;
@@ -127,6 +128,9 @@ fn aliases(page: &mut Page<'_>) {
     page.histogram("vllm:inter_token_latency_seconds", "Between two tokens", |m| &m.inter_token);
     page.histogram("vllm:e2e_request_latency_seconds", "Arrival to the end", |m| &m.request_latency);
     page.histogram("vllm:request_queue_time_seconds", "Arrival to the first step", |m| &m.queue_time);
+    page.histogram("vllm:request_inference_time_seconds", "First step to the end", |m| &m.inference_time);
+    page.histogram("vllm:request_prefill_time_seconds", "First step to first token", |m| &m.prefill_time);
+    page.histogram("vllm:request_decode_time_seconds", "First token to the end", |m| &m.decode_time);
     page.head("vllm:cache_config_info", "gauge", "Sizes of the KV cache");
     for source in page.sources {
         let c = source.config;
@@ -166,6 +170,23 @@ fn server(text: &mut String, state: &State) {
     sizes("vllm:request_params_max_tokens", "Most tokens of an answer", &params.max_tokens);
     sizes("vllm:request_params_n", "Answers to a prompt", &params.n);
     sizes("vllm:request_generation_tokens", "Tokens of an answer", &params.generated);
+    sizes("vllm:request_max_num_generation_tokens", "Tokens of the longest answer to a prompt", &params.longest);
+    lag(text, &state.counts.lag);
+}
+
+/// Without labels: it is of the server, whatever the model.
+fn lag(text: &mut String, lag: &Lag) {
+    let name = "planish_http_lag_seconds";
+    let help = "From the engine's event to its part of an answer, ready for the connection";
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} histogram");
+    let (buckets, sum) = lag.read();
+    let mut count = 0;
+    for (bound, up_to) in buckets {
+        let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".into() };
+        let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {up_to}");
+        count = up_to;
+    }
+    let _ = writeln!(text, "{name}_sum {sum}\n{name}_count {count}");
 }
 
 fn histogram(

@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
@@ -55,7 +55,7 @@ pub enum Output {
 /// Requests under way, with one queue.
 pub struct Running {
     model: Arc<Model>,
-    events: UnboundedReceiver<(usize, Event)>,
+    events: UnboundedReceiver<News>,
     backlog: Arc<Backlog>,
     /// For each prompt; none once all its answers are complete.
     cancels: Vec<Option<Cancel>>,
@@ -69,6 +69,9 @@ pub struct Running {
     counts: Arc<Counts>,
     over: bool,
 }
+
+/// An event, the prompt that it is about, and when the engine had it.
+type News = (usize, Instant, Event);
 
 /// Bytes under way to a reader.
 struct Backlog {
@@ -116,7 +119,9 @@ impl Running {
         self.choices[index].close();
         self.counts.generated(self.choices[index].tokens());
         let prompt = index / self.n;
-        if self.choices[prompt * self.n..][..self.n].iter().all(Choice::is_done) {
+        let answers = &self.choices[prompt * self.n..][..self.n];
+        if answers.iter().all(Choice::is_done) {
+            self.counts.answered_prompt(answers.iter().map(Choice::tokens).max().unwrap_or(0));
             self.cancels[prompt] = None;
         }
         self.over = self.choices.iter().all(Choice::is_done);
@@ -131,7 +136,8 @@ impl Running {
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Output>>> {
         while !self.over {
             match self.events.poll_recv(cx) {
-                Poll::Ready(Some((prompt, event))) => {
+                Poll::Ready(Some((prompt, since, event))) => {
+                    self.counts.lag.record(since.elapsed());
                     self.backlog.bytes.fetch_sub(weight(&event), Ordering::Relaxed);
                     if let Some(output) = self.take(prompt, event) {
                         self.over |= output.is_err();
@@ -198,7 +204,7 @@ impl Running {
 /// Takes events on the engine's thread: never waits, and gives up a reader that is too far behind.
 fn sink(
     prompt: usize,
-    sender: UnboundedSender<(usize, Event)>,
+    sender: UnboundedSender<News>,
     backlog: Arc<Backlog>,
 ) -> impl FnMut(Event) -> bool + Send {
     move |event| {
@@ -207,7 +213,7 @@ fn sink(
             backlog.overrun.store(true, Ordering::Relaxed);
             return false;
         }
-        sender.send((prompt, event)).is_ok()
+        sender.send((prompt, Instant::now(), event)).is_ok()
     }
 }
 

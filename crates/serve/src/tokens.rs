@@ -3,12 +3,13 @@ use crate::completions::encode_one;
 use crate::conversation::{Conversation, check_length};
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::intake::Question;
+use crate::model::Served;
 use crate::state::State;
 use crate::wire::check_rest;
 use crate::wire::tokens::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse};
 use axum::Json;
 use axum::extract::State as Shared;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Most ids to decode.
@@ -72,12 +73,38 @@ pub async fn detokenize(
     Ok(Json(DetokenizeResponse { prompt: state.desk.run(decode).await? }))
 }
 
-/// The tokenizer's configuration, as the model's authors wrote it.
+/// The tokenizer's configuration.
 #[utoipa::path(get, path = "/tokenizer_info", tag = "Tokens", responses(
     (status = 200, description = "tokenizer_config.json", body = Object),
     (status = "4XX", description = "No key", body = ErrorBody),
     (status = 503, description = "Loading", body = ErrorBody)
 ))]
 pub async fn info(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>> {
-    Ok(Json(state.model(None)?.served.tokenizer_config.clone()))
+    Ok(Json(describe(&state.model(None)?.served)))
+}
+
+/// In vLLM's shape: special tokens are texts, and the chat template is there wherever its file is.
+fn describe(served: &Served) -> Value {
+    let Value::Object(mut info) = plain(&served.tokenizer_config) else { return json!({}) };
+    info.entry("tokenizer_class").or_insert("PreTrainedTokenizerFast".into());
+    if !served.template.is_empty() {
+        info.entry("chat_template").or_insert(served.template.clone().into());
+    }
+    // A GGUF file has no configuration of this kind.
+    if let Some(end) = served.eos.first().and_then(|&id| served.tokenizer.id_to_token(id)) {
+        info.entry("eos_token").or_insert(end.into());
+    }
+    Value::Object(info)
+}
+
+/// The same with each token that is spelled out with its properties as its text.
+fn plain(value: &Value) -> Value {
+    match value {
+        Value::Object(token) if token.contains_key("lstrip") && token.get("content").is_some_and(Value::is_string) => {
+            token["content"].clone()
+        }
+        Value::Object(map) => map.iter().map(|(name, value)| (name.clone(), plain(value))).collect(),
+        Value::Array(list) => list.iter().map(plain).collect(),
+        other => other.clone(),
+    }
 }

@@ -91,7 +91,7 @@ fn answer(mut stream: TcpStream, answers: &dyn Fn(&Asked) -> Vec<Step>, seen: &M
         match step {
             Step::Send(bytes) if stream.write_all(&bytes).is_err() => return,
             Step::Send(_) => {}
-            Step::Wait(signal) => drop(signal.recv_timeout(Duration::from_secs(60))),
+            Step::Wait(signal) => drop(signal.recv_timeout(Duration::from_secs(600))),
         }
     }
 }

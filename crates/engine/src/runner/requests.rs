@@ -93,8 +93,8 @@ impl Runner {
 
     /// Counts the first step of a request.
     pub(super) fn start(&mut self, id: u64) {
-        if let Some(caller) = self.callers.get_mut(&id).filter(|caller| !caller.started) {
-            caller.started = true;
+        if let Some(caller) = self.callers.get_mut(&id).filter(|caller| caller.started.is_none()) {
+            caller.started = Some(Instant::now());
             let now = &mut self.metrics.now;
             now.queued -= 1;
             now.running += 1;
@@ -122,7 +122,7 @@ impl Runner {
         }
         for Chosen { id, logprobs } in tokens {
             now.generated_tokens += 1;
-            if !std::mem::replace(&mut generation.begun, true) {
+            if generation.begun.replace(generation.begun.unwrap_or(at)).is_none() {
                 now.time_to_first_token.record((at - *arrived).as_secs_f64());
             }
             if let Some(last) = generation.choices[choice].last.replace(at) {
@@ -190,9 +190,21 @@ impl Runner {
     /// A request has come to a good end.
     fn finish(&mut self, id: u64, count: impl FnOnce(&mut crate::metrics::Snapshot)) {
         if let Some(caller) = self.let_go(id) {
-            self.metrics.now.request_latency.record(caller.arrived.elapsed().as_secs_f64());
+            self.count_times(&caller);
             count(&mut self.metrics.now);
             caller.end();
+        }
+    }
+
+    /// Counts how long the parts of a finished request took.
+    fn count_times(&mut self, caller: &Caller) {
+        let (end, now) = (Instant::now(), &mut self.metrics.now);
+        now.request_latency.record((end - caller.arrived).as_secs_f64());
+        let Work::Generate(generation) = &caller.work else { return };
+        if let (Some(started), Some(begun)) = (caller.started, generation.begun) {
+            now.inference_time.record((end - started).as_secs_f64());
+            now.prefill_time.record((begun - started).as_secs_f64());
+            now.decode_time.record((end - begun).as_secs_f64());
         }
     }
 
@@ -231,7 +243,7 @@ impl Runner {
 
     fn let_go(&mut self, id: u64) -> Option<Caller> {
         let caller = self.callers.remove(&id)?;
-        match caller.started {
+        match caller.started.is_some() {
             true => self.metrics.now.running -= 1,
             false => self.metrics.now.queued -= 1,
         }

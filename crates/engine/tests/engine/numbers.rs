@@ -22,6 +22,11 @@ fn counts_add_up() {
         assert_eq!(now.step_tokens.sum() as u64 + now.prefix_hits, now.prompt_tokens + 92);
         assert!(now.forward_seconds > 0.0 && now.other_seconds > 0.0);
         assert!(now.request_latency.sum() >= now.time_to_first_token.sum());
+        let parts = [now.inference_time, now.prefill_time, now.decode_time];
+        assert_eq!(parts.map(|time| time.count()), [4; 3]);
+        let [inference, prefill, decode] = parts.map(|time| time.sum());
+        assert!(prefill > 0.0 && decode > 0.0 && (inference - prefill - decode).abs() < 1e-6, "{parts:?}");
+        assert!(inference <= now.request_latency.sum());
     }
 }
 

@@ -15,14 +15,17 @@ generation_request! {
         pub messages: Vec<ChatMessage>,
         /// Most tokens of an answer.
         #[schema(minimum = 1)]
+        #[serde(default, deserialize_with = "super::whole::optional")]
         pub max_completion_tokens: Option<u64>,
         /// The older name of `max_completion_tokens`.
         #[schema(minimum = 1)]
+        #[serde(default, deserialize_with = "super::whole::optional")]
         pub max_tokens: Option<u64>,
         /// Tell the log-probability of each token.
         pub logprobs: Option<bool>,
         /// Likeliest tokens to tell beside each; needs `logprobs`.
         #[schema(minimum = 0, maximum = 20)]
+        #[serde(default, deserialize_with = "super::whole::optional")]
         pub top_logprobs: Option<u64>,
         /// Functions that the model may call.
         #[schema(max_items = 128)]

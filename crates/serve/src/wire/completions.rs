@@ -14,15 +14,18 @@ generation_request! {
         pub prompt: Option<Prompt>,
         /// Most tokens of an answer; 16 unless told otherwise. 0 gives nothing but what `echo` shows.
         #[schema(minimum = 0)]
+        #[serde(default, deserialize_with = "super::whole::optional")]
         pub max_tokens: Option<u64>,
         /// Give the prompt back before the answer.
         pub echo: Option<bool>,
         /// Tell log-probabilities of so many of the likeliest tokens, and of the chosen one; with `echo` of the
         /// prompt's tokens too.
         #[schema(minimum = 0, maximum = 5)]
+        #[serde(default, deserialize_with = "super::whole::optional")]
         pub logprobs: Option<u64>,
         /// As many as `n`, if given.
         #[schema(minimum = 1, maximum = 20)]
+        #[serde(default, deserialize_with = "super::whole::optional")]
         pub best_of: Option<u64>,
         /// Text after the answer: not offered.
         pub suffix: Option<String>,
@@ -38,11 +41,11 @@ pub enum Prompt {
     /// A text.
     Text(String),
     /// Token ids.
-    Ids(Vec<u32>),
+    Ids(#[serde(deserialize_with = "super::whole::list")] Vec<u32>),
     /// Several texts.
     Texts(Vec<String>),
     /// Several lists of token ids.
-    IdLists(Vec<Vec<u32>>),
+    IdLists(#[serde(deserialize_with = "super::whole::lists")] Vec<Vec<u32>>),
 }
 
 /// The answers.

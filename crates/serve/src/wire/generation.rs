@@ -21,6 +21,7 @@ macro_rules! generation_request {
             pub top_p: Option<f64>,
             /// Keep this many of the likeliest tokens; 0 or -1 keeps all.
             #[schema(minimum = -1)]
+            #[serde(default, deserialize_with = "crate::wire::whole::optional")]
             pub top_k: Option<i64>,
             /// Keep tokens at least this probable relative to the likeliest.
             #[schema(minimum = 0.0, maximum = 1.0)]
@@ -37,19 +38,23 @@ macro_rules! generation_request {
             /// Added to the logits of single tokens, by id.
             pub logit_bias: Option<std::collections::BTreeMap<String, f64>>,
             /// Seed of the request's own random numbers.
+            #[serde(default, deserialize_with = "crate::wire::whole::optional")]
             pub seed: Option<i64>,
             /// Answers to each prompt.
             #[schema(minimum = 1, maximum = 128)]
+            #[serde(default, deserialize_with = "crate::wire::whole::optional")]
             pub n: Option<u64>,
             /// Texts that end an answer and are no part of it; up to 16.
             pub stop: Option<$crate::wire::OneOrMany>,
             /// Tokens that end an answer besides the model's own.
             #[schema(max_items = 1024)]
+            #[serde(default, deserialize_with = "crate::wire::whole::optional_list")]
             pub stop_token_ids: Option<Vec<u32>>,
             /// Go on after the model's own end-of-text token.
             pub ignore_eos: Option<bool>,
             /// Tokens to generate before a stop token may be chosen.
             #[schema(minimum = 0)]
+            #[serde(default, deserialize_with = "crate::wire::whole::optional")]
             pub min_tokens: Option<u64>,
             /// Leave the stop string in the answer.
             pub include_stop_str_in_output: Option<bool>,
@@ -62,6 +67,7 @@ macro_rules! generation_request {
             /// What the text must be.
             pub response_format: Option<$crate::wire::chat::ResponseFormat>,
             /// Requests with a smaller number go first.
+            #[serde(default, deserialize_with = "crate::wire::whole::optional")]
             pub priority: Option<i32>,
             /// Only requests of the same salt (and the same API key) share cached prefixes.
             pub cache_salt: Option<String>,

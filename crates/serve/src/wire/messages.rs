@@ -16,6 +16,7 @@ pub struct MessagesRequest {
     pub system: Option<Blocks>,
     /// Most tokens of the answer; needed but for counting.
     #[schema(minimum = 1)]
+    #[serde(default, deserialize_with = "super::whole::optional")]
     pub max_tokens: Option<u64>,
     /// Divisor of the logits.
     #[schema(minimum = 0.0, maximum = 1.0)]
@@ -25,6 +26,7 @@ pub struct MessagesRequest {
     pub top_p: Option<f64>,
     /// Keep this many of the likeliest tokens.
     #[schema(minimum = 0)]
+    #[serde(default, deserialize_with = "super::whole::optional")]
     pub top_k: Option<i64>,
     /// Texts that end the answer.
     #[schema(max_items = 16)]
@@ -146,7 +148,7 @@ pub struct Thinking {
     /// `enabled`, `adaptive` or `disabled`.
     pub r#type: String,
     /// Not kept to.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "super::whole::optional")]
     pub budget_tokens: Option<u64>,
 }
 

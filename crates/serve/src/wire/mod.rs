@@ -7,6 +7,7 @@ pub mod lists;
 pub mod messages;
 pub mod responses;
 pub mod tokens;
+mod whole;
 
 pub use generation::{Floats, OneOrMany, SamplingFields, StreamOptions, Usage};
 

@@ -16,6 +16,7 @@ pub struct ResponsesRequest {
     pub instructions: Option<String>,
     /// Most tokens of the answer.
     #[schema(minimum = 1)]
+    #[serde(default, deserialize_with = "super::whole::optional")]
     pub max_output_tokens: Option<u64>,
     /// Divisor of the logits; 0 takes the likeliest token always.
     #[schema(minimum = 0.0, maximum = 2.0)]

@@ -48,6 +48,7 @@ pub struct DetokenizeRequest {
     /// Which model; the first that is served if left out.
     pub model: Option<String>,
     /// The ids.
+    #[serde(deserialize_with = "super::whole::list")]
     pub tokens: Vec<u32>,
     /// What is left over.
     #[serde(flatten)]

@@ -63,7 +63,9 @@ fn a_text_is_scored_as_lm_eval_asks() {
     assert_eq!((known.len(), top.len()), (prompt.len() + 1, prompt.len() + 1));
     assert!(known[0].is_null() && top[0].is_null() && known[1..].iter().all(Value::is_f64));
     assert!(answer["choices"][0]["text"].as_str().unwrap().starts_with(prompt));
-    for (token, top) in known[1..].iter().zip(&top[1..]) {
+    for ((token, top), name) in known[1..].iter().zip(&top[1..]).zip(l["tokens"].as_array().unwrap().iter().skip(1)) {
+        // The very same float in both places.
+        assert_eq!(top[name.as_str().unwrap()], *token, "{name}");
         let best = top.as_object().unwrap().values().map(|x| x.as_f64().unwrap()).fold(f64::MIN, f64::max);
         assert!(token.as_f64().unwrap() <= best);
     }

@@ -36,10 +36,11 @@ fn who_takes_too_long_is_told() {
     gate.send(()).unwrap();
     until("both are inside", || server.metric("planish_http_requests_inside") == 2.0);
     server.service.stop(false);
-    // The engine hears of the end between two steps.
+    // The engine hears of the end between two steps, and these are so slow that no answer can be complete before.
     let words = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(400));
-        drop(gate);
+        while gate.send(()).is_ok() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
     });
     let [streaming, whole] = &mut inside;
     let streamed = read(streaming);
@@ -50,8 +51,9 @@ fn who_takes_too_long_is_told() {
     let whole = read(whole);
     whole.error(503);
     assert!(whole.header("retry-after").is_some());
-    words.join().unwrap();
     server.service.wait().unwrap();
+    // The last handle of the engine is gone, and with it the gate.
+    words.join().unwrap();
 }
 
 #[test]

@@ -116,6 +116,41 @@ fn numbers_out_of_range_are_named() {
 }
 
 #[test]
+fn whole_numbers_may_have_a_point() {
+    let server = server();
+    let fields = json!({"max_tokens": 5.0, "n": 2.0, "seed": 3.0, "top_k": 4e0, "min_tokens": 5.0, "priority": 1.0,
+        "logprobs": true, "top_logprobs": 2.0, "stop_token_ids": [65.0], "ignore_eos": true});
+    let answer = server.chat(fields).ok();
+    assert_eq!(answer["usage"]["completion_tokens"], 10);
+    assert_eq!(answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"].as_array().unwrap().len(), 2);
+    let newer = json!({"max_tokens": null, "max_completion_tokens": 3.0, "ignore_eos": true});
+    assert_eq!(server.chat(newer).ok()["usage"]["completion_tokens"], 3);
+    let of_ids = |ids: Value| {
+        let body = json!({"prompt": ids, "max_tokens": 2.0, "logprobs": 0.0, "best_of": 1.0, "ignore_eos": true});
+        server.complete(body).ok()["choices"].clone()
+    };
+    assert_eq!(of_ids(json!([72.0, 105.0])), of_ids(json!([72, 105])));
+    assert_eq!(of_ids(json!([[72.0], [105]])), of_ids(json!([[72], [105]])));
+    assert_eq!(server.post("/detokenize", &json!({"tokens": [72.0, 105]})).ok()["prompt"], "Hi");
+    let message = json!({"messages": hello(), "max_tokens": 2.0, "top_k": 5.0});
+    assert!(server.post("/v1/messages", &message).ok()["usage"]["output_tokens"].as_u64().unwrap() <= 2);
+    server.post("/v1/responses", &json!({"input": "x", "max_output_tokens": 2.0})).ok();
+    for (path, field, body) in [
+        ("/v1/chat/completions", "max_tokens", json!({"messages": hello()})),
+        ("/v1/chat/completions", "seed", json!({"messages": hello()})),
+        ("/v1/completions", "best_of", json!({"prompt": "x"})),
+        ("/v1/messages", "max_tokens", json!({"messages": hello()})),
+        ("/v1/responses", "max_output_tokens", json!({"input": "x"})),
+    ] {
+        let error = server.post(path, &with(body, json!({field: 5.5}))).error(400);
+        assert_eq!(error["param"], field, "{error}");
+        assert!(error["message"].as_str().unwrap().contains("whole number"), "{error}");
+    }
+    server.complete(json!({"prompt": [72.5]})).error(400);
+    server.post("/detokenize", &json!({"tokens": [72.5]})).error(400);
+}
+
+#[test]
 fn heads_have_a_limit_too() {
     let server = server();
     let long = "x".repeat(70 << 10);
@@ -125,7 +160,7 @@ fn heads_have_a_limit_too() {
 
 #[test]
 fn whoever_sends_slowly_is_not_waited_for() {
-    let options = Options { read_time: Duration::from_millis(300), ..Options::default() };
+    let options = Options { read_time: Duration::from_secs(1), ..Options::default() };
     let server = start(options, vec![served(NAME, engine())]);
     // A body that never comes.
     let mut socket = begin(&server.address, "POST", "/v1/completions", &[("content-length", "10")], b"{");
@@ -134,7 +169,7 @@ fn whoever_sends_slowly_is_not_waited_for() {
     let mut socket = std::net::TcpStream::connect(&server.address).unwrap();
     socket.write_all(b"GET /health HT").unwrap();
     let mut rest = Vec::new();
-    socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(600))).unwrap();
     std::io::Read::read_to_end(&mut socket, &mut rest).unwrap();
     server.at_rest();
 }

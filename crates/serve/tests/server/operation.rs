@@ -37,7 +37,17 @@ fn metrics_add_up_under_both_names() {
         ("vllm:request_params_n_sum", 3.0),
         ("vllm:request_generation_tokens_count", 3.0),
         ("vllm:request_generation_tokens_sum", 11.0),
+        ("vllm:request_max_num_generation_tokens_count", 2.0),
+        ("vllm:request_max_num_generation_tokens_sum", 8.0),
+        ("vllm:request_params_max_tokens_sum", 8.0),
+        ("vllm:request_prompt_tokens_sum", prompt as f64),
         ("vllm:e2e_request_latency_seconds_count", 2.0),
+        ("vllm:request_queue_time_seconds_count", 2.0),
+        ("vllm:request_inference_time_seconds_count", 2.0),
+        ("vllm:request_prefill_time_seconds_count", 2.0),
+        ("vllm:request_decode_time_seconds_count", 2.0),
+        // Eleven tokens and the end of each of three answers.
+        ("planish_http_lag_seconds_count", 14.0),
     ] {
         assert_eq!(server.metric(name), value, "{name}");
     }
@@ -66,7 +76,8 @@ fn check_format(text: &str) {
         let of = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         assert!(declared.contains(name) || declared.contains(of), "{line} is not declared");
     }
-    assert_eq!(text.matches("_count{").count(), text.matches("le=\"+Inf\"").count());
+    let ends = text.lines().filter(|line| line.split(['{', ' ']).next().unwrap().ends_with("_count")).count();
+    assert_eq!(ends, text.matches("le=\"+Inf\"").count());
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub fn tokenizer() -> Tokenizer {
     Tokenizer::from_json(&std::fs::read(data("cli/tests/data/tokenizer/tokenizer.json")).unwrap()).unwrap()
 }
 
-fn options() -> EngineOptions {
+pub fn engine_options() -> EngineOptions {
     EngineOptions { kv_pages: Some(PAGES), max_model_len: Some(CONTEXT), ..EngineOptions::default() }
 }
 
@@ -59,7 +59,7 @@ pub fn served(name: &str, handle: Handle) -> Served {
 pub fn engine() -> Handle {
     let dir = data("model/tests/data/llama_f32");
     let plan = Plan::new(&Config::open(&dir).unwrap()).unwrap();
-    Handle::start(Scalar, plan, &ModelFiles::open(&dir).unwrap(), &options()).unwrap()
+    Handle::start(Scalar, plan, &ModelFiles::open(&dir).unwrap(), &engine_options()).unwrap()
 }
 
 /// A machine that waits for a word before each step.
@@ -82,9 +82,14 @@ impl Machine for Gated {
 
 /// An engine that makes a step for each word, and runs freely once the sender is dropped.
 pub fn gated_engine() -> (Handle, Sender<()>) {
+    gated_engine_with(&engine_options())
+}
+
+/// The same with settings of its own.
+pub fn gated_engine_with(options: &EngineOptions) -> (Handle, Sender<()>) {
     let dir = data("model/tests/data/llama_f32");
     let plan = Plan::new(&Config::open(&dir).unwrap()).unwrap();
-    let (inner, info) = service::load(Scalar, plan, &ModelFiles::open(&dir).unwrap(), &options()).unwrap();
+    let (inner, info) = service::load(Scalar, plan, &ModelFiles::open(&dir).unwrap(), options).unwrap();
     let (open, gate) = channel();
     (Handle::over(Box::new(Gated { inner, gate }), info).unwrap(), open)
 }
@@ -157,11 +162,11 @@ pub fn with(mut body: Value, more: Value) -> Value {
     body
 }
 
-/// Waits until something holds.
+/// Waits until something holds; minutes, for machines that have much else to do.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(600), "{what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

@@ -16,6 +16,27 @@ fn texts_become_ids_and_come_back() {
 }
 
 #[test]
+fn the_tokenizer_is_described_as_vllm_does_it() {
+    let mut model = served(NAME, engine());
+    let token = |text: &str| json!({"content": text, "lstrip": false, "rstrip": false, "special": true});
+    model.tokenizer_config = json!({"tokenizer_class": "LlamaTokenizer", "bos_token": token("<s>"),
+        "eos_token": "</s>", "added_tokens_decoder": {"1": token("<s>")}, "extra": [token("<x>"), 7]});
+    let template = model.template.clone();
+    let server = start(Default::default(), vec![model]);
+    let expected = json!({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+        "added_tokens_decoder": {"1": "<s>"}, "extra": ["<x>", 7], "chat_template": template});
+    assert_eq!(server.get("/tokenizer_info").ok(), expected);
+    // Of a file that says nothing of it, what is known.
+    let mut bare = served(NAME, engine());
+    bare.tokenizer_config = json!({});
+    let end = bare.tokenizer.id_to_token(2).unwrap();
+    let found = start(Default::default(), vec![bare]).get("/tokenizer_info").ok();
+    let expected =
+        json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": template});
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn conversations_are_encoded_as_a_chat_would_be() {
     let server = server();
     let with_answer = server.post("/tokenize", &json!({"messages": hello()})).ok();

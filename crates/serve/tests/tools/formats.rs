@@ -230,6 +230,6 @@ fn hostile_answers_cost_their_length() {
             read(reader(Format::named(format).unwrap()), false, answer.as_bytes().chunks(pieces));
         }
         // About 30 ms; what grows with the square would take minutes.
-        assert!(start.elapsed().as_secs() < 10, "{name} {format} {part:?}: {:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 60, "{name} {format} {part:?}: {:?}", start.elapsed());
     }
 }

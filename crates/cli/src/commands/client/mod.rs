@@ -1,33 +1,25 @@
 //! `planish client`: talk to any OpenAI-compatible server.
+mod address;
 mod chunk;
 pub mod connection;
 mod events;
 
+pub use address::{ServerFlags, first_model};
+
 use super::talk::{self, Conversation, Part, Partner, Reply, TalkFlags};
 use crate::Global;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use chunk::Answer;
 use clap::Args;
 use connection::{Connection, Failure};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Flags of the command.
 #[derive(Args)]
 pub struct Flags {
-    /// Address of the server, with or without /v1
-    #[arg(default_value = "http://127.0.0.1:23333")]
-    url: String,
-    /// Model to ask for (default: the first that the server lists)
-    #[arg(long)]
-    model: Option<String>,
-    /// Key that the server wants (default: PLANISH_API_KEY, then OPENAI_API_KEY from the environment)
-    #[arg(long)]
-    api_key: Option<String>,
-    /// Authorities (PEM) that may sign the server's certificate, in place of the public ones
-    #[arg(long, value_name = "FILE")]
-    ca_cert: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerFlags,
     /// 0 takes the likeliest token always (default: the server's own)
     #[arg(long, allow_negative_numbers = true)]
     temperature: Option<f32>,
@@ -65,28 +57,14 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     if let Some(found) = flags.temperature.filter(|t| !(0.0..=100.0).contains(t)) {
         bail!("--temperature: expected a number from 0 up, found {found}");
     }
-    let key = key_or_environment(flags.api_key.as_ref());
-    let mut connection = Connection::new(&flags.url, key, flags.ca_cert.as_deref(), pause("timeout", flags.timeout)?)?;
+    let mut connection = flags.server.connect(pause("timeout", flags.timeout)?)?;
     connection.retries = flags.retries;
     connection.pause = pause("retry-delay", flags.retry_delay)?;
     connection.talks = global.talks();
-    let greeting =
-        format!("{}{}.", connection.base(), flags.model.iter().map(|m| format!(", {m}")).collect::<String>());
-    let mut server = Server { connection, model: flags.model.clone(), flags, usage: true };
+    let model = flags.server.model.clone();
+    let greeting = format!("{}{}.", connection.base(), model.iter().map(|m| format!(", {m}")).collect::<String>());
+    let mut server = Server { connection, model, flags, usage: true };
     talk::talk(global, &flags.talk, flags.temperature, &greeting, &mut server)
-}
-
-/// The key that was given, or the environment's.
-pub fn key_or_environment(given: Option<&String>) -> Option<String> {
-    let from = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    given.cloned().or_else(|| from("PLANISH_API_KEY")).or_else(|| from("OPENAI_API_KEY"))
-}
-
-/// The first model that a server lists.
-pub fn first_model(connection: &Connection) -> Result<String> {
-    let list = connection.get("models")?;
-    let name = list["data"][0]["id"].as_str().map(str::to_owned);
-    name.ok_or_else(|| anyhow!("{}/models: expected a list with a model, found {list}", connection.base()))
 }
 
 /// Who answers: a model behind a connection.

@@ -4,12 +4,14 @@ use anyhow::{Result, anyhow, bail};
 use std::path::PathBuf;
 
 /// Each command with its argument and meaning.
-const COMMANDS: [(&str, &str, &str); 7] = [
+const COMMANDS: [(&str, &str, &str); 9] = [
     ("/help", "", "show this"),
     ("/system", "[TEXT|none]", "show or set what the model is told before the conversation"),
     ("/temp", "[NUMBER]", "show or set the temperature; 0 takes the likeliest token always"),
     ("/save", "FILE", "write the conversation as JSON"),
     ("/load", "FILE", "go on with a conversation that was written"),
+    ("/undo", "", "forget the last question and its answer"),
+    ("/again", "", "ask the last question once more, in place of its answer"),
     ("/clear", "", "forget the conversation, but not the system's text"),
     ("/exit", "", "end; so does Ctrl-D"),
 ];
@@ -27,7 +29,11 @@ pub enum Command {
     Save(PathBuf),
     /// Read from a file.
     Load(PathBuf),
-    /// Forget.
+    /// Forget the last question.
+    Undo,
+    /// Ask it once more.
+    Again,
+    /// Forget everything.
     Clear,
     /// End.
     Exit,
@@ -63,13 +69,15 @@ impl Command {
             },
             "save" => file().map(Command::Save),
             "load" => file().map(Command::Load),
+            "undo" => alone(Command::Undo),
+            "again" => alone(Command::Again),
             "clear" => alone(Command::Clear),
             "exit" | "quit" => alone(Command::Exit),
             _ => bail!("/{name}: expected a command that /help lists, found none of this name"),
         }
     }
 
-    /// Does it. What was asked for is printed to stderr: stdout has the answers.
+    /// Does it, as far as it concerns the conversation alone. What was asked for is printed to stderr: stdout has the answers.
     pub fn run(self, talk: &mut Conversation) -> Result<()> {
         match self {
             Command::Help => eprint!("{}", help()),
@@ -82,8 +90,9 @@ impl Command {
             Command::Temperature(value) => talk.temperature = value,
             Command::Save(path) => file::save(&path, talk)?,
             Command::Load(path) => file::load(&path, talk)?,
+            Command::Undo => drop(talk.undo("/undo")?),
             Command::Clear => talk.messages.clear(),
-            Command::Exit => {}
+            Command::Again | Command::Exit => {}
         }
         Ok(())
     }
@@ -113,6 +122,8 @@ mod tests {
         }
         for (text, command) in [
             (" /clear ", Command::Clear),
+            ("/undo", Command::Undo),
+            ("/again", Command::Again),
             ("/quit", Command::Exit),
             ("/system You are\nkind.", Command::System(Some("You are\nkind.".into()))),
             ("/system", Command::System(None)),

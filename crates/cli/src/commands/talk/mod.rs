@@ -7,7 +7,7 @@ mod markdown;
 mod screen;
 
 use crate::Global;
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use command::Command;
 use input::Input;
@@ -58,6 +58,14 @@ impl Conversation {
     pub fn all(&self) -> Vec<Message> {
         let system = self.system.iter().map(|text| message("system", text));
         system.chain(self.messages.iter().cloned()).collect()
+    }
+
+    /// Takes the last question back, with its answer; the question.
+    fn undo(&mut self, command: &str) -> Result<String> {
+        let last = self.messages.iter().rposition(|message| message.role == "user");
+        let last = last.ok_or_else(|| anyhow!("{command}: expected a question before it, found none"))?;
+        let question = self.messages.drain(last..).next();
+        Ok(question.map(|message| message.content).unwrap_or_default())
     }
 }
 
@@ -111,6 +119,9 @@ pub fn talk(
             None if text.trim().is_empty() => continue,
             None => ask(global, &text, &mut talk, &mut screen, partner),
             Some(Ok(Command::Exit)) => return Ok(()),
+            Some(Ok(Command::Again)) => {
+                talk.undo("/again").and_then(|text| ask(global, &text, &mut talk, &mut screen, partner))
+            }
             Some(Ok(command)) => command.run(&mut talk),
             Some(Err(error)) => Err(error),
         };

@@ -9,7 +9,7 @@ use super::Random;
 use super::lengths::Span;
 use crate::Global;
 use crate::commands::client::connection::Connection;
-use crate::commands::client::{first_model, key_or_environment};
+use crate::commands::client::{ServerFlags, first_model};
 use crate::commands::{bar, print, print_json};
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, ValueEnum};
@@ -22,18 +22,8 @@ use std::time::Duration;
 /// Flags of the command.
 #[derive(Args)]
 pub struct Flags {
-    /// Address of the server, with or without /v1
-    #[arg(default_value = "http://127.0.0.1:23333")]
-    url: String,
-    /// Model to ask for (default: the first that the server lists)
-    #[arg(long)]
-    model: Option<String>,
-    /// Key that the server wants (default: PLANISH_API_KEY, then OPENAI_API_KEY from the environment)
-    #[arg(long)]
-    api_key: Option<String>,
-    /// Authorities (PEM) that may sign the server's certificate, in place of the public ones
-    #[arg(long, value_name = "FILE")]
-    ca_cert: Option<PathBuf>,
+    #[command(flatten)]
+    server: ServerFlags,
     /// What is asked: completions, of token ids or text, or chat/completions
     #[arg(long, default_value = "completions", value_enum)]
     endpoint: Endpoint,
@@ -98,9 +88,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     flags.check()?;
     let timeout = Duration::try_from_secs_f64(flags.timeout);
     let timeout = timeout.map_err(|_| anyhow!("--timeout: expected seconds, found {}", flags.timeout))?;
-    let key = key_or_environment(flags.api_key.as_ref());
-    let connection = Connection::new(&flags.url, key, flags.ca_cert.as_deref(), timeout)?;
-    let model = match &flags.model {
+    let connection = flags.server.connect(timeout)?;
+    let model = match &flags.server.model {
         Some(model) => model.clone(),
         None => first_model(&connection)?,
     };

@@ -185,7 +185,7 @@ for name in "${wanted[@]}"; do
     openai | anthropic) attempt "$name" run_python sdk "$name" "${sdk[@]}" ;;
     frameworks) attempt frameworks run_python frameworks frameworks "${frameworks[@]}" ;;
     node | autocannon | browser)
-      if ! command -v npm >/dev/null || ! node -e 'process.exit(parseInt(process.versions.node) < 20)'; then
+      if ! command -v npm >/dev/null || ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then
         echo "skipped: $name (no npm, or a Node.js before 20)"
       elif [ "$name" = node ]; then
         attempt node run_node openai

@@ -104,7 +104,7 @@ fn the_last_question_is_taken_back_or_asked_again() {
     let expected = pairs(&[("user", "one"), ("assistant", "answer 1"), ("user", "three")]);
     assert_eq!((server.messages(2), server.messages(3)), (expected.clone(), expected));
     for command in ["/undo", "/again"] {
-        client(&server).input(format!("{command}\n")).run().fails(&[command, "expected a question"]);
+        client(&server).input(&format!("{command}\n")).run().fails(&[command, "expected a question"]);
     }
 }
 

@@ -36,7 +36,7 @@ pub async fn chat(Shared(state): Shared<Arc<State>>, job: Job<ChatRequest>) -> R
     check(&request, state.options.strict_fields)?;
     let model = state.model(request.model.as_deref())?;
     let mut fields = request.sampling();
-    fields.max_tokens = request.most_tokens();
+    fields.max_tokens = most_tokens(&request);
     fields.logprobs = wanted_logprobs(&request)?;
     let with_logprobs = fields.logprobs.is_some();
     let stream = request.stream.unwrap_or(false);
@@ -79,6 +79,12 @@ fn check(request: &ChatRequest, strict: bool) -> Result<()> {
         return Err(ApiError::invalid("stream_options", "stream_options: expected only with stream: true"));
     }
     Ok(())
+}
+
+/// Most tokens of an answer, by the name that was used.
+fn most_tokens(request: &ChatRequest) -> Option<(&'static str, u64)> {
+    let new = request.max_completion_tokens.map(|n| ("max_completion_tokens", n));
+    new.or(request.max_tokens.map(|n| ("max_tokens", n)))
 }
 
 fn check_tools(tools: &[Tool]) -> Result<()> {

@@ -202,11 +202,7 @@ impl Running {
 }
 
 /// Takes events on the engine's thread: never waits, and gives up a reader that is too far behind.
-fn sink(
-    prompt: usize,
-    sender: UnboundedSender<News>,
-    backlog: Arc<Backlog>,
-) -> impl FnMut(Event) -> bool + Send {
+fn sink(prompt: usize, sender: UnboundedSender<News>, backlog: Arc<Backlog>) -> impl FnMut(Event) -> bool + Send {
     move |event| {
         let bytes = weight(&event);
         if backlog.bytes.fetch_add(bytes, Ordering::Relaxed) > backlog.most.max(bytes) {

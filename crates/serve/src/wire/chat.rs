@@ -393,11 +393,3 @@ pub struct ChunkFunction {
     /// More text of the arguments.
     pub arguments: String,
 }
-
-impl ChatRequest {
-    /// Most tokens of an answer, by the name that was used.
-    pub fn most_tokens(&self) -> Option<(&'static str, u64)> {
-        let new = self.max_completion_tokens.map(|n| ("max_completion_tokens", n));
-        new.or(self.max_tokens.map(|n| ("max_tokens", n)))
-    }
-}

@@ -31,8 +31,7 @@ fn the_tokenizer_is_described_as_vllm_does_it() {
     bare.tokenizer_config = json!({});
     let end = bare.tokenizer.id_to_token(2).unwrap();
     let found = start(Default::default(), vec![bare]).get("/tokenizer_info").ok();
-    let expected =
-        json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": template});
+    let expected = json!({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": end, "chat_template": template});
     assert_eq!(found, expected);
 }
 

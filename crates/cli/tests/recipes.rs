@@ -200,6 +200,35 @@ fn a_budget_may_take_fp8() {
     }
 }
 
+/// The output projection has a share like a layer's. Of a tied model it costs bytes to have it in 8 bits, so that it is the
+/// first that a budget takes back.
+#[test]
+fn the_output_projection_has_a_share() {
+    let dir = scratch();
+    let document = sensitivity().words("--json --lm-head int8 --tokens 64").run().json();
+    let layers = document["layers"].as_array().unwrap();
+    assert_eq!((layers.len(), &layers[2]["name"]), (3, &json!("lm_head")));
+    let (share, group) = (layers[2]["kl"].as_f64().unwrap(), &layers[2]["groups"][0]);
+    assert!(share > 0.0 && share < 0.05, "{share}");
+    assert_eq!((&group["linears"], &group["weights"]), (&json!(["lm_head"]), &json!(256 * 128)));
+    let run = |name: &str, flags: &str| {
+        let out = dir.path().join(name);
+        (quantize(&tiny(), &out).words("--lm-head int8 --json").words(flags).run().json(), out)
+    };
+    let (all, whole) = run("all", "");
+    let (document, out) = run("less", &format!("--budget KL={}", 0.999 * kl(&all)));
+    let kept = document["budget"]["kept"].as_array().unwrap();
+    assert!(kept.contains(&json!("lm_head")) && kept.len() < 15, "{}", document["budget"]);
+    let tensors = |dir: &Path| program::tensors::File::open(&dir.join("model.safetensors")).names();
+    assert!(
+        tensors(&whole).contains(&"lm_head.weight_scale".into()) && !tensors(&out).contains(&"lm_head.weight".into())
+    );
+    let config = read_json(&out.join("config.json"));
+    assert_eq!(config["tie_word_embeddings"], json!(true));
+    assert!(config["quantization_config"]["ignore"].as_array().unwrap().contains(&json!("lm_head")));
+    answers(&out);
+}
+
 #[test]
 fn shares_add_up_and_are_drawn() {
     let dir = scratch();

@@ -175,6 +175,12 @@ impl Scheme {
         self.kv_cache
     }
 
+    /// The same with a KV cache of this type, if any, whose `k_scale` and `v_scale` are stored.
+    pub fn with_kv_cache(mut self, dtype: Option<QuantType>) -> Scheme {
+        self.kv_cache = dtype;
+        self
+    }
+
     /// How the linear of this dotted module name (without `.weight`) is quantized; `None` leaves it in float.
     /// An exact name goes before a pattern, and that before a class.
     pub fn for_linear(&self, name: &str) -> Option<&LinearScheme> {

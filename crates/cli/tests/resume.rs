@@ -75,12 +75,13 @@ fn a_run_killed_after_each_block_resumes_to_the_same_bytes() {
     assert!(continued > 0, "no run was killed in the middle");
 }
 
-/// The search of factors and the output projection depend on states that a resumed run takes up or makes again.
+/// The search of factors, the output projection and the scales of keys and values depend on states that a resumed run
+/// takes up or makes again.
 #[test]
-fn searched_factors_and_a_quantized_head_resume_to_the_same_bytes() {
+fn searched_factors_a_quantized_head_and_scales_of_keys_resume_to_the_same_bytes() {
     let dir = scratch();
     let calibration = long_calibration(dir.path());
-    let quantize = |out: &Path| quantize(&calibration, out).words("--smooth auto --lm-head int8");
+    let quantize = |out: &Path| quantize(&calibration, out).words("--smooth auto --lm-head int8 --kv-scales fp8");
     let whole = dir.path().join("whole");
     quantize(&whole).run().ok();
     let mut continued = 0;
@@ -135,7 +136,7 @@ fn unfinished_work_is_neither_mixed_nor_lost() {
     quantize(&calibration, &whole).run().ok();
     assert!(killed_at(quantize(&calibration, &out), &out, 2), "the run was over before it was killed");
     quantize(&calibration, &out).run().fails(&["out", "unfinished work", "--resume"]);
-    for other in ["--smooth 0.5", "--weights rtn", "--quant-dtype fp8", "--calib-samples 100"] {
+    for other in ["--smooth 0.5", "--weights rtn", "--quant-dtype fp8", "--calib-samples 100", "--kv-scales fp8"] {
         quantize(&calibration, &out).words("--resume").words(other).run().fails(&["out"]);
     }
     quantize(&calibration, &out).words("--resume").run().ok();

@@ -56,16 +56,21 @@ pub fn read_numbers(
     Ok((spread(&scales, scheme.weights.strategy, n, k, grid), grid))
 }
 
-/// Static scales of one layer's keys and values, as the checkpoint has them: `k_scale` and `v_scale` of the attention
-/// (or, from older tools, `output_scale` of k and v).
-pub fn read_kv_scales(source: &dyn TensorSource, k_module: &str, v_module: &str) -> Result<[f32; 2]> {
+/// Names of the static scales of one layer's keys and values: `k_scale` and `v_scale` of the attention.
+pub fn kv_scale_names(k_module: &str) -> [String; 2] {
     let attention = k_module.rsplit_once('.').map_or("", |(parent, _)| parent);
+    ["k_scale", "v_scale"].map(|scale| format!("{attention}.{scale}"))
+}
+
+/// Static scales of one layer's keys and values, as the checkpoint has them: by [`kv_scale_names`], or, from older tools,
+/// `output_scale` of k and v.
+pub fn read_kv_scales(source: &dyn TensorSource, k_module: &str, v_module: &str) -> Result<[f32; 2]> {
     let read = |new: &str, old: &str| {
         let old = format!("{old}.output_scale");
-        let new = format!("{attention}.{new}");
-        one(source, if source.contains(&old) && !source.contains(&new) { &old } else { &new })
+        one(source, if source.contains(&old) && !source.contains(new) { &old } else { new })
     };
-    Ok([read("k_scale", k_module)?, read("v_scale", v_module)?])
+    let [k, v] = kv_scale_names(k_module);
+    Ok([read(&k, k_module)?, read(&v, v_module)?])
 }
 
 /// A combination that does not run.

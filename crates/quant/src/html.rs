@@ -87,6 +87,9 @@ fn summary(out: &mut String, report: &Report) {
         ("KL divergence from the original, quantized: largest", number(c.quantized_kl_max)),
         ("Same first choice as the original", c.top1_agreement.map_or("–".into(), |x| format!("{:.2} %", 100.0 * x))),
     ];
+    if let Some(dtype) = &s.kv_scales {
+        rows.push(("Scales of keys and values", dtype.clone()));
+    }
     if let Some(b) = &report.budget {
         let (kl, error) = (number(Some(b.kl)), number(Some(b.standard_error)));
         let (fp8, float) = (b.fp8.len(), b.kept.len());

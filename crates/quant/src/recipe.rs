@@ -2,6 +2,7 @@
 mod agree;
 mod arguments;
 mod flags;
+mod kv;
 mod limits;
 mod modifiers;
 mod pattern;
@@ -32,6 +33,8 @@ pub struct QuantizeArgs {
     pub activations: Option<String>,
     /// `on` or `off`.
     pub clip: Option<String>,
+    /// `fp8` or `off`: scales of keys and values.
+    pub kv_scales: Option<String>,
     /// Names, or `re:` and a regular expression, of the linears to keep in float.
     pub ignore: Vec<String>,
     /// `compressed-tensors` or `lmdeploy`.
@@ -128,6 +131,8 @@ pub struct Recipe {
     pub act_order: bool,
     /// Whether each row's scale is searched below that of its largest magnitude.
     pub clip: bool,
+    /// Type of a cache whose scales, one for the keys and one for the values of each layer, are calibrated and stored.
+    pub kv_cache: Option<QuantType>,
     /// Linears to keep in float.
     pub ignore: Vec<Pattern>,
     /// The layout of the checkpoint.
@@ -171,6 +176,7 @@ pub fn decide(args: &QuantizeArgs) -> Result<Recipe> {
         damping: base.damping,
         act_order: base.act_order,
         clip: typed.clip.or(base.clip).unwrap_or(false),
+        kv_cache: typed.kv_cache.unwrap_or(base.kv_cache),
         ignore: base.ignore,
         format: typed.format.unwrap_or(Format::CompressedTensors),
         calib_dataset: args.calib_dataset.clone(),
@@ -271,6 +277,7 @@ impl Recipe {
         self.smooth != Smooth::Off
             || self.weights == WeightMethod::Gptq
             || self.clip
+            || self.kv_cache.is_some()
             || self.groups.iter().any(|g| when(&g.scheme) == Activations::Static)
     }
 

@@ -44,6 +44,9 @@ pub struct Settings {
     pub weights: String,
     /// `dynamic` or `static`.
     pub activations: String,
+    /// Type of a cache whose scales are stored, `float8_e4m3fn`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_scales: Option<String>,
     /// Names kept in float.
     pub ignore: Vec<String>,
     /// Layout of the checkpoint.

@@ -141,7 +141,9 @@ fn table(d: &Value, flags: &Flags) -> String {
     }
     text += &match d["quantization_config"].as_object() {
         Some(q) => {
-            format!("  quantized     {}, {}\n", q["quant_method"], q.get("format").unwrap_or(&q["quant_method"]))
+            let kv = q.get("kv_cache_scheme").is_some_and(|kv| !kv.is_null());
+            let kv = if kv { ", with scales of keys and values" } else { "" };
+            format!("  quantized     {}, {}{kv}\n", q["quant_method"], q.get("format").unwrap_or(&q["quant_method"]))
         }
         None => "  quantized     no\n".to_owned(),
     };

@@ -6,7 +6,8 @@ use planish_model::block::{Block, Step};
 use planish_model::tap::Tap;
 use planish_model::{Ends, KvPool, Plan, Workspace};
 use planish_tensor::host::encode_f32;
-use planish_tensor::{Backend, Batch, DType, FloatMath, RopeTable, Solver, Tensor};
+use planish_tensor::q8::absmax;
+use planish_tensor::{AttentionShape, Backend, Batch, DType, FloatMath, RopeTable, Solver, Tensor};
 
 /// Tokens that go through a block at once, unless the device prefers another number (one sequence may be longer).
 const CHUNK_TOKENS: usize = 1024;
@@ -117,13 +118,33 @@ impl<'a, B: Backend> Lane<'a, B> {
 
     /// Runs a block over the calibration states, in place.
     pub fn advance_all(&mut self, block: &Block<B>, math: FloatMath, states: &mut States<B>) -> Result<()> {
+        states.chunks.iter_mut().try_for_each(|chunk| self.advance_chunk(block, math, chunk))
+    }
+
+    /// The same; returns the largest magnitude of the keys (after rope, as they are stored) and of the values.
+    pub fn advance_all_for_kv(
+        &mut self,
+        block: &Block<B>,
+        math: FloatMath,
+        states: &mut States<B>,
+        shape: &AttentionShape,
+    ) -> Result<[f32; 2]> {
+        let mut columns = self.backend.alloc(DType::F32, 1, shape.qkv_width())?;
         for chunk in &mut states.chunks {
-            self.ws.set_tokens(chunk.tokens());
-            chunk.load(self.backend, self.solver, &mut self.ws.x)?;
-            self.run(block, math, &chunk.lengths, true, None)?;
-            chunk.store(self.backend, self.solver, &self.ws.x)?;
+            self.advance_chunk(block, math, chunk)?;
+            // The queries are turned where they stand, and so are the keys.
+            self.backend.observe_columns(&self.ws.qkv, &mut columns)?;
         }
-        Ok(())
+        let columns = read(self.backend, &columns)?;
+        let (keys, values) = columns[shape.nq * shape.d..].split_at(shape.nkv * shape.d);
+        Ok([absmax(keys), absmax(values)])
+    }
+
+    fn advance_chunk(&mut self, block: &Block<B>, math: FloatMath, chunk: &mut Chunk<B>) -> Result<()> {
+        self.ws.set_tokens(chunk.tokens());
+        chunk.load(self.backend, self.solver, &mut self.ws.x)?;
+        self.run(block, math, &chunk.lengths, true, None)?;
+        chunk.store(self.backend, self.solver, &self.ws.x)
     }
 
     /// Runs a block over the calibration states up to its last input, for what the tap sees; the states stay.

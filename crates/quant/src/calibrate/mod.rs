@@ -4,6 +4,7 @@ pub mod check;
 pub mod fold;
 mod head;
 pub mod hidden;
+mod keys;
 mod lines;
 pub mod observe;
 pub mod phases;

@@ -3,6 +3,7 @@ use super::check::{self, Divergence};
 use super::fold::{FloatBlock, Smoothing, smoothed_inputs};
 use super::head::{self, Head};
 use super::hidden::Lane;
+use super::keys;
 use super::lines;
 use super::observe::Recording;
 use super::phases::Phases;
@@ -227,7 +228,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         phases.end(backend, "solve")?;
         let errors = check::output_errors(backend, plan, &float, &solved, &recording.inputs)?;
         phases.end(backend, "check")?;
-        let tensors = save::block_tensors(job.stored, layer, &float, &solved, job.layout)?;
+        let mut tensors = save::block_tensors(job.stored, layer, &float, &solved, job.layout)?;
 
         // Where a resumed run makes the states again, they must come from what is saved.
         let saved = match solver {
@@ -240,9 +241,8 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         phases.end(backend, "load")?;
         lane.advance(&block, FloatMath::F32, &mut streams.quantized)?;
         phases.end(backend, "check")?;
-        if layer + 1 < plan.layers || head::observes(job) {
-            lane.advance_all(&block, FloatMath::Bf16, &mut streams.calibration)?;
-        }
+        let wanted = layer + 1 < plan.layers || head::observes(job);
+        tensors.extend(keys::advance(lane, job, layer, &block, &mut streams.calibration, wanted)?);
         phases.end(backend, "advance")?;
         progress(1.0);
         self.layers.push(report(plan, layer, experts, smoothed, solved, errors, streams));

@@ -35,6 +35,10 @@ pub(super) fn agree(typed: &Typed, args: &QuantizeArgs, recipe: &Modifiers) -> R
         let said = if clips { "a search of scales" } else { "the largest magnitude" };
         return clash("--clip", &args.clip, "weight_observer", said.into());
     }
+    if typed.kv_cache.is_some_and(|kv| kv != recipe.kv_cache) {
+        let said = if recipe.kv_cache.is_some() { "scales of FP8 keys and values" } else { "nothing" };
+        return clash("--kv-scales", &args.kv_scales, "kv_cache_scheme", said.into());
+    }
     if let Some(ignore) = &typed.ignore
         && sorted(ignore) != sorted(&recipe.ignore)
     {

@@ -23,17 +23,17 @@ const ARGUMENTS: [&str; 12] = [
 ];
 const STRATEGIES: [&str; 6] = ["tensor", "channel", "token", "group", "block", "tensor_group"];
 
-/// One side of a group, decided.
-struct Arguments {
-    dtype: QuantType,
-    strategy: String,
-    group_size: Option<usize>,
-    block: Option<[usize; 2]>,
-    symmetric: bool,
-    dynamic: bool,
+/// One `QuantizationArgs`, decided.
+pub(super) struct Arguments {
+    pub dtype: QuantType,
+    pub strategy: String,
+    pub group_size: Option<usize>,
+    pub block: Option<[usize; 2]>,
+    pub symmetric: bool,
+    pub dynamic: bool,
     /// A look for better scales than those of the largest magnitude.
-    clips: bool,
-    exponents: bool,
+    pub clips: bool,
+    pub exponents: bool,
 }
 
 /// Reads `config_groups`; `default` are the modifier's own targets.
@@ -119,7 +119,8 @@ fn of_inputs(place: &str, a: &Arguments) -> Result<ActQuant> {
     }
 }
 
-fn arguments(place: &str, value: &Value, inferred: &str) -> Result<Arguments> {
+/// Understands one `QuantizationArgs`; `inferred` is the strategy where none is said.
+pub(super) fn arguments(place: &str, value: &Value, inferred: &str) -> Result<Arguments> {
     let map = value.as_object().ok_or_else(|| bad(place, "a mapping of fields", value))?;
     if let Some(key) = map.keys().find(|k| !ARGUMENTS.contains(&k.as_str())) {
         return Err(Error::Recipe(format!("{place}: {}", unknown("field", key, &ARGUMENTS))));

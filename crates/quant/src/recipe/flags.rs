@@ -12,6 +12,8 @@ pub(super) struct Typed {
     /// Of the output projection; `Some(None)` keeps it in float.
     pub head: Option<Option<QuantType>>,
     pub clip: Option<bool>,
+    /// Type of a cache with stored scales; `Some(None)` for no such scales.
+    pub kv_cache: Option<Option<QuantType>>,
     pub smooth: Option<Smooth>,
     pub weights: Option<WeightMethod>,
     pub activations: Option<Activations>,
@@ -37,6 +39,7 @@ impl Typed {
             weights: choice("--weights", args.weights.as_deref(), &weights)?,
             activations: choice("--activations", args.activations.as_deref(), &activations)?,
             clip: choice("--clip", args.clip.as_deref(), &[("on", true), ("off", false)])?,
+            kv_cache: choice("--kv-scales", args.kv_scales.as_deref(), &[("fp8", Some(e4m3)), ("off", None)])?,
             format: choice("--format", args.format.as_deref(), &formats)?,
             ignore: (!ignore.is_empty()).then_some(ignore),
         })

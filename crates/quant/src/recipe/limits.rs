@@ -13,6 +13,11 @@ pub(super) fn storable(recipe: &Recipe) -> Result<()> {
         let problem = "--format lmdeploy stores one scheme for all linears; drop this one or use compressed-tensors";
         return Err(refused(&recipe.groups[1], problem));
     }
+    if recipe.format == Format::Lmdeploy && recipe.kv_cache.is_some() {
+        let problem = "kv_cache_scheme (--kv-scales): --format lmdeploy has no place for scales of keys and values; leave \
+            it out, or use compressed-tensors";
+        return Err(Error::Recipe(problem.into()));
+    }
     if recipe.format == Format::Lmdeploy && recipe.quantizes(HEAD) {
         let problem =
             "--format lmdeploy keeps the output projection in float; ignore lm_head, or use compressed-tensors";

@@ -1,6 +1,6 @@
 //! The modifiers of llm-compressor's recipes that this tool has, field by field.
 use super::presets::{OTHERS, PRESETS, dynamic};
-use super::{Mapping, Pattern, Recipe, RecipeGroup, Smooth, WeightMethod, arguments, parse_smooth};
+use super::{Mapping, Pattern, Recipe, RecipeGroup, Smooth, WeightMethod, arguments, kv, parse_smooth};
 use crate::error::{Error, Result};
 use planish_checkpoint::nearest::{nearest, unknown};
 use planish_checkpoint::scheme::{LinearScheme, QuantType};
@@ -20,6 +20,8 @@ pub(super) struct Modifiers {
     pub act_order: bool,
     /// Whether scales are searched; `None` where nothing is said.
     pub clip: Option<bool>,
+    /// Type of a cache with stored scales.
+    pub kv_cache: Option<QuantType>,
     pub ignore: Vec<Pattern>,
 }
 
@@ -85,6 +87,7 @@ impl Modifiers {
             damping: 0.01,
             act_order: true,
             clip: None,
+            kv_cache: None,
             ignore: exact("lm_head"),
         }
     }
@@ -168,7 +171,8 @@ impl Modifiers {
                 "block_size" | "dampening_frac" | "actorder" if weights == WeightMethod::Gptq => {
                     self.read_gptq(&place, field, value)?;
                 }
-                "kv_cache_scheme" | "input_observer" | "output_observer" => {
+                "kv_cache_scheme" => self.kv_cache = Some(kv::scheme(&place, value)?),
+                "input_observer" | "output_observer" => {
                     return Err(Error::Recipe(format!("{place} is not supported; leave it out")));
                 }
                 field => {

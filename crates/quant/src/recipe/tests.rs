@@ -12,6 +12,7 @@ fn typed(pairs: &[(&str, &str)]) -> QuantizeArgs {
             "weights" => args.weights = Some(value),
             "activations" => args.activations = Some(value),
             "clip" => args.clip = Some(value),
+            "kv-scales" => args.kv_scales = Some(value),
             "format" => args.format = Some(value),
             "ignore" => args.ignore.push(value),
             "scheme" => args.scheme = Some(value),
@@ -245,6 +246,8 @@ fn what_is_written_is_read_back() {
         &[("quant-dtype", "fp8")],
         &[("activations", "static")],
         &[("quant-dtype", "fp8"), ("activations", "static")],
+        &[("kv-scales", "fp8")],
+        &[("scheme", "FP8_BLOCK"), ("kv-scales", "fp8")],
         &[("recipe", GOLDEN)],
         &[("recipe", GROUPS)],
     ] {
@@ -270,6 +273,7 @@ fn contradictions_name_both_sides() {
         ("weights", "rtn", "modifier: GPTQModifier"),
         ("activations", "static", "scheme: W8A8"),
         ("clip", "on", "weight_observer: the largest magnitude"),
+        ("kv-scales", "fp8", "kv_cache_scheme: nothing"),
         ("ignore", "re:.*mlp.*", "ignore: [\"lm_head\"]"),
     ] {
         let said = refused(&[("recipe", GOLDEN), (flag, value)]);
@@ -301,7 +305,7 @@ fn refusals_name_the_place() {
             "GPTQModifier: {config_groups: {g: {weights: {symmetric: false}, input_activations: {}}}}",
             "symmetric weights",
         ),
-        ("GPTQModifier: {scheme: W8A8, kv_cache_scheme: {num_bits: 8}}", "GPTQModifier.kv_cache_scheme"),
+        ("GPTQModifier: {scheme: W8A8, kv_cache_scheme: {num_bits: 8}}", "GPTQModifier.kv_cache_scheme.type"),
         ("GPTQModifier: {scheme: W8A8, actorder: group}", "actorder: expected static"),
         ("GPTQModifier: {scheme: W8A8, dampening_frac: 2}", "dampening_frac: expected a number above 0"),
         ("QuantizationModifier: {scheme: W8A8, ignore: ['re:(']}", "pattern re:("),
@@ -331,6 +335,25 @@ fn refusals_name_the_place() {
     assert!(said.contains("--format lmdeploy") && said.contains("static activations"), "{said}");
     let none = QuantizeArgs { calib_samples: Some(0), ..QuantizeArgs::default() };
     assert!(decide(&none).unwrap_err().to_string().contains("--calib-samples"));
+}
+
+#[test]
+fn scales_of_keys_and_values() {
+    assert_eq!(decided(&[]).kv_cache, None);
+    let fp8 = decided(&[("quant-dtype", "fp8"), ("kv-scales", "fp8")]);
+    assert_eq!((fp8.kv_cache, fp8.weights), (Some(QuantType::Fp8E4M3), WeightMethod::Rtn));
+    assert!(fp8.needs_calibration() && !decided(&[("quant-dtype", "fp8")]).needs_calibration());
+    for modifier in ["GPTQModifier", "QuantizationModifier"] {
+        let text =
+            format!("a_stage: {{b_modifiers: {{{modifier}: {{scheme: FP8_DYNAMIC, kv_cache_scheme: {}}}}}}}", kv::SAID);
+        let recipe = decided(&[("recipe", &text), ("kv-scales", "fp8")]);
+        assert_eq!(recipe.kv_cache, Some(QuantType::Fp8E4M3));
+        let said = refused(&[("recipe", &text), ("kv-scales", "off")]);
+        assert!(said.contains("kv_cache_scheme: scales of FP8 keys and values"), "{said}");
+    }
+    let said = refused(&[("format", "lmdeploy"), ("kv-scales", "fp8")]);
+    assert!(said.contains("--kv-scales") && said.contains("no place for scales of keys"), "{said}");
+    assert_eq!(refused(&[("kv-scales", "int8")]), "--kv-scales: expected fp8, off, found int8");
 }
 
 #[test]

@@ -90,6 +90,9 @@ pub(super) fn write(recipe: &Recipe) -> String {
     if recipe.clip {
         line(1, "weight_observer: memoryless_mse".into());
     }
+    if recipe.kv_cache.is_some() {
+        line(1, format!("kv_cache_scheme: {}", super::kv::SAID));
+    }
     if recipe.weights == WeightMethod::Gptq {
         line(1, format!("block_size: {}", recipe.block_size));
         line(1, format!("dampening_frac: {}", number(&recipe.damping.to_string())));

@@ -10,7 +10,7 @@ use planish_model::Input;
 use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
 use planish_quant::calibrate::phases::Phases;
 use planish_quant::calibrate::run::{FEW_TOKENS, Outcome};
-use planish_quant::recipe::{Activations, Format, Recipe, Smooth, WeightMethod, dtype_name};
+use planish_quant::recipe::{Activations, Format, Recipe, Smooth, WeightMethod, dtype_name, q8};
 use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
 use planish_quant::samples::Samples;
 use serde_json::{Value, json};
@@ -68,6 +68,7 @@ pub fn report(
             },
             weights: if recipe.weights == WeightMethod::Gptq { "gptq" } else { "rtn" }.into(),
             activations: if recipe.activations() == Activations::Static { "static" } else { "dynamic" }.into(),
+            kv_scales: recipe.kv_cache.map(|dtype| dtype_name(q8(dtype)).into()),
             ignore: recipe.ignore.iter().map(|p| p.text().to_owned()).collect(),
             format: if recipe.format == Format::Lmdeploy { "lmdeploy" } else { "compressed-tensors" }.into(),
             seed: recipe.seed,

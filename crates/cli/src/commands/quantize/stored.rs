@@ -60,7 +60,7 @@ pub fn scheme(plan: &Plan, recipe: &Recipe) -> Result<Scheme> {
         let first = recipe.groups[0].scheme.weights;
         return Ok(Scheme::w8a8(QuantFormat::LmDeploy, first.dtype, false, kept(plan, recipe))?);
     }
-    Ok(Scheme::new(QuantFormat::CompressedTensors, groups, kept(plan, recipe))?)
+    Ok(Scheme::new(QuantFormat::CompressedTensors, groups, kept(plan, recipe))?.with_kv_cache(recipe.kv_cache))
 }
 
 /// Names of the modules that stay in float, the output projection's first.

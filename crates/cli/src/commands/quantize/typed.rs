@@ -34,6 +34,9 @@ pub struct RecipeFlags {
     /// Look for each row's best scale below that of its largest weight: on or off [default: off]
     #[arg(long)]
     pub clip: Option<String>,
+    /// Store scales of keys and values for a cache of this type, from the calibration: fp8 or off [default: off]
+    #[arg(long)]
+    pub kv_scales: Option<String>,
     /// A recipe in llm-compressor's schema; other flags must agree with it
     #[arg(long)]
     pub recipe: Option<PathBuf>,
@@ -80,6 +83,7 @@ pub fn decide_recipe(flags: &RecipeFlags) -> Result<Recipe> {
         weights: flags.weights.clone(),
         activations: flags.activations.clone(),
         clip: flags.clip.clone(),
+        kv_scales: flags.kv_scales.clone(),
         ignore: flags.ignore.clone(),
         format: flags.format.clone(),
         calib_dataset: c.calib_dataset.clone(),

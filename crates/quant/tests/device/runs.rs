@@ -1,6 +1,7 @@
 //! A whole run on the device gives the host's checkpoint, but for codes near a tie; a resumed run gives the same.
 use super::numbers::{different, off};
 use super::open;
+use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
 use planish_checkpoint::shards::ModelFiles;
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions};
@@ -46,6 +47,9 @@ fn run<B: Backend>(
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/base");
     let (config, files) = (Config::open(&data).unwrap(), ModelFiles::open(&data).unwrap());
     let plan = Plan::new(&config).unwrap();
+    let dtype = if kind == Q8::Int8 { QuantType::Int8 } else { QuantType::Fp8E4M3 };
+    let scheme = Scheme::w8a8(QuantFormat::CompressedTensors, dtype, false, vec!["lm_head".into()]).unwrap();
+    let stored = plan.stored_by(scheme.with_kv_cache(Some(QuantType::Fp8E4M3)));
     let sample = |i: u32| (0..20 + 7 * i).map(|j| (i * 97 + j * j * 13 + j) % 256).collect();
     let samples: Vec<Vec<u32>> = (0..16).map(sample).collect();
     let strength = |_: usize, input: Input| {
@@ -58,7 +62,7 @@ fn run<B: Backend>(
     let broken = broken.map(|name| Broken(&files, name.into()));
     let job = Job {
         plan: &plan,
-        stored: &plan,
+        stored: &stored,
         source: broken.as_ref().map_or(&files, |b| b),
         samples: &samples,
         held_back: &(0..400).map(|j| (j * j * 7 + j / 3) % 256).collect::<Vec<_>>(),
@@ -134,6 +138,9 @@ fn share_of_other_codes(a: &Path, b: &Path) -> f64 {
         assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()), "{name}");
         if Q8::from_dtype(a.dtype()).is_some() {
             (wrong, all) = (wrong + different(a.bytes(), b.bytes()), all + a.len());
+        } else if name.ends_with(".k_scale") || name.ends_with(".v_scale") {
+            let [a, b] = [a, b].map(|scale| f64::from(scale.to_f32()[0]));
+            assert!(off(a, b) < 0.2, "{name}: {a}, host {b}");
         }
     }
     wrong as f64 / all as f64

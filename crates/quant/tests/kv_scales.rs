@@ -144,7 +144,7 @@ fn scales_are_those_of_the_written_model() {
         let bf16 = logits(DType::BF16, true);
         let [fixed, own] = [true, false].map(|fixed| divergence(&bf16, &logits(DType::F8E4M3, fixed)));
         println!("{name}: values moved by {moved:.3}; FP8 cache: {fixed:.2e}, with a scale for each head {own:.2e}");
-        assert!(fixed > 0.0 && fixed < 0.05 && fixed != own && fixed < 2.0 * own, "{name}: KL {fixed}, {own}");
+        assert!(fixed > 0.0 && fixed < 0.05 && fixed != own && fixed < 4.0 * own, "{name}: KL {fixed}, {own}");
         // Smoothing divides values by factors wherever values are smoothed.
         assert!(moved > 0.05, "{name}: the written model's keys and values are those of the original: {moved}");
     }

@@ -69,10 +69,14 @@ const checks = {
   async "stop ends an answer and the server's work"() {
     const page = await fresh();
     await set(page, "max_tokens", 4000);
+    // An answer that does not end by itself, however slow the machine is.
+    const endless = (route) => route.continue({ postData: JSON.stringify({ ...route.request().postDataJSON(), ignore_eos: true }) });
+    await page.route("**/chat/completions", endless);
     await say(page, "Write a very long story about a fox.");
     await page.waitForFunction(() => (document.querySelector(".turn.assistant .body")?.textContent ?? "").length > 10, null, { timeout: 600000 });
     await shoot(page, "running");
     await page.click("#stop");
+    await page.unroute("**/chat/completions", endless);
     await ended(page, 1);
     assert.match(await page.textContent(".foot"), /stopped/);
     for (let i = 0; ; i++) {

@@ -84,24 +84,34 @@ function answerTurn() {
   const body = make("div", "body");
   turn.append(body);
   let [thought, said] = ["", ""];
-  let shown = null;
+  let [shown, due] = [null, 0];
+  const paint = () => {
+    due = 0;
+    if (thought && !shown) {
+      shown = make("details", "thought");
+      shown.open = true;
+      shown.append(make("summary", "", "Thoughts"), make("div", ""));
+      turn.prepend(shown);
+    }
+    if (shown) shown.lastChild.textContent = thought;
+    markdown(said, body);
+  };
+  // Once for each picture of the screen: tokens may come faster, and painting a long answer for each would leave the page
+  // no time for a click on Stop.
+  const soon = () => (due ||= requestAnimationFrame(() => following(paint)));
   return {
     think(text) {
       thought += text;
-      if (!shown) {
-        shown = make("details", "thought");
-        shown.open = true;
-        shown.append(make("summary", "", "Thoughts"), make("div", ""));
-        turn.prepend(shown);
-      }
-      shown.lastChild.textContent = thought;
+      soon();
     },
     say(text) {
       said += text;
-      markdown(said, body);
+      soon();
     },
     end(note) {
       turn.classList.remove("running");
+      cancelAnimationFrame(due);
+      following(paint);
       if (!said && !thought) {
         turn.remove();
         return false;
@@ -138,10 +148,8 @@ async function answer() {
     if (!response.ok) throw new Error(await failure(response));
     for await (const event of events(response)) {
       const delta = event.choices[0]?.delta ?? {};
-      following(() => {
-        if (delta.reasoning_content) turn.think(delta.reasoning_content);
-        if (delta.content) turn.say(delta.content);
-      });
+      if (delta.reasoning_content) turn.think(delta.reasoning_content);
+      if (delta.content) turn.say(delta.content);
       if (delta.reasoning_content || delta.content) first ||= performance.now();
       usage = event.usage ?? usage;
     }

@@ -4,7 +4,7 @@
 mod commands;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Quantize a language model to 8 bits (weights and activations), prove that it is still the same model, and run it.
@@ -82,7 +82,7 @@ enum Lite {
 
 fn main() -> ExitCode {
     let args = commands::lmdeploy::translate(std::env::args_os().collect());
-    match commands::serve::expand(args).and_then(|args| run(&Cli::parse_from(args))) {
+    match commands::serve::expand(args, Cli::command()).and_then(|args| run(&Cli::parse_from(args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

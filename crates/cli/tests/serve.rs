@@ -43,6 +43,19 @@ fn several_models_have_names_and_a_file_has_flags() {
     let ask = r#"{"model": "two", "prompt": "x", "max_tokens": 2}"#;
     assert_eq!(server.ask("POST", "/v1/completions", "x-api-key: secret\r\n", ask).status, 200);
     assert_eq!(server.terminate().0, Some(0));
+    // The command line's model takes the place of the file's.
+    let server =
+        start(&["--config", file.to_str().unwrap(), "--server-port", "0", "--served-model-name", "only"], &[&b]);
+    assert_eq!(server.ready["models"], serde_json::json!(["only"]));
+    assert_eq!(server.terminate().0, Some(0));
+    std::fs::write(&file, "model: x\nsrever-port: 1\n").unwrap();
+    let file = file.to_str().unwrap();
+    Program::new("serve --config").arg(file).run().fails(&[
+        "--config",
+        file,
+        "srever-port",
+        "did you mean server-port?",
+    ]);
 }
 
 #[test]

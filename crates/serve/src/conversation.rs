@@ -48,6 +48,8 @@ impl Conversation {
                     None => model.template()?,
                 };
                 let rendered = template.render_plain(&input, model.tokenizer())?;
+                // A template may make much of a short conversation.
+                check_length("messages", rendered.text().len(), model.context())?;
                 let thinking = crate::reasoning::is_begun_by(rendered.text());
                 Ok(Encoded { ids: model.tokenizer().encode_chat(&rendered)?, thinking })
             })

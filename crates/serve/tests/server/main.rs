@@ -8,6 +8,7 @@ mod drain;
 mod malformed;
 mod operation;
 mod parts;
+mod runaway;
 mod scripted;
 mod setting;
 mod tokens;

@@ -3,4 +3,5 @@ mod answers;
 mod cuts;
 mod enforced;
 mod formats;
+mod recorded;
 mod templates;

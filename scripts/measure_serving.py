@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Measures how a server behaves under load and abuse: each part starts `planish serve` itself, on a free port of this machine.
 
-    scripts/measure_serving.py PLANISH MODEL [ready|idle|throughput|overload|aborts|malformed|sigterm]…    (default: all, 8 minutes)
+    scripts/measure_serving.py PLANISH MODEL [ready|idle|lag|throughput|overload|aborts|malformed|sigterm]…    (default: all, 8 minutes)
 
 Needs nothing but Python. The load and the server share the machine's cores, so that figures are those of both together. Ends with a
 table for docs/performance.md. COUNT=0.1 makes everything ten times smaller."""
 import atexit
 import gc
 import json
+import math
 import os
 import random
 import re
@@ -208,14 +209,32 @@ def idle():
     server.end()
 
 
-def lag(page):
-    """The 99th percentile of `planish_http_lag_seconds`, in ms, as Prometheus works it out of the buckets."""
-    found = re.findall(r'^planish_http_lag_seconds_bucket\{le="(\S+)"\} (\d+)$', page, re.M)
-    rank, low, under = int(found[-1][1]) * 0.99, 0.0, 0
-    for bound, count in ((float(bound), int(count)) for bound, count in found):
+def lags(page):
+    """`planish_http_lag_seconds`: for each bound in ms, how many tokens waited no longer."""
+    return {float(bound) * 1e3: int(count) for bound, count in re.findall(r'^planish_http_lag_seconds_bucket\{le="(\S+)"\} (\d+)$', page, re.M)}
+
+
+def percentile(counts, q):
+    """A percentile of such counts, as Prometheus works it out."""
+    rank, low, under = counts[float("inf")] * q / 100, 0.0, 0
+    for bound, count in counts.items():
         if count >= rank:
-            return 1e3 * (low + (bound - low) * (rank - under) / max(count - under, 1))
+            return low + (bound - low) * (rank - under) / max(count - under, 1)
         low, under = bound, count
+
+
+def lag():
+    """What the HTTP layer adds to each token, with few and with many streams."""
+    for together, requests in ((1, 10), (8, 48), (32, 128)):
+        server = Server()
+        server.ask(completion(8))
+        before = lags(server.plain("/metrics").decode())
+        made, rate = streams(server.port, [128] * max(together, int(requests * SCALE)), together)
+        counts = {bound: count - before[bound] for bound, count in lags(server.plain("/metrics").decode()).items()}
+        within = ", ".join(f"{100 * counts[bound] / counts[math.inf]:.1f} % within {bound:g} ms" for bound in (0.5, 1, 2, 3, 5, 10))
+        found = ", ".join(f"p{q} {percentile(counts, q):.2f} ms" for q in (50, 99, 99.9))
+        tell(f"added latency of the HTTP layer per streamed token, {together} streams", "p99 3 ms", "0.5 ms", found, f"{within}; {made} tokens, {rate:.0f}/s")
+        server.end()
 
 
 def streams(port, lengths, together):
@@ -255,13 +274,13 @@ def throughput():
         file.writelines(f"128:{length}\n" for length in lengths)
         file.flush()
         load = ["--lengths", file.name, "--num-prompts", str(len(lengths))]
-        found, parts, lags = [], [], []
+        found, parts, waited = [], [], []
         for _ in range(3):
             alone, server = bench("throughput", sys.argv[2], *load), Server()
             server.ask(completion(8))  # To warm up, as the engine's own benchmark does.
             made, over_http = streams(server.port, lengths, 32)
             parts.append(server.cpu("planish-http") / made * 1e6)
-            lags.append(lag(server.plain("/metrics").decode()))
+            waited.append(percentile(lags(server.plain("/metrics").decode()), 99))
             found.append((over_http / alone, bench("serve", f"http://127.0.0.1:{server.port}", *load) / alone, alone, over_http))
             server.end()
     middle = lambda values: sorted(values)[1]
@@ -269,7 +288,7 @@ def throughput():
     what = "output tokens/s over HTTP at 32 streams against the engine alone"
     tell(what, "0.93x", "0.99x", f"{middle([one[0] for one in found]):.3f}x", f"median of 3 pairs, the client on the same cores: {shown}")
     tell(f"{what}, client `planish bench serve` (a thread for each request, on the same cores)", "–", "–", f"{middle([one[1] for one in found]):.3f}x", "median of 3")
-    tell("added latency of the HTTP layer per streamed token, p99", "3 ms", "0.5 ms", f"{middle(lags):.2f} ms", "at that load, `planish_http_lag_seconds`, median of 3")
+    tell("added latency of the HTTP layer per streamed token, p99", "3 ms", "0.5 ms", f"{middle(waited):.2f} ms", "at that load, `planish_http_lag_seconds`, median of 3")
     tell("CPU time of the HTTP threads per streamed token", "–", "–", f"{middle(parts):.0f} µs", "at that load, with its system calls")
 
 
@@ -477,7 +496,7 @@ def sigterm():
     tell(f"SIGTERM under load, {sum(exits.values())} times: streams cut without an error event", "0", "0", str(ends.get("cut", 0)), f"24 streams each: {ends}; exit codes {exits}; slowest end {slowest:.1f} s")
 
 
-ALL = {"ready": ready, "idle": idle, "throughput": throughput, "overload": overload, "aborts": aborts, "malformed": malformed, "sigterm": sigterm}
+ALL = {"ready": ready, "idle": idle, "lag": lag, "throughput": throughput, "overload": overload, "aborts": aborts, "malformed": malformed, "sigterm": sigterm}
 if __name__ == "__main__":
     if len(sys.argv) < 3 or not set(sys.argv[3:]) <= set(ALL):
         sys.exit(__doc__)

@@ -14,8 +14,8 @@ use half::bf16;
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::mixture::Mixer;
 use planish_tensor::{
-    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, Judged, KvLayer, LinearPart,
-    LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Target, Tensor, kv_scale_bytes,
+    Activation, AttentionShape, Backend, Batch, Courtesy, DType, Error, FloatMath, HostTensor, Judged, KvLayer,
+    LinearPart, LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Target, Tensor, kv_scale_bytes,
 };
 
 /// The CPU with its vector instructions and a pool of threads.
@@ -114,6 +114,10 @@ impl Backend for Cpu {
 
     fn sync(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn courtesy(&self) -> Option<Courtesy> {
+        Some(self.threads.courtesy().clone())
     }
 
     fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<Batch> {

@@ -6,6 +6,7 @@
 //!
 //! An operation is open while tasks may be left. A worker enters an open operation or misses it; the caller closes it
 //! when no task is left and waits for those inside. A worker that the system does not run therefore delays nobody.
+use planish_tensor::Courtesy;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,7 @@ struct Shared {
     /// The next task of each thread's share.
     next: Vec<Next>,
     parked: Vec<AtomicBool>,
+    courtesy: Courtesy,
     stop: AtomicBool,
 }
 
@@ -67,6 +69,7 @@ impl Threads {
             job: AtomicPtr::new(std::ptr::null_mut()),
             next: (0..=extra).map(|_| Next(AtomicUsize::new(0))).collect(),
             parked: (0..extra).map(|_| AtomicBool::new(false)).collect(),
+            courtesy: Courtesy::default(),
             stop: AtomicBool::new(false),
         });
         let workers: Vec<_> = (0..extra)
@@ -87,9 +90,15 @@ impl Threads {
         self.workers.len() + 1
     }
 
+    /// Asks the threads to let others run, between two operations.
+    pub fn courtesy(&self) -> &Courtesy {
+        &self.shared.courtesy
+    }
+
     /// Calls `run(0)` … `run(tasks - 1)`, each once, on any of the threads, and returns when all are done.
     /// Panics (after all threads are out) if a task panicked.
     pub fn run(&self, tasks: usize, run: impl Fn(usize) + Sync) {
+        self.shared.courtesy.show();
         if self.workers.is_empty() || tasks <= 1 {
             (0..tasks).for_each(run);
             return;
@@ -153,6 +162,7 @@ fn work(shared: &Shared, index: usize) {
     while !shared.stop.load(SeqCst) {
         let now = wait_for_change(shared, index, seen);
         seen = number(now);
+        shared.courtesy.join();
         let mut state = now;
         // Enters, unless the operation was closed (or even followed by another) in the meantime.
         while state & OPEN != 0 && number(state) == seen {
@@ -177,6 +187,7 @@ fn wait_for_change(shared: &Shared, index: usize, seen: u64) -> u64 {
         if number(now) != seen {
             return now;
         }
+        shared.courtesy.join();
         if !waiting.pause() {
             break;
         }

@@ -3,7 +3,7 @@ use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::recordings::Recordings;
 use planish_model::{Decoder, KvPool, Workspace};
-use planish_tensor::{Backend, Batch, Judged, SampleRow, Target};
+use planish_tensor::{Backend, Batch, Courtesy, Judged, SampleRow, Target};
 
 /// What of a step's logits must come to the host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,6 +41,10 @@ pub trait Machine: Send {
     fn run(&mut self, batch: &Batch, want: &Want, out: &mut Produced) -> Result<()>;
     /// Overwrites pages of the KV cache with zeros.
     fn clear(&mut self, pages: &[u32]) -> Result<()>;
+    /// How its threads are asked to let callers run, if they share processors with them.
+    fn courtesy(&self) -> Option<Courtesy> {
+        None
+    }
 }
 
 /// A back end with a model, its KV cache and its buffers.
@@ -122,6 +126,10 @@ impl<B: Backend> Machine for Device<B> {
             self.backend.sync()?;
         }
         Ok(())
+    }
+
+    fn courtesy(&self) -> Option<Courtesy> {
+        self.backend.courtesy()
     }
 
     fn clear(&mut self, pages: &[u32]) -> Result<()> {

@@ -33,6 +33,7 @@ pub use error::{Error, Result};
 pub use grammar::{Grammar, GrammarSpec, Guide, Mask, Vocabulary};
 pub use mailbox::{Cancel, Reader};
 pub use metrics::Snapshot;
+pub use planish_tensor::Courtesy;
 pub use request::{
     Event, FinishReason, Likelihood, Likelihoods, Request, Sampling, ScoreChunk, Scores, Sink, Stream, TokenLogprobs,
 };

@@ -30,6 +30,11 @@ impl Outlet {
         Outlet { way: Way::Sink(sink), ended: false }
     }
 
+    /// Whether it leads to a closure.
+    pub fn is_sink(&self) -> bool {
+        matches!(self.way, Way::Sink(_))
+    }
+
     /// Tells the caller, never waiting.
     pub fn send(&mut self, event: Event) -> Flow {
         match &mut self.way {

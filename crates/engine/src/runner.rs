@@ -15,7 +15,7 @@ use crate::pages::Pages;
 use crate::request::{Command, Likelihood, Request, ScoreChunk};
 use crate::scheduler::{Arrival, Limits, Scheduler, Slice};
 use crate::speculate;
-use planish_tensor::Batch;
+use planish_tensor::{Batch, Courtesy};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -48,6 +48,9 @@ pub(crate) struct Runner {
     broken: Arc<OnceLock<Error>>,
     stopping: Option<Stop>,
     checked: Option<Instant>,
+    courtesy: Courtesy,
+    /// A sink was told something that its thread does not know of yet.
+    told: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -62,7 +65,7 @@ const GUESS: u32 = 0;
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 impl Runner {
-    pub fn new(config: EngineConfig, vocab: usize, broken: Arc<OnceLock<Error>>) -> Runner {
+    pub fn new(config: EngineConfig, vocab: usize, broken: Arc<OnceLock<Error>>, courtesy: Courtesy) -> Runner {
         let limits = Limits { tokens: config.step_tokens, rows: config.step_rows, sequences: config.max_batch };
         let pages = Pages::new(config.pages, config.page_size);
         Runner {
@@ -75,6 +78,8 @@ impl Runner {
             broken,
             stopping: None,
             checked: None,
+            courtesy,
+            told: false,
         }
     }
 
@@ -299,6 +304,11 @@ impl Runner {
                     self.tell(id, prompt, tokens.by_ref().take(count), end, now);
                 }
             }
+        }
+        // When all have been told: their threads wake up once.
+        if std::mem::take(&mut self.told) {
+            self.courtesy.ask();
+            self.courtesy.show();
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{overlap, plain};
 use planish_checkpoint::source::TensorSource;
 use planish_model::arch::Role;
 use planish_model::{Decoder, LoadOptions, Plan};
-use planish_tensor::{Backend, DType};
+use planish_tensor::{Backend, Courtesy, DType};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -31,6 +31,7 @@ pub struct Handle {
     next_id: AtomicU64,
     metrics: Arc<Mutex<Snapshot>>,
     broken: Arc<OnceLock<Error>>,
+    courtesy: Courtesy,
 }
 
 /// What a handle runs.
@@ -63,7 +64,8 @@ impl Handle {
     /// Starts the thread over a machine that has a model already.
     pub fn over(machine: Box<dyn Machine>, info: Info) -> Result<Handle> {
         let broken = Arc::new(OnceLock::new());
-        let runner = Runner::new(info.config, info.plan.vocab, broken.clone());
+        let courtesy = machine.courtesy().unwrap_or_default();
+        let runner = Runner::new(info.config, info.plan.vocab, broken.clone(), courtesy.clone());
         let metrics = runner.metrics.shared();
         let (commands, receiver) = channel();
         let overlap = info.config.overlap;
@@ -72,7 +74,7 @@ impl Handle {
             .spawn(move || serve(runner, machine, &receiver, overlap))
             .map_err(|e| Error::Device(format!("cannot start a thread: {e}")))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Handle { commands, thread, info, next_id: AtomicU64::new(0), metrics, broken })
+        Ok(Handle { commands, thread, info, next_id: AtomicU64::new(0), metrics, broken, courtesy })
     }
 
     /// What this handle runs.
@@ -96,6 +98,12 @@ impl Handle {
         let id = cancel.id;
         self.send(Command::Generate { id, request: Box::new(request), outlet: Outlet::sink(sink) })?;
         Ok(cancel)
+    }
+
+    /// Asked for whenever sinks have been told something, where the device computes on processors that their threads need:
+    /// who has picked everything up should thank, so that nobody gives way in vain.
+    pub fn courtesy(&self) -> &Courtesy {
+        &self.courtesy
     }
 
     /// Log-probabilities at every position of a text, in chunks, first to last. A few chunks are computed while one is

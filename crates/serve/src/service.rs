@@ -85,12 +85,12 @@ impl Service {
         if !options.keys.is_empty() || !listener.is_local() {
             options.hosts = None;
         }
-        let runtime = runtime().map_err(ServeError::Threads)?;
+        let state = Arc::new(State::new(options));
+        let runtime = runtime(&state).map_err(ServeError::Threads)?;
         let door = {
             let _inside = runtime.enter();
             listener.into_door().map_err(|error| ServeError::Listen(name.clone(), error))?
         };
-        let state = Arc::new(State::new(options));
         let stop = Arc::new(watch::channel(Stop::No).0);
         let task = runtime.spawn(run(state.clone(), door, acceptor, stop.clone()));
         Ok(Service { state, address: name, url, stop, task: Some(task), runtime: Some(runtime) })
@@ -165,12 +165,18 @@ impl Drop for Service {
 }
 
 /// Few threads: they only move bytes, and on a CPU the engine wants every core.
-fn runtime() -> std::io::Result<Runtime> {
+fn runtime(state: &Arc<State>) -> std::io::Result<Runtime> {
+    let state = Arc::downgrade(state);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads((cores / 4).clamp(1, 16))
         .max_blocking_threads(16)
         .thread_name("planish-http")
+        .on_thread_park(move || {
+            if let Some(state) = state.upgrade() {
+                state.thank();
+            }
+        })
         .enable_all()
         .build()
 }

@@ -91,6 +91,11 @@ impl State {
         }
     }
 
+    /// A thread that speaks HTTP has nothing left to do: engines need not give way to it any more.
+    pub fn thank(&self) {
+        self.models().iter().for_each(|model| model.served.handle.courtesy().thank());
+    }
+
     /// The models in service; none while loading.
     pub fn models(&self) -> &[Arc<Model>] {
         self.models.get().map_or(&[], Vec::as_slice)

@@ -2,9 +2,9 @@
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
 use crate::mixture::Mixer;
 use crate::{
-    Activation, AttentionShape, Batch, DType, Error, FloatMath, Grid, HostTensor, Judged, KvLayer, LinearPart,
-    LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver,
-    Target, Tensor,
+    Activation, AttentionShape, Batch, Courtesy, DType, Error, FloatMath, Grid, HostTensor, Judged, KvLayer,
+    LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow,
+    Solver, Target, Tensor,
 };
 
 /// A machine that can run the network's operations.
@@ -47,6 +47,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn download(&self, src: &Tensor<Self>, bytes: &mut [u8]) -> Result<()>;
     /// Waits for all queued work.
     fn sync(&self) -> Result<()>;
+    /// By what its threads learn that others should run, if it computes on processors that others need.
+    fn courtesy(&self) -> Option<Courtesy> {
+        None
+    }
     /// Uploads a step's arrays. `pages` is the size of the pool that the batch refers to.
     fn upload_batch(&self, batch: &Batch, pages: usize) -> Result<Self::Batch>;
     /// Packs a weight made of parts with equal `k`, all float or all of one 8-bit type and grid.

@@ -8,6 +8,7 @@ compile_error!("tensors are little-endian bytes, here as in every model file");
 pub mod backend;
 pub mod batch;
 pub mod conformance;
+mod courtesy;
 pub mod device;
 pub mod dtype;
 pub mod error;
@@ -27,6 +28,7 @@ pub mod tensor;
 
 pub use backend::Backend;
 pub use batch::Batch;
+pub use courtesy::Courtesy;
 pub use device::{Memory, Preferences, Recording, RecordingKey};
 pub use dtype::DType;
 pub use error::{Error, Result};

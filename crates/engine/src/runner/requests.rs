@@ -115,6 +115,7 @@ impl Runner {
         let Some(Caller { work: Work::Generate(generation), arrived, .. }) = self.callers.get_mut(&id) else {
             return tokens.for_each(drop);
         };
+        self.told |= generation.outlet.is_sink();
         let now = &mut self.metrics.now;
         let mut flow = Flow::Open;
         if !prompt.is_empty() {

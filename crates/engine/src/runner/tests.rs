@@ -21,7 +21,7 @@ fn runner() -> Runner {
         speculate: 0,
         int8_head: false,
     };
-    Runner::new(config, 100, Arc::default())
+    Runner::new(config, 100, Arc::default(), Courtesy::default())
 }
 
 /// A request and what its caller hears.

@@ -82,6 +82,21 @@ impl Answering {
         self.choices.iter().all(|c| c.reason.is_some())
     }
 
+    /// The prompt's token ids.
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// Tokens of an answer so far.
+    pub fn tokens(&self, choice: usize) -> usize {
+        self.choices.get(choice).map_or(0, |c| c.token_ids.len())
+    }
+
+    /// Why an answer has ended, if it has.
+    pub fn finish_reason(&self, choice: usize) -> Option<FinishReason> {
+        self.choices.get(choice).and_then(|c| c.reason)
+    }
+
     /// The answers, in order.
     pub fn into_answers(self) -> Vec<Answer> {
         let (prompt, prompt_logprobs) = (self.prompt, self.prompt_logprobs);

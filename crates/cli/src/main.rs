@@ -5,6 +5,8 @@ mod commands;
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use planish::line::one_line;
+use planish::machine::{MOST_THREADS, Machine};
 use std::process::ExitCode;
 
 /// Quantize a language model to 8 bits (weights and activations), prove that it is still the same model, and run it.
@@ -35,6 +37,11 @@ struct Global {
 }
 
 impl Global {
+    /// The machine of a long run.
+    fn machine(&self) -> Machine {
+        Machine { device: self.device.clone(), threads: self.threads, talks: self.talks(), ..Machine::default() }
+    }
+
     /// Whether progress and notes are shown.
     fn talks(&self) -> bool {
         matches!(self.log_level.as_str(), "info" | "debug")
@@ -113,20 +120,8 @@ fn run(cli: &Cli) -> Result<()> {
 
 /// A number of threads that a process can start.
 fn parse_threads(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or_else(|| "expected a number from 1 to 1024".into())
-}
-
-/// The error and its causes on one line, each said once.
-fn one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string().replace('\n', " ");
-        if !line.contains(&text) {
-            line += if line.is_empty() { "" } else { ": " };
-            line += &text;
-        }
-    }
-    line
+    let threads = text.parse().ok().filter(|n| (1..=MOST_THREADS).contains(n));
+    threads.ok_or_else(|| format!("expected a number from 1 to {MOST_THREADS}"))
 }
 
 /// A reader that has seen enough (`planish … | head`) is no failure.

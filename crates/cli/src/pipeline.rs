@@ -1,13 +1,27 @@
 //! Text in, text out: a loaded model behind a handle, with its tokenizer and chat template.
 use crate::answer::{Answer, Answering};
-use crate::feed::Feed;
+use crate::batch::Batch;
 use crate::source::Model;
 use crate::words::Words;
 use anyhow::{Context, Result, anyhow, bail};
 use planish_devices::{Opening, Work, with_device};
 use planish_engine::{EngineOptions, Grammar, GrammarSpec, Handle, Request, Sampling, Vocabulary};
-use planish_tensor::Backend;
+use planish_tensor::{Backend, DType};
 use planish_text::{ChatInput, Message, SpecialText};
+
+/// Names of the types of keys and values; `auto` is the model's own choice.
+pub const KV_DTYPES: [(&str, Option<DType>); 5] = [
+    ("auto", None),
+    ("f32", Some(DType::F32)),
+    ("bf16", Some(DType::BF16)),
+    ("int8", Some(DType::I8)),
+    ("fp8", Some(DType::F8E4M3)),
+];
+
+/// The type of one of these names.
+pub fn kv_dtype(name: &str) -> Option<DType> {
+    KV_DTYPES.into_iter().find(|(known, _)| *known == name).and_then(|(_, dtype)| dtype)
+}
 
 /// How to open a pipeline.
 #[derive(Clone, Debug, Default)]
@@ -145,9 +159,14 @@ impl Pipeline {
 
     /// Token ids of a conversation in the model's own template. Special-token text that users wrote stays text.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        self.encode_conversation(&ChatInput::new(messages, true))
+    }
+
+    /// The same with all that a template may be given.
+    pub fn encode_conversation(&self, input: &ChatInput) -> Result<Vec<u32>> {
         let words = self.need_words()?;
         let Some(chat) = &words.chat else { bail!("the model has no chat template: leave out --chat") };
-        let rendered = chat.render_plain(&ChatInput::new(messages, true), &words.tokenizer)?;
+        let rendered = chat.render_plain(input, &words.tokenizer)?;
         Ok(words.tokenizer.encode_chat(&rendered)?)
     }
 
@@ -165,22 +184,7 @@ impl Pipeline {
 
     /// Answers prompts given as ids, all in one batch: `n` answers to the first, then those to the second, …
     pub fn generate(&self, prompts: Vec<Vec<u32>>, generation: &Generation) -> Result<Vec<Answer>> {
-        let mut feed = Feed::new(&self.handle);
-        let mut answering = Vec::with_capacity(prompts.len());
-        for prompt in prompts {
-            feed.submit(self.request(prompt.clone(), generation)?)?;
-            answering.push(self.answering(prompt, generation)?);
-        }
-        let mut open = answering.len();
-        while open > 0 {
-            let arrival = feed.next()?;
-            let answers = &mut answering[arrival.request];
-            if !answers.is_done() && answers.take(arrival.event, &mut |_, _| {})? {
-                feed.cancel(arrival.request);
-                open -= 1;
-            }
-        }
-        Ok(answering.into_iter().flat_map(Answering::into_answers).collect())
+        Batch::start(self, prompts.into_iter().map(|prompt| (prompt, generation)))?.finish()
     }
 
     /// Answers one prompt given as ids; `show` sees each piece of text as it becomes certain, with the number of its
@@ -229,7 +233,8 @@ impl Pipeline {
         Ok(Grammar::compile(vocabulary, spec)?)
     }
 
-    fn answering(&self, prompt: Vec<u32>, generation: &Generation) -> Result<Answering> {
+    /// Nothing yet of the answers to one prompt.
+    pub(crate) fn answering(&self, prompt: Vec<u32>, generation: &Generation) -> Result<Answering> {
         let tokenizer = self.words.as_ref().map(|w| &w.tokenizer);
         Answering::new(prompt, generation.n, &generation.stop, tokenizer)
     }

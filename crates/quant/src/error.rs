@@ -96,6 +96,9 @@ pub enum Error {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] planish_tensor::Error),
+    /// The caller wants no more of a run; what is written can be resumed.
+    #[error("interrupted")]
+    Interrupted,
     /// A calibration file that cannot be used.
     #[error("{}", Place(.path, *.line, .problem))]
     Samples {

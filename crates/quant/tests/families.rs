@@ -57,7 +57,7 @@ fn run(name: &str, setting: Setting, out: &Path) -> Outcome {
         keys: None,
     };
     let mut writer = CheckpointWriter::create(out, WriterOptions::default()).unwrap();
-    let outcome = quantize(&Cpu::new(1, Isa::best()), &job, &mut writer, &mut |_| {}).unwrap();
+    let outcome = quantize(&Cpu::new(1, Isa::best()), &job, &mut writer, &mut |_| Ok(())).unwrap();
     writer.add_file("config.json", &std::fs::read(data(name).join("config.json")).unwrap()).unwrap();
     writer.finish().unwrap();
     outcome

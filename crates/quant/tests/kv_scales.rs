@@ -58,7 +58,7 @@ fn write(name: &str, samples: &[Vec<u32>], out: &Path) -> planish_quant::Result<
         keys: None,
     };
     let mut writer = CheckpointWriter::create(out, WriterOptions::default()).unwrap();
-    quantize(&Cpu::new(1, Isa::best()), &job, &mut writer, &mut |_| {})?;
+    quantize(&Cpu::new(1, Isa::best()), &job, &mut writer, &mut |_| Ok(()))?;
     writer.add_file("config.json", &text).unwrap();
     writer.finish().unwrap();
     Ok(())

@@ -80,7 +80,7 @@ fn run(
         keys: None,
     };
     let mut writer = CheckpointWriter::create(dir, WriterOptions::default()).unwrap();
-    let outcome = quantize(&cpu(), &job, &mut writer, &mut |_| {}).unwrap();
+    let outcome = quantize(&cpu(), &job, &mut writer, &mut |_| Ok(())).unwrap();
     writer.finish().unwrap();
     outcome
 }

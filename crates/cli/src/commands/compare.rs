@@ -1,11 +1,12 @@
 //! `planish compare`: is the quantized model still the same?
-use super::flags::{EngineFlags, KV_DTYPES};
-use super::quantize::report_beside;
+use super::flags::EngineFlags;
 use super::tasks::{self, Kept, TaskFlags};
 use super::{bar, check_device, print, print_json};
 use crate::Global;
 use anyhow::{Context, Result};
 use clap::Args;
+use planish::pipeline::KV_DTYPES;
+use planish::quantize::report_beside;
 use planish::{Generation, Model, Pipeline, PipelineOptions};
 use planish_eval::compare::{self, Comparison, Sample};
 use planish_eval::html::Page;
@@ -29,7 +30,7 @@ pub struct Flags {
     #[arg(long, value_name = "DEVICE")]
     original_device: Option<String>,
     /// Element type of the quantized model's keys and values, as in `generate`
-    #[arg(long, default_value = "auto", value_parser = KV_DTYPES)]
+    #[arg(long, default_value = "auto", value_parser = KV_DTYPES.map(|(name, _)| name))]
     kv_dtype: String,
     /// Text file to measure on [default: a sample inside the program]
     #[arg(long)]

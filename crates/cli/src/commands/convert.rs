@@ -1,10 +1,10 @@
 //! `planish convert`: an 8-bit checkpoint in another layout, where that needs no calibration and changes no number.
-use super::quantize::parse_size;
 use super::{human, print, print_json};
 use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
 use planish::Model;
+use planish::quantize::parse_size;
 use planish_checkpoint::convert::Conversion;
 use planish_checkpoint::scheme::QuantFormat;
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions};

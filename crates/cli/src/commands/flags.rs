@@ -3,13 +3,10 @@ use super::structure::StructureFlags;
 use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
+use planish::pipeline::{KV_DTYPES, kv_dtype};
 use planish::{Generation, PipelineOptions};
 use planish_devices::Opening;
 use planish_engine::{EngineOptions, MOST_CHOICES, Sampling};
-use planish_tensor::DType;
-
-/// What `--kv-dtype` takes.
-pub const KV_DTYPES: [&str; 5] = ["auto", "f32", "bf16", "int8", "fp8"];
 
 /// Flags of the engine, shared by the commands that run a model.
 #[derive(Args, Clone, Default)]
@@ -24,7 +21,7 @@ pub struct EngineFlags {
     #[arg(long)]
     pub kv_cache_memory: Option<u64>,
     /// Element type of keys and values; int8 and fp8 keep a scale for each token and head
-    #[arg(long, default_value = "auto", value_parser = KV_DTYPES)]
+    #[arg(long, default_value = "auto", value_parser = KV_DTYPES.map(|(name, _)| name))]
     pub kv_dtype: String,
     /// Output projection: as the model has it, or quantized to INT8 while loading (faster, with a small loss)
     #[arg(long, default_value = "auto", value_parser = ["auto", "int8"])]
@@ -46,13 +43,6 @@ pub struct EngineFlags {
 impl EngineFlags {
     /// The pipeline's options.
     pub fn options(&self, global: &Global) -> PipelineOptions {
-        let kv_dtype = match self.kv_dtype.as_str() {
-            "f32" => Some(DType::F32),
-            "bf16" => Some(DType::BF16),
-            "int8" => Some(DType::I8),
-            "fp8" => Some(DType::F8E4M3),
-            _ => None,
-        };
         let overlap = match self.overlap.as_str() {
             "on" => Some(true),
             "off" => Some(false),
@@ -65,7 +55,7 @@ impl EngineFlags {
                 max_model_len: self.max_model_len,
                 max_batch: self.max_batch,
                 kv_cache_memory: self.kv_cache_memory,
-                kv_dtype,
+                kv_dtype: kv_dtype(&self.kv_dtype),
                 prefix_cache: self.no_prefix_cache.then_some(false),
                 overlap,
                 speculate: self.speculate,

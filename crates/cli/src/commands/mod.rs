@@ -6,7 +6,6 @@ pub mod client;
 pub mod compare;
 pub mod convert;
 pub mod eval;
-mod finite;
 mod flags;
 pub mod generate;
 pub mod inspect;
@@ -19,11 +18,11 @@ mod talk;
 mod tasks;
 mod usage;
 
+pub use planish::machine::{bar, check_device};
+
 use crate::Global;
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow};
 use planish::{Model, Pipeline, PipelineOptions};
-use planish_devices::{Opening, Work, with_device};
-use planish_tensor::Backend;
 use std::io::Write;
 
 /// Prints to stdout; a closed pipe is an error that the caller's caller knows.
@@ -59,32 +58,6 @@ fn named_by_flag(error: Error) -> Error {
         }
     }
     error
-}
-
-/// A progress bar on stderr, hidden where nobody looks.
-pub fn bar(shown: bool, length: u64, what: &str) -> indicatif::ProgressBar {
-    if !shown {
-        return indicatif::ProgressBar::hidden();
-    }
-    let style = indicatif::ProgressStyle::with_template("{msg:12} {wide_bar} {pos}/{len} {elapsed} (eta {eta})")
-        .unwrap_or_else(|_| indicatif::ProgressStyle::default_bar());
-    indicatif::ProgressBar::new(length).with_style(style).with_message(what.to_owned())
-}
-
-struct Nothing;
-
-impl Work for Nothing {
-    type Output = ();
-    fn run<B: Backend>(self, _: B) {}
-}
-
-/// Refuses a device that is not there before anything is written, and the null device, which answers every
-/// operation without computing: good for measuring overhead, never for a result.
-pub fn check_device(device: &str) -> Result<()> {
-    if device == "null" {
-        bail!("--device: expected a device that computes (auto, cpu or cuda), found null");
-    }
-    Ok(with_device(device, Opening { threads: Some(1), ..Opening::default() }, Nothing)?)
 }
 
 /// Bytes for people.

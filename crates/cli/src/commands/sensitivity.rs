@@ -1,9 +1,10 @@
 //! `planish sensitivity`: each layer's share of the damage that quantizing does.
-use super::quantize::{Prepared, RecipeFlags};
+use super::quantize::RecipeFlags;
 use super::{print, print_json};
 use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use planish::quantize::{Prepared, decide_recipe};
 use planish_quant::calibrate::probe::LayerShare;
 use planish_quant::html::{Shares, render_shares};
 use planish_quant::recipe::dtype_name;
@@ -33,9 +34,10 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     if flags.tokens == 0 {
         bail!("--tokens: expected a number above 0, found 0");
     }
-    let recipe = Prepared::decide(global, &flags.recipe)?;
-    let prepared = Prepared::open(global, &flags.model, recipe, flags.tokens)?;
-    let layers = prepared.shares(global, flags.tokens)?;
+    let machine = global.machine();
+    let recipe = decide_recipe(&machine, &flags.recipe.args()?)?;
+    let prepared = Prepared::open(&machine, &flags.model, recipe, flags.tokens)?;
+    let layers = prepared.shares(&machine, flags.tokens)?;
     if layers.is_empty() {
         bail!("--ignore: expected linears that are quantized, found that all stay in float");
     }

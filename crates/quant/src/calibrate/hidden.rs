@@ -1,5 +1,6 @@
 //! Running a block over hidden states: those of the calibration in chunks, those of the checks at once.
 use super::observe::read;
+use super::run::Tell;
 use super::states::{Chunk, States, block_bytes, groups};
 use crate::error::Result;
 use planish_model::block::{Block, Step};
@@ -154,13 +155,13 @@ impl<'a, B: Backend> Lane<'a, B> {
         math: FloatMath,
         states: &States<B>,
         tap: &mut dyn Tap<B>,
-        progress: &mut dyn FnMut(usize),
+        progress: Tell<'_, usize>,
     ) -> Result<()> {
         for chunk in &states.chunks {
             self.ws.set_tokens(chunk.tokens());
             chunk.load(self.backend, self.solver, &mut self.ws.x)?;
             self.run(block, math, &chunk.lengths, true, Some(&mut *tap))?;
-            progress(chunk.tokens());
+            progress(chunk.tokens())?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 //! The way of the blocks from and to the files: one after the other, or beside the work, so that a device does not wait.
-use super::run::{Progress, Run};
+use super::run::{Progress, Run, Tell};
 use super::save;
 use super::streams::Kept;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ struct Done {
 pub fn one_by_one<B: Backend>(
     run: &mut Run<'_, '_, B>,
     writer: &mut CheckpointWriter,
-    progress: &mut dyn FnMut(Progress),
+    progress: Tell<'_, Progress>,
 ) -> Result<()> {
     let (plan, source) = (run.job.plan, run.job.source);
     for layer in writer.completed_blocks()..plan.layers {
@@ -42,7 +42,7 @@ pub fn one_by_one<B: Backend>(
 pub fn side_by_side<B: Backend>(
     run: &mut Run<'_, '_, B>,
     writer: &mut CheckpointWriter,
-    progress: &mut dyn FnMut(Progress),
+    progress: Tell<'_, Progress>,
 ) -> Result<()> {
     let (first, plan, source) = (writer.completed_blocks(), run.job.plan, run.job.source);
     let (read, blocks) = sync_channel(1);
@@ -62,7 +62,7 @@ fn work<B: Backend>(
     first: usize,
     blocks: Receiver<Result<HostBlock>>,
     done: SyncSender<Done>,
-    progress: &mut dyn FnMut(Progress),
+    progress: Tell<'_, Progress>,
 ) -> Result<()> {
     let (plan, source) = (run.job.plan, run.job.source);
     let gone = |_| Error::State("a thread that reads or writes has ended".into());

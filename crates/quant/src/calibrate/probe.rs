@@ -8,7 +8,7 @@ use super::check::{self, Divergence};
 use super::fold::{FloatBlock, reader_names};
 use super::head::{self, Head};
 use super::hidden::{Hidden, Lane};
-use super::run::{Job, Progress};
+use super::run::{Job, Progress, Tell};
 use super::solve::Solved;
 use super::steps::{calibrate, smooth, solve};
 use super::streams::Streams;
@@ -44,11 +44,7 @@ pub struct GroupShare {
 }
 
 /// Measures every layer that has something to quantize.
-pub fn sensitivity<B: Backend>(
-    backend: &B,
-    job: &Job<'_>,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<LayerShare>> {
+pub fn sensitivity<B: Backend>(backend: &B, job: &Job<'_>, progress: Tell<'_, Progress>) -> Result<Vec<LayerShare>> {
     job.runs_on(backend)?;
     let (plan, lengths) = (job.plan, job.samples.iter().map(Vec::len).collect::<Vec<_>>());
     let solver = backend.solver().filter(|_| job.algorithm.solvable());
@@ -112,7 +108,7 @@ fn quantized_alone<B: Backend>(
     host: &HostBlock,
     original: &Block<B>,
     streams: &Streams<B>,
-    progress: &mut dyn FnMut(f64),
+    progress: Tell<'_, f64>,
 ) -> Result<Option<(LayerShare, Hidden)>> {
     let (plan, backend) = (job.plan, lane.backend);
     if !plan.roles(layer).into_iter().any(|role| job.kind_of(layer, role).is_some()) {

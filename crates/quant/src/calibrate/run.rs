@@ -100,6 +100,9 @@ pub struct Progress {
     pub part: f64,
 }
 
+/// Who is told how far a run is; an error of theirs, such as [`crate::Error::Interrupted`], ends it.
+pub type Tell<'a, T> = &'a mut dyn FnMut(T) -> Result<()>;
+
 /// A run between two blocks.
 pub(super) struct Run<'a, 'j, B: Backend> {
     pub lane: Lane<'a, B>,
@@ -110,7 +113,7 @@ pub(super) struct Run<'a, 'j, B: Backend> {
 }
 
 /// Quantizes every block, keeps nothing of it, and measures the result.
-pub fn measure<B: Backend>(backend: &B, job: &Job<'_>, progress: &mut dyn FnMut(Progress)) -> Result<Outcome> {
+pub fn measure<B: Backend>(backend: &B, job: &Job<'_>, progress: Tell<'_, Progress>) -> Result<Outcome> {
     job.runs_on(backend)?;
     let (mut run, layers) = (Run::fresh(backend, job)?, job.plan.layers);
     for layer in 0..layers {
@@ -127,7 +130,7 @@ pub fn quantize<B: Backend>(
     backend: &B,
     job: &Job<'_>,
     writer: &mut CheckpointWriter,
-    progress: &mut dyn FnMut(Progress),
+    progress: Tell<'_, Progress>,
 ) -> Result<Outcome> {
     job.runs_on(backend)?;
     let mut run = Run::begin(backend, job, writer)?;
@@ -202,7 +205,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         &mut self,
         layer: usize,
         host: HostBlock,
-        progress: &mut dyn FnMut(f64),
+        progress: Tell<'_, f64>,
     ) -> Result<Vec<(String, HostTensor)>> {
         let (lane, job, streams, phases) = (&mut self.lane, self.job, &mut self.streams, &mut self.phases);
         let (plan, backend, solver) = (job.plan, lane.backend, lane.solver);
@@ -244,7 +247,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         let wanted = layer + 1 < plan.layers || head::observes(job);
         tensors.extend(keys::advance(lane, job, layer, &block, &mut streams.calibration, wanted)?);
         phases.end(backend, "advance")?;
-        progress(1.0);
+        progress(1.0)?;
         self.layers.push(report(plan, layer, experts, smoothed, solved, errors, streams));
         Ok(tensors)
     }

@@ -2,7 +2,7 @@
 use super::fold::{FloatBlock, Smoothing, smoothed_inputs, smoothed_readers};
 use super::hidden::Lane;
 use super::observe::Statistics;
-use super::run::Job;
+use super::run::{Job, Tell};
 use super::sampled::{Eyes, Sampled};
 use super::solve::{Correlation, Solved, solve_input};
 use super::stored::{needs_maxima, needs_ranges};
@@ -29,7 +29,7 @@ pub(super) fn calibrate<B: Backend>(
     layer: usize,
     block: &Block<B>,
     streams: &Streams<B>,
-    progress: &mut dyn FnMut(f64),
+    progress: Tell<'_, f64>,
 ) -> Result<Calibrated<B>> {
     let grams = job.algorithm.needs_grams();
     if !grams && !job.smooths() && !needs_maxima(job.stored) {
@@ -48,13 +48,13 @@ pub(super) fn calibrate<B: Backend>(
     let mut done = 0;
     lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut eyes, &mut |tokens| {
         done += tokens;
-        progress(0.7 * done as f64 / total as f64);
+        progress(0.7 * done as f64 / total as f64)
     })?;
     let tokens = statistics.expert_tokens();
     let few: Vec<u16> = tokens.iter().filter(|(_, tokens)| *tokens < FEW_TOKENS).map(|(e, _)| *e).collect();
     if !few.is_empty() {
         statistics.widen(lane.backend, few.clone())?;
-        lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut statistics, &mut |_| {})?;
+        lane.observe_all(block, FloatMath::Bf16, &streams.calibration, &mut statistics, &mut |_| Ok(()))?;
     }
     let tokens = tokens.into_iter().map(|(_, tokens)| tokens).collect();
     Ok((Some(statistics), sampled, ExpertTokens { tokens, on_all_tokens: few }))

@@ -76,7 +76,7 @@ fn run<B: Backend>(
     };
     let options = WriterOptions { resume: true, ..WriterOptions::default() };
     let mut writer = CheckpointWriter::create(dir, options).unwrap();
-    let outcome = quantize(b, &job, &mut writer, &mut |_| {})?;
+    let outcome = quantize(b, &job, &mut writer, &mut |_| Ok(()))?;
     writer.finish().unwrap();
     Ok(outcome)
 }

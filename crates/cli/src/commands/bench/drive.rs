@@ -86,15 +86,15 @@ pub fn milliseconds(time: Duration) -> f64 {
 
 /// Sends all jobs, at most `together` of them at once, and waits for the last; `ended` hears how many are over.
 pub fn drive(handle: &Handle, jobs: &[Request], together: usize, mut ended: impl FnMut(usize)) -> Result<Run> {
-    let mut feed = Feed::new(handle);
+    let mut feed = Feed::default();
     let start = Instant::now();
     let mut requests: Vec<Timeline> = Vec::with_capacity(jobs.len());
     let (mut waiting, mut over) = (jobs.iter(), 0);
-    let mut send = |requests: &mut Vec<Timeline>, feed: &mut Feed<'_>| -> Result<()> {
+    let mut send = |requests: &mut Vec<Timeline>, feed: &mut Feed| -> Result<()> {
         let Some(job) = waiting.next() else { return Ok(()) };
         let (sent, tokens) = (Instant::now(), Vec::with_capacity(job.max_new_tokens));
         requests.push(Timeline { prompt: job.prompt.len(), sent, tokens, ended: sent });
-        feed.submit(job.clone())
+        feed.submit(handle, job.clone())
     };
     for _ in 0..together.min(jobs.len()) {
         send(&mut requests, &mut feed)?;

@@ -1,27 +1,16 @@
 //! `planish quantize` (and `planish lite smooth_quant`): an 8-bit checkpoint that is proved to be the same model.
-mod budget;
-mod calibration;
-mod outcome;
-mod prepared;
-mod samples;
-mod stored;
-mod typed;
+mod flags;
 
-pub use outcome::report_beside;
-pub use prepared::Prepared;
-pub use typed::RecipeFlags;
+pub use flags::RecipeFlags;
 
+use super::{human, print, print_json, usage};
 use crate::Global;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
-use planish::Model;
-use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
-use planish_quant::recipe::Recipe;
-use planish_quant::samples::Samples;
-use sha2::{Digest, Sha256};
-use std::path::PathBuf;
-use std::time::Instant;
-use typed::CalibrationFlags;
+use flags::CalibrationFlags;
+use planish::quantize::{Budget, Done, Made, Order, parse_size, quantize};
+use serde_json::json;
+use std::path::{Path, PathBuf};
 
 /// Flags of the command.
 #[derive(Args)]
@@ -35,8 +24,8 @@ pub struct Flags {
     recipe: RecipeFlags,
     /// Keep the most sensitive linears in float until the divergence on held-back tokens is at most this: KL=0.01; with
     /// KL=0.01,fp8 those that lose less in FP8 go there first (such a checkpoint needs a device that runs both)
-    #[arg(long, value_name = "KL=X[,fp8]", value_parser = budget::parse)]
-    budget: Option<budget::Budget>,
+    #[arg(long, value_name = "KL=X[,fp8]", value_parser = Budget::parse)]
+    budget: Option<Budget>,
     /// Continue an unfinished run
     #[arg(long)]
     resume: bool,
@@ -96,73 +85,63 @@ pub fn run_lite(global: &Global, flags: &LiteFlags) -> Result<()> {
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
-    let start = Instant::now();
-    let recipe = Prepared::decide(global, &flags.recipe)?;
-    if recover(&flags.work_dir).unwrap_or(false) && flags.resume {
-        return outcome::say_complete(global, &flags.work_dir);
-    }
-    let tokens = flags.budget.map_or(samples::HELD_BACK, |_| budget::TOKENS);
-    let mut prepared = Prepared::open(global, &flags.model, recipe, tokens)?;
-    let taken = std::fs::read_dir(&flags.work_dir).is_ok_and(|mut entries| entries.next().is_some());
-    if flags.budget.is_some() && taken && !flags.overwrite && !flags.resume {
-        // The writer would say so too, but only after the measurements.
-        bail!("{}: expected an empty directory, or --overwrite or --resume, found files", flags.work_dir.display());
-    }
-    flags.budget.map_or(Ok(()), |allowed| budget::check(allowed, &prepared))?;
-    let spent = flags.budget.map(|allowed| budget::spend(global, &mut prepared, allowed)).transpose()?;
-    let (model, recipe, samples) = (&prepared.model, &prepared.recipe, &prepared.samples);
-    let scheme = prepared.scheme()?;
-    let options = WriterOptions {
-        max_shard_size: flags.max_shard_size,
-        overwrite: flags.overwrite,
+    let order = Order {
+        model: flags.model.clone(),
+        work_dir: flags.work_dir.clone(),
+        recipe: flags.recipe.args()?,
+        budget: flags.budget,
         resume: flags.resume,
-        settings: settings_digest(model, recipe, samples),
-        input: Some(model.path.clone()),
+        overwrite: flags.overwrite,
+        max_shard_size: flags.max_shard_size,
     };
-    let mut writer = CheckpointWriter::create(&flags.work_dir, options)?;
-    let outcome = prepared.write(global, &mut writer)?;
-    let phases = outcome.phases.clone();
-    let mut report = outcome::report(&flags.model, model, recipe, samples, prepared.held_back.len(), outcome);
-    report.budget = spent;
-    let report = outcome::save(&mut writer, &prepared, &scheme, report)?;
-    writer.finish()?;
-    outcome::summarize(global, flags, &report, start.elapsed().as_secs_f64(), &phases)
-}
-
-/// What must be equal for a run to be continued.
-fn settings_digest(model: &Model, recipe: &Recipe, samples: &Samples) -> String {
-    let mut hasher = Sha256::new();
-    hasher.update(serde_json::to_vec(model.config.fields()).unwrap_or_default());
-    hasher.update(model.bytes.to_le_bytes());
-    hasher.update(recipe.to_yaml());
-    hasher.update(format!("{:?} {:?}", recipe.format, recipe.seed));
-    hasher.update(&samples.sha256);
-    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// `5GB` as bytes.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => 1,
-        "KB" => 1000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        _ => return Err("expected a size such as 500MB or 5GB".into()),
-    };
-    let number: u64 = digits.parse().map_err(|_| "expected a size such as 500MB or 5GB".to_owned())?;
-    number.checked_mul(unit).filter(|&n| n > 0).ok_or_else(|| "expected a size such as 500MB or 5GB".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
-        assert_eq!(parse_size("12"), Ok(12));
-        assert!(parse_size("5XB").is_err() && parse_size("GB").is_err() && parse_size("0").is_err());
-        assert!(parse_size("99999999999999GB").is_err());
+    let (done, dir) = (quantize(&global.machine(), &order)?, &flags.work_dir);
+    match &done {
+        _ if global.json => document(&done, dir),
+        Done::Made(made) => print(&summary(made, dir)),
+        Done::Completed => print(&format!("{}: the unfinished run was complete and is now in place\n", dir.display())),
     }
+}
+
+fn document(done: &Done, dir: &Path) -> Result<()> {
+    let mut document = done.document(dir)?;
+    if let Done::Made(_) = done {
+        document["cpu_seconds"] = json!(usage::cpu_seconds());
+        document["peak_memory_bytes"] = json!(usage::peak_memory());
+    }
+    print_json(&document)
+}
+
+fn summary(made: &Made, dir: &Path) -> String {
+    let report = &made.report;
+    let (checks, totals) = (&report.self_checks, &report.totals);
+    let kl = |x: Option<f64>| x.map_or("not measured".to_owned(), |x| format!("{x:.2e}"));
+    let mut text = format!(
+        "{}: {} -> {}\n  smoothed model   KL {} (limit {:.0e}) on {} held-back tokens\n  quantized model  KL {}, same first choice {:.2} %\n",
+        dir.display(),
+        human(totals.bytes_before),
+        human(totals.bytes_after),
+        kl(checks.smoothing_kl),
+        checks.smoothing_kl_threshold,
+        checks.tokens,
+        kl(checks.quantized_kl_mean),
+        100.0 * checks.top1_agreement.unwrap_or(0.0),
+    );
+    if let Some(b) = &report.budget {
+        text += &format!(
+            "  budget           KL {:.2e} ± {:.1e} of {:.2e} on {} held-back tokens; {} linears in FP8, {} in float, {} more\n",
+            b.kl,
+            b.standard_error,
+            b.target,
+            b.tokens,
+            b.fp8.len(),
+            b.kept.len(),
+            human(b.bytes)
+        );
+    }
+    let (cpu, memory) = (usage::cpu_seconds().unwrap_or(0.0), usage::peak_memory().unwrap_or(0));
+    text += &format!("  {:.1} s, {cpu:.1} CPU seconds, {} at most\n", made.seconds, human(memory));
+    for warning in report.warnings.iter().take(10) {
+        text += &format!("  note: {warning}\n");
+    }
+    text
 }

@@ -1,16 +1,17 @@
 //! The calibration sequences of a run, in the model's own words.
 use super::calibration;
+use crate::source::Model;
+use crate::words::Words;
 use anyhow::Result;
-use planish::{Model, Words};
 use planish_quant::recipe::Recipe;
-use planish_quant::samples::{self, SampleOptions, SampleTokenizer, Samples, Source};
+use planish_quant::samples::{SampleOptions, SampleTokenizer, Samples, Source};
 use planish_text::{ChatInput, SpecialText};
 use serde_json::Value;
 use std::path::PathBuf;
 
 /// Calibration sequences, and at most `tokens` tokens of further ones for the self-checks, which no statistic has seen
 /// (if there are two sequences).
-pub fn load_samples(model: &Model, recipe: &Recipe, tokens: usize, quiet: bool) -> Result<(Samples, Vec<u32>)> {
+pub fn load(model: &Model, recipe: &Recipe, tokens: usize, quiet: bool) -> Result<(Samples, Vec<u32>)> {
     let path = recipe.calib_dataset.as_ref().map(PathBuf::from);
     // A list of token ids is taken as it is given.
     let as_given = path.as_ref().is_some_and(|p| p.extension().is_some_and(|e| e == "json"));
@@ -28,7 +29,7 @@ pub fn load_samples(model: &Model, recipe: &Recipe, tokens: usize, quiet: bool) 
         pack: true,
     };
     let tokenizer = Tokens { words: model.find_words()?, vocab: model.plan.vocab };
-    let mut samples = samples::load(&source, &options, &tokenizer)?;
+    let mut samples = planish_quant::samples::load(&source, &options, &tokenizer)?;
     let held_back: Vec<u32> = match samples.ids.len() {
         0 | 1 => samples.ids.first().cloned().unwrap_or_default(),
         // Of little data only a part is held back.

@@ -1,17 +1,16 @@
 //! A model, a recipe and calibration sequences, opened: what every run over the blocks starts from.
-use super::samples::load_samples;
 use super::stored;
-use super::typed::{RecipeFlags, algorithm, decide_recipe, strength};
-use crate::Global;
-use crate::commands::{bar, check_device, finite};
+use super::strength::{algorithm, strength};
+use super::{finite, samples};
+use crate::machine::{Machine, bar};
+use crate::source::Model;
 use anyhow::{Result, bail};
-use planish::Model;
 use planish_checkpoint::scheme::Scheme;
 use planish_checkpoint::writer::CheckpointWriter;
-use planish_devices::{Opening, Work, cores, with_device};
+use planish_devices::{Work, with_device};
 use planish_model::Role;
 use planish_quant::calibrate::probe::{LayerShare, sensitivity};
-use planish_quant::calibrate::run::{Job, Outcome, Progress, measure, quantize};
+use planish_quant::calibrate::run::{Job, Outcome, Progress, Tell, measure, quantize};
 use planish_quant::calibrate::save::Layout;
 use planish_quant::recipe::{Recipe, q8};
 use planish_quant::samples::Samples;
@@ -47,7 +46,7 @@ enum Found {
 struct Run<'a, 'b> {
     job: &'a Job<'b>,
     over: Over<'a>,
-    progress: &'a mut dyn FnMut(Progress),
+    progress: Tell<'a, Progress>,
 }
 
 impl Work for Run<'_, '_> {
@@ -63,22 +62,17 @@ impl Work for Run<'_, '_> {
 
 impl Prepared {
     /// Decides and opens everything; at most `tokens` of the calibration are held back.
-    pub fn open(global: &Global, model: &str, recipe: Recipe, tokens: usize) -> Result<Prepared> {
+    pub fn open(machine: &Machine, model: &str, recipe: Recipe, tokens: usize) -> Result<Prepared> {
+        machine.go_on()?;
         let model = Model::open(model)?;
         if model.scheme.is_some() {
             bail!("{}: expected a float model, found one that is quantized already", model.path.display());
         }
         stored::check(&model.plan, &recipe)?;
-        let (samples, held_back) = load_samples(&model, &recipe, tokens, !global.talks())?;
+        let (samples, held_back) = samples::load(&model, &recipe, tokens, !machine.talks)?;
         let float_dtype = model.tensors.tensor(model.plan.arch.names.embed)?.dtype();
-        let threads = global.threads.unwrap_or_else(cores);
+        let threads = machine.threads();
         Ok(Prepared { model, recipe, samples, held_back, threads, float_dtype })
-    }
-
-    /// The recipe of these flags, on a device that is there.
-    pub fn decide(global: &Global, flags: &RecipeFlags) -> Result<Recipe> {
-        check_device(&global.device)?;
-        decide_recipe(flags)
     }
 
     /// The 8-bit type of a linear; `None` for what stays in float.
@@ -104,30 +98,30 @@ impl Prepared {
     }
 
     /// Quantizes into `writer`.
-    pub fn write(&self, global: &Global, writer: &mut CheckpointWriter) -> Result<Outcome> {
-        match self.run(global, Over::Writing(writer), "quantizing")? {
+    pub fn write(&self, machine: &Machine, writer: &mut CheckpointWriter) -> Result<Outcome> {
+        match self.run(machine, Over::Writing(writer), "quantizing")? {
             Found::Outcome(outcome) => Ok(outcome),
             Found::Shares(_) => bail!("a quantizing run measured shares"),
         }
     }
 
     /// Quantizes, keeps nothing, and measures the result.
-    pub fn measure(&self, global: &Global) -> Result<Outcome> {
-        match self.run(global, Over::Measuring, "measuring")? {
+    pub fn measure(&self, machine: &Machine) -> Result<Outcome> {
+        match self.run(machine, Over::Measuring, "measuring")? {
             Found::Outcome(outcome) => Ok(outcome),
             Found::Shares(_) => bail!("a measuring run measured shares"),
         }
     }
 
     /// What each layer does alone, measured on at most `tokens` of what is held back.
-    pub fn shares(&self, global: &Global, tokens: usize) -> Result<Vec<LayerShare>> {
-        match self.run(global, Over::Probing(tokens), "probing")? {
+    pub fn shares(&self, machine: &Machine, tokens: usize) -> Result<Vec<LayerShare>> {
+        match self.run(machine, Over::Probing(tokens), "probing")? {
             Found::Shares(shares) => Ok(shares),
             Found::Outcome(_) => bail!("a probing run quantized"),
         }
     }
 
-    fn run(&self, global: &Global, over: Over<'_>, what: &str) -> Result<Found> {
+    fn run(&self, machine: &Machine, over: Over<'_>, what: &str) -> Result<Found> {
         let model = &self.model;
         let strength = |layer, input| strength(model, &self.recipe, layer, input);
         let kind = |layer, role| self.kind(layer, role);
@@ -152,11 +146,13 @@ impl Prepared {
             layout: Layout { scale_name, scale_dtype: DType::F32, float_dtype: self.float_dtype },
             keys: None,
         };
-        let shown = bar(global.talks(), model.plan.layers as u64, what);
-        let mut progress = |p: Progress| shown.set_position((p.layer as f64 + p.part) as u64);
+        let shown = bar(machine.talks, model.plan.layers as u64, what);
+        let mut progress = |p: Progress| {
+            shown.set_position((p.layer as f64 + p.part) as u64);
+            machine.go_on()
+        };
         let run = Run { job: &job, over, progress: &mut progress };
-        let found = with_device(&global.device, Opening { threads: global.threads, ..Opening::default() }, run)?
-            .map_err(|e| finite::explain(model, e))?;
+        let found = with_device(&machine.device, machine.opening(), run)?.map_err(|e| finite::explain(model, e))?;
         shown.finish_and_clear();
         if let Found::Outcome(outcome) = &found {
             finite::check(model, outcome.quantized.mean)?;

@@ -1,6 +1,6 @@
 //! Weights that are no numbers: the tensor that holds them is named.
+use crate::source::Model;
 use anyhow::{Result, anyhow};
-use planish::Model;
 
 /// A model whose divergence is no number is not saved.
 pub fn check(model: &Model, divergence: f64) -> Result<()> {

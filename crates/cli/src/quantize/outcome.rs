@@ -1,20 +1,15 @@
-//! What a run says of itself: the report, the files beside the tensors, the summary.
-use super::{Flags, Prepared, stored};
-use crate::Global;
-use crate::commands::{human, print, print_json, usage};
+//! What a run says of itself: the report, the files beside the tensors.
+use super::{Prepared, stored};
+use crate::source::Model;
 use anyhow::Result;
-use planish::Model;
 use planish_checkpoint::scheme::Scheme;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::Input;
 use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
-use planish_quant::calibrate::phases::Phases;
 use planish_quant::calibrate::run::{FEW_TOKENS, Outcome};
 use planish_quant::recipe::{Activations, Format, Recipe, Smooth, WeightMethod, dtype_name, q8};
 use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
 use planish_quant::samples::Samples;
-use serde_json::{Value, json};
-use std::path::Path;
 
 /// The report of a finished run; the bytes written are filled in when it is saved.
 pub fn report(
@@ -106,64 +101,4 @@ pub fn save(writer: &mut CheckpointWriter, prepared: &Prepared, scheme: &Scheme,
     writer.add_file("planish_report.json", report.to_json().as_bytes())?;
     writer.add_file("planish_report.html", planish_quant::html::render_html(&report).as_bytes())?;
     Ok(report)
-}
-
-/// An earlier run had done everything but the last renames, which are done now.
-pub fn say_complete(global: &Global, dir: &Path) -> Result<()> {
-    if !global.json {
-        return print(&format!("{}: the unfinished run was complete and is now in place\n", dir.display()));
-    }
-    let mut document = report_beside(dir).unwrap_or_else(|| json!({}));
-    document["work_dir"] = dir.display().to_string().into();
-    print_json(&document)
-}
-
-/// Tells the user.
-pub fn summarize(global: &Global, flags: &Flags, report: &Report, seconds: f64, phases: &Phases) -> Result<()> {
-    let (checks, totals) = (&report.self_checks, &report.totals);
-    if global.json {
-        // Through the saved text, so that both say the same digits.
-        let mut document: Value = serde_json::from_str(&report.to_json())?;
-        document["work_dir"] = flags.work_dir.display().to_string().into();
-        document["seconds"] = seconds.into();
-        document["phases"] = phases.seconds().iter().map(|(name, s)| (name.to_string(), json!(s))).collect();
-        document["cpu_seconds"] = json!(usage::cpu_seconds());
-        document["peak_memory_bytes"] = json!(usage::peak_memory());
-        return print_json(&document);
-    }
-    let kl = |x: Option<f64>| x.map_or("not measured".to_owned(), |x| format!("{x:.2e}"));
-    let mut text = format!(
-        "{}: {} -> {}\n  smoothed model   KL {} (limit {:.0e}) on {} held-back tokens\n  quantized model  KL {}, same first choice {:.2} %\n",
-        flags.work_dir.display(),
-        human(totals.bytes_before),
-        human(totals.bytes_after),
-        kl(checks.smoothing_kl),
-        checks.smoothing_kl_threshold,
-        checks.tokens,
-        kl(checks.quantized_kl_mean),
-        100.0 * checks.top1_agreement.unwrap_or(0.0),
-    );
-    if let Some(b) = &report.budget {
-        text += &format!(
-            "  budget           KL {:.2e} ± {:.1e} of {:.2e} on {} held-back tokens; {} linears in FP8, {} in float, {} more\n",
-            b.kl,
-            b.standard_error,
-            b.target,
-            b.tokens,
-            b.fp8.len(),
-            b.kept.len(),
-            human(b.bytes)
-        );
-    }
-    let (cpu, memory) = (usage::cpu_seconds().unwrap_or(0.0), usage::peak_memory().unwrap_or(0));
-    text += &format!("  {seconds:.1} s, {cpu:.1} CPU seconds, {} at most\n", human(memory));
-    for warning in report.warnings.iter().take(10) {
-        text += &format!("  note: {warning}\n");
-    }
-    print(&text)
-}
-
-/// The report beside a checkpoint, if it has one.
-pub fn report_beside(dir: &Path) -> Option<Value> {
-    serde_json::from_slice(&std::fs::read(dir.join("planish_report.json")).ok()?).ok()
 }

@@ -1,7 +1,7 @@
 //! `--budget KL=x`: measure, keep the most sensitive groups in float, measure again, until the divergence holds. With
 //! `KL=x,fp8`, groups that lose less in FP8 go there first, which costs no bytes.
 use super::prepared::Prepared;
-use crate::Global;
+use crate::machine::Machine;
 use anyhow::{Result, bail};
 use planish_quant::budget::{Candidate, keep_more};
 use planish_quant::calibrate::probe::GroupShare;
@@ -27,13 +27,16 @@ pub struct Budget {
     pub fp8: bool,
 }
 
-/// The budget that `KL=x` or `KL=x,fp8` means.
-pub fn parse(text: &str) -> Result<Budget, String> {
-    let (number, fp8) = text.strip_suffix(",fp8").map_or((text, false), |number| (number, true));
-    let number = number.strip_prefix("KL=").or_else(|| number.strip_prefix("kl=")).and_then(|x| x.parse::<f64>().ok());
-    let target = number.filter(|x| x.is_finite() && *x > 0.0);
-    let target = target.ok_or("expected KL= and a number above 0, such as KL=0.01 or KL=0.01,fp8")?;
-    Ok(Budget { target, fp8 })
+impl Budget {
+    /// The budget that `KL=x` or `KL=x,fp8` means.
+    pub fn parse(text: &str) -> Result<Budget, String> {
+        let (number, fp8) = text.strip_suffix(",fp8").map_or((text, false), |number| (number, true));
+        let number =
+            number.strip_prefix("KL=").or_else(|| number.strip_prefix("kl=")).and_then(|x| x.parse::<f64>().ok());
+        let target = number.filter(|x| x.is_finite() && *x > 0.0);
+        let target = target.ok_or("expected KL= and a number above 0, such as KL=0.01 or KL=0.01,fp8")?;
+        Ok(Budget { target, fp8 })
+    }
 }
 
 /// Refuses, before any work, a budget that a recipe leaves no room for.
@@ -52,13 +55,13 @@ pub fn check(budget: Budget, prepared: &Prepared) -> Result<()> {
 }
 
 /// Changes the recipe until the measured divergence, one standard error added, is at most the target.
-pub fn spend(global: &Global, prepared: &mut Prepared, budget: Budget) -> Result<BudgetReport> {
+pub fn spend(machine: &Machine, prepared: &mut Prepared, budget: Budget) -> Result<BudgetReport> {
     let target = budget.target;
     let mut report = BudgetReport { target, tokens: prepared.held_back.len(), ..BudgetReport::default() };
     let mut groups: Vec<GroupShare> = Vec::new();
     let mut kept: Vec<usize> = Vec::new();
     for _ in 0..ATTEMPTS {
-        let measured = prepared.measure(global)?.quantized;
+        let measured = prepared.measure(machine)?.quantized;
         let upper = measured.mean + measured.error;
         let bytes = kept.iter().map(|&i| extra(prepared, &groups[i])).sum();
         report.attempts.push(Attempt { kl: measured.mean, standard_error: measured.error, bytes });
@@ -69,9 +72,9 @@ pub fn spend(global: &Global, prepared: &mut Prepared, budget: Budget) -> Result
             return Ok(report);
         }
         if groups.is_empty() {
-            groups = prepared.shares(global, PROBED)?.into_iter().flat_map(|share| share.groups).collect();
+            groups = prepared.shares(machine, PROBED)?.into_iter().flat_map(|share| share.groups).collect();
             if budget.fp8 {
-                report.fp8 = to_fp8(global, prepared, &mut groups)?;
+                report.fp8 = to_fp8(machine, prepared, &mut groups)?;
                 if !report.fp8.is_empty() {
                     continue; // perhaps that is enough
                 }
@@ -96,10 +99,10 @@ pub fn spend(global: &Global, prepared: &mut Prepared, budget: Budget) -> Result
 }
 
 /// Puts the groups that clearly lose less there into FP8, and their shares to what they are then; their names.
-fn to_fp8(global: &Global, prepared: &mut Prepared, groups: &mut [GroupShare]) -> Result<Vec<String>> {
+fn to_fp8(machine: &Machine, prepared: &mut Prepared, groups: &mut [GroupShare]) -> Result<Vec<String>> {
     let fp8 = prepared.recipe.in_fp8();
     let int8 = std::mem::replace(&mut prepared.recipe, fp8);
-    let there = prepared.shares(global, PROBED);
+    let there = prepared.shares(machine, PROBED);
     prepared.recipe = int8;
     let there: Vec<GroupShare> = there?.into_iter().flat_map(|share| share.groups).collect();
     let mut names = Vec::new();
@@ -129,10 +132,10 @@ mod tests {
 
     #[test]
     fn budgets_are_read() {
-        assert_eq!(parse("KL=0.01"), Ok(Budget { target: 0.01, fp8: false }));
-        assert_eq!(parse("kl=1e-3,fp8"), Ok(Budget { target: 1e-3, fp8: true }));
+        assert_eq!(Budget::parse("KL=0.01"), Ok(Budget { target: 0.01, fp8: false }));
+        assert_eq!(Budget::parse("kl=1e-3,fp8"), Ok(Budget { target: 1e-3, fp8: true }));
         for wrong in ["0.1", "KL=0", "KL=", "KL=0.1,int8", "KL=0.1,", "KL=inf", ",fp8", "KL=-1"] {
-            assert!(parse(wrong).is_err(), "{wrong}");
+            assert!(Budget::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

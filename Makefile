@@ -6,7 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PLANISH := $(TARGET)/release/planish
 export MODEL
 
-.PHONY: help build demo test test-clients bench bench-serving lint
+.PHONY: help build demo test test-clients test-python bench bench-serving lint
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test:  ## everything that CI runs
 
 test-clients: build  ## real programs against a running server: SDKs, frameworks, lm_eval, schemathesis, a browser, nginx
 	@PLANISH="$(PLANISH)" scripts/test_clients.sh
+
+test-python: build  ## the Python package: built and installed by pip, then its tests
+	@PLANISH="$(PLANISH)" scripts/test_python.sh
 
 bench: build  ## tokens per second of the demo's model and of INT8 twins in demo/, and every kernel
 	@PLANISH="$(PLANISH)" scripts/bench.sh

@@ -41,6 +41,10 @@ run_clients() {
 }
 if [ -n "${PLANISH_TEST_MODEL:-}" ]; then step clients run_clients; fi
 
+# The Python package, built with what the tests have built; its tests are counted with them.
+run_python() { PLANISH=${CARGO_TARGET_DIR:-target}/debug/planish PROFILE=dev scripts/test_python.sh 2>&1 | tee -a "$log"; }
+step python run_python
+
 # `test result: ok. 3 passed; 0 failed; 0 ignored; …`, one line per test binary.
 read -r passed failed ignored < <(awk '
   /^test result: / { for (i = 2; i <= NF; i++) {

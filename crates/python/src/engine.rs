@@ -78,7 +78,8 @@ impl Engine {
         dict.set_item("device", &info.device)?;
         dict.set_item("max_model_len", info.config.max_model_len)?;
         dict.set_item("max_batch", info.config.max_batch)?;
-        dict.set_item("kv_dtype", info.config.kv_dtype.to_string())?;
+        let kv = KV_DTYPES.into_iter().find(|(_, dtype)| *dtype == Some(info.config.kv_dtype));
+        dict.set_item("kv_dtype", kv.map(|(name, _)| name))?;
         dict.set_item("vocab_size", info.plan.vocab)?;
         dict.set_item("notes", &info.notes)?;
         Ok(dict)

@@ -55,7 +55,7 @@ class Quantizing(unittest.TestCase):
             ({"quant_dtype": "int4"}, ValueError, "quant_dtype"),
             ({"smooth": 2}, ValueError, "smooth"),
             ({"smooth": True}, TypeError, "smooth"),
-            ({"calib_samples": -1}, ValueError, "calib_samples: expected a number from 0 up, found -1"),
+            ({"calib_samples": -1}, ValueError, "calib_samples: expected a number from 0 up, or None, found -1"),
             ({"budget": 0}, ValueError, "budget"),
             ({"max_shard_size": "5XB"}, ValueError, "max_shard_size"),
             ({"device": "null"}, planish.Error, "device"),

@@ -85,7 +85,7 @@ fn run<B: Backend>(
     let dir = std::env::temp_dir().join(format!("time_blocks-{}", std::process::id()));
     let mut writer = CheckpointWriter::create(&dir, WriterOptions::default())?;
     let start = Instant::now();
-    let outcome = quantize(b, &job, &mut writer, &mut |_| {});
+    let outcome = quantize(b, &job, &mut writer, &mut |_| Ok(()));
     println!(
         "{:.2} s in all, {:.1} GB free on the device",
         start.elapsed().as_secs_f64(),

@@ -80,4 +80,5 @@ def quantize(
     Ctrl-C ends the run after what it is computing; `resume=True` goes on from there.
     """
     given = dict(locals())
-    return json.loads(_planish.quantize(SimpleNamespace(**given), talks(log_level)))
+    report: dict[str, Any] = json.loads(_planish.quantize(SimpleNamespace(**given), talks(log_level)))
+    return report

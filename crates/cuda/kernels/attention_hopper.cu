@@ -4,29 +4,12 @@
 // takes one tile after another.
 // Results equal those of the other kernels of this family to the bit: both kinds of instruction sum steps of 16 alike.
 #include "attention_mma.cuh"
+#include "copy_engine.cuh"
 
-__device__ __forceinline__ void barrier_init(unsigned at, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
-}
-__device__ __forceinline__ void barrier_arrive(unsigned at) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(unsigned at, unsigned parity) {
-    asm volatile(
-        "{\n.reg .pred p;\n"
-        "again:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-        "@p bra done;\nbra again;\ndone:\n}" ::"r"(at),
-        "r"(parity)
-        : "memory");
-}
 // Arrives when all copies of this thread so far are complete.
 __device__ __forceinline__ void barrier_arrive_copied(unsigned at) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at) : "memory");
 }
-// What was written to shared memory in the ordinary way, as far as this thread sees it, becomes visible to the matrix
-// units. The writers would wait here for all copies under way; so the readers call it, once a barrier let them through.
-__device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
 // A matrix of rows of 128 swizzled bytes in shared memory; `across` is the distance of blocks of 64 columns, which only
 // matters where rows are steps of the sum.
 __device__ __forceinline__ unsigned long long matrix(unsigned at, unsigned across) {
@@ -304,7 +287,7 @@ struct Hopper {
             unsigned short* x = (unsigned short*)(unit + i * 2);
             if ((*x & 0x7F80) == 0x7F80) *x = 0;
         }
-        publish();
+        copy_engine_fence();
         asm volatile("barrier.cta.sync 1, 256;" ::: "memory");
 #pragma unroll
         for (int i = 0; i < N; i++) o[i] = copy[i];
@@ -339,8 +322,9 @@ struct Hopper {
             for (int segment = span.begin; segment < span.end; segment++) {
                 float s[64], m[2], l[2];
                 int stage = unit % STAGES;
+                // The writers would wait in this fence for all copies under way; so the readers call it.
                 barrier_wait(full + stage * 8, unit / STAGES & 1);
-                publish();
+                copy_engine_fence();
                 products_begin();
 #pragma unroll
                 for (int i = 0; i < D / 16; i++) {
@@ -359,7 +343,7 @@ struct Hopper {
                 weigh<Cache>(segment, *(float(*)[16][4])s, p, m, l, rule, row, its);
                 stage = unit % STAGES;
                 barrier_wait(full + stage * 8, unit / STAGES & 1);
-                publish();
+                copy_engine_fence();
                 float o[N];
                 bool begun = false;
                 int key = segment * SEGMENT;

@@ -3,6 +3,7 @@
 // that spares byte permutations: q is laid out alike, and output channels are put back when they are written.
 #pragma once
 #include "attention.cuh"
+#include "shared_address.cuh"
 
 constexpr int PIECE = 64; // keys
 
@@ -21,8 +22,6 @@ struct CacheE4m3 {
 
 // An odd number of 16-byte chunks, so that eight rows of a matrix lie in different banks.
 __host__ __device__ constexpr int pitch_of(int bytes) { return (bytes / 16 | 1) * 16; }
-
-__device__ __forceinline__ unsigned shared_address(const void* p) { return (unsigned)__cvta_generic_to_shared(p); }
 
 __device__ __forceinline__ void copy_16(unsigned to, const void* from, bool some) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(some ? 16 : 0) : "memory");
@@ -61,6 +60,15 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
     return r;
 }
 
+// The chosen bits of two bf16 of 128. The constant comes from a register that the compiler does not look into: an
+// instruction holds one constant, and for two it would make two.
+__device__ __forceinline__ unsigned chosen_or_128(unsigned x, unsigned bits) {
+    unsigned y, of_128;
+    asm volatile("mov.b32 %0, 0x43004300;" : "=r"(of_128));
+    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(y) : "r"(x), "r"(bits), "r"(of_128));
+    return y;
+}
+
 // Four codes as two pairs of bf16: bytes 0 and 2, bytes 1 and 3.
 template <class Cache>
 __device__ __forceinline__ void widen(unsigned w, unsigned& even, unsigned& odd) {
@@ -75,8 +83,8 @@ __device__ __forceinline__ void widen(unsigned w, unsigned& even, unsigned& odd)
         // 128 + the low seven bits, less 128, or 256 if the sign bit is set: bf16's last digit is 1 up to 256.
         const unsigned ones = 0xBF80BF80u; // -1
         unsigned h = w >> 8;
-        unsigned e = (w & 0x007F007Fu) | 0x43004300u, es = (w & 0x00800080u) | 0x43004300u;
-        unsigned o = (h & 0x007F007Fu) | 0x43004300u, os = (h & 0x00800080u) | 0x43004300u;
+        unsigned e = chosen_or_128(w, 0x007F007Fu), es = chosen_or_128(w, 0x00800080u);
+        unsigned o = chosen_or_128(h, 0x007F007Fu), os = chosen_or_128(h, 0x00800080u);
         asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(even) : "r"(es), "r"(ones), "r"(e));
         asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(odd) : "r"(os), "r"(ones), "r"(o));
     }

@@ -1,13 +1,12 @@
 // Barriers in shared memory, the bulk tensor copies that complete on them, and clusters: thin names over PTX.
 #pragma once
+#include "shared_address.cuh"
 #include <stdint.h>
 
 // What cuTensorMapEncodeTiled fills in.
 struct alignas(64) TensorMap {
     uint64_t words[16];
 };
-
-__device__ __forceinline__ uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -62,6 +61,12 @@ __device__ __forceinline__ void load_box(
             "r"(barrier), "h"(mask), "l"(policy)
             : "memory");
     }
+}
+// Loads `bytes` (a multiple of 16) that lie one after the other, both ends at multiples of 16.
+__device__ __forceinline__ void load_run(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
 }
 __device__ __forceinline__ void store_box(const TensorMap* map, int column, int row, uint32_t from) {
     asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(column),

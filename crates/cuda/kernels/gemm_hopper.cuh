@@ -6,7 +6,7 @@
 #pragma once
 #include "activation.cuh"
 #include "dependency.cuh"
-#include "gemm_hopper_tma.cuh"
+#include "copy_engine.cuh"
 #include "gemm_hopper_wgmma.cuh"
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -14,6 +14,8 @@
 enum Layout { PLAIN = 0, GATED = 1, INTERLEAVED = 2 };
 enum OutType { OUT_F32 = 0, OUT_BF16 = 1, OUT_F16 = 2 };
 enum Gate { SILU = 0, GELU_TANH = 1 };
+// What is stored: the sums as they are, or gate and up joined.
+enum Form { FORM_SUMS, FORM_SILU, FORM_GELU };
 
 struct GemmArguments {
     const float* xs;    // [t], or [1] with xs_stride 0; null: 1
@@ -279,20 +281,23 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         else asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(half_bits(y, type)));
     }
     // The compiler would merge the forms of `store_boxes` and choose between their instructions one by one.
-    template <bool WIDE, bool GATING> static __device__ void keep_apart() {
-        if (GATING) asm volatile("// gated");
+    template <bool WIDE, Form FORM> static __device__ void keep_apart() {
+        if (FORM == FORM_SILU) asm volatile("// silu");
+        else if (FORM == FORM_GELU) asm volatile("// gelu");
         else if (WIDE) asm volatile("// f32");
         else asm volatile("// 16 bits");
     }
     // Through shared memory and the copy engine, each warp by itself: boxes of 16 channels (8 where the two halves of
     // its rows go to different places) of up to 32 tokens, swizzled so that the warp's stores meet no bank twice.
-    template <bool WIDE, bool GATING>
+    template <bool WIDE, Form FORM>
     static __device__ void store_boxes(
         const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
         const Lane& l, int n0, int t0) {
+        constexpr bool GATING = FORM != FORM_SUMS;
+        constexpr int BUFFERS = GATING ? 4 : 2; // joined boxes are half as large
         const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
-        const bool plain = a.layout == PLAIN;
-        const int type = a.out_type, kind = a.gate;
+        const bool plain = !GATING && a.layout == PLAIN;
+        const int type = a.out_type;
         const uint32_t buffers = s.stores + (l.warpgroup * 4 + l.warp) * 2 * BOX;
         const int size = WIDE ? 4 : 2, row = size * (plain ? 16 : 8), quad = l.lane & 3;
         const bool swap = WIDE && (plain ? quad & 1 : quad >> 1);
@@ -310,35 +315,37 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
 #pragma unroll
             for (int i = 0; i < MI; ++i) {
                 const int n = n0 + (l.warpgroup * MI + i) * 64 + l.warp * 16, t = t0 + c * BOX_ROWS;
-                const uint32_t buffer = buffers + ((c * MI + i) & 1) * BOX;
-                keep_apart<WIDE, GATING>();
-                if (l.lane == 0) store_wait_read<1>();
+                const uint32_t buffer = buffers + (c * MI + i) % BUFFERS * (2 * BOX / BUFFERS);
+                keep_apart<WIDE, FORM>();
+                if (l.lane == 0) store_wait_read<BUFFERS - 1>();
                 __syncwarp();
-                float2 pairs[BOX_ROWS / 8];
-#pragma unroll
-                for (int j = 0; j < BOX_ROWS / 8; ++j) pairs[j] = *(const float2*)(xs + c * BOX_ROWS + 8 * j);
+                float y0[BOX_ROWS / 4], y1[BOX_ROWS / 4];
 #pragma unroll
                 for (int j = 0; j < BOX_ROWS / 8; ++j) {
                     const int first = (c * (BOX_ROWS / 8) + j) * 4;
-                    const float2 x = pairs[j];
-                    const uint32_t to = buffer + 8 * j * row;
+                    const float2 x = *(const float2*)(xs + c * BOX_ROWS + 8 * j);
 #pragma unroll
                     for (int e = 0; e < 2; ++e) {
                         const bool second = e ^ swap;
                         const float xe = second ? x.y : x.x;
                         const Acc low_sum = second ? acc[i][first + 1] : acc[i][first];
                         const Acc high_sum = second ? acc[i][first + 3] : acc[i][first + 2];
-                        const float y0 = scale(low_sum, xe, v.ws[i][0], v.bias[i][0]);
-                        const float y1 = scale(high_sum, xe, v.ws[i][1], v.bias[i][1]);
-                        if (GATING) {
-                            box_put<WIDE>(to + low[e], gate(y0, y1, kind), type);
-                        } else {
-                            box_put<WIDE>(to + low[e], y0, type);
-                            box_put<WIDE>(to + high[e], y1, type);
-                        }
+                        y0[2 * j + e] = scale(low_sum, xe, v.ws[i][0], v.bias[i][0]);
+                        y1[2 * j + e] = scale(high_sum, xe, v.ws[i][1], v.bias[i][1]);
                     }
                 }
-                keep_apart<WIDE, GATING>();
+                if (GATING) {
+                    activate_all(y0, FORM == FORM_GELU);
+#pragma unroll
+                    for (int j = 0; j < BOX_ROWS / 4; ++j) y0[j] = __fmul_rn(y0[j], y1[j]);
+                }
+#pragma unroll
+                for (int j = 0; j < BOX_ROWS / 4; ++j) {
+                    const uint32_t to = buffer + j / 2 * 8 * row;
+                    box_put<WIDE>(to + low[j % 2], y0[j], type);
+                    if (!GATING) box_put<WIDE>(to + high[j % 2], y1[j], type);
+                }
+                keep_apart<WIDE, FORM>();
                 copy_engine_fence();
                 __syncwarp();
                 if (l.lane == 0) {
@@ -349,6 +356,15 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
                     store_commit();
                 }
             }
+    }
+
+    static __device__ void store_by_boxes(
+        const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
+        const Lane& l, int n0, int t0) {
+        if (a.layout == GATED && a.gate == SILU) store_boxes<true, FORM_SILU>(map, a, acc, v, s, l, n0, t0);
+        else if (a.layout == GATED) store_boxes<true, FORM_GELU>(map, a, acc, v, s, l, n0, t0);
+        else if (a.out_type == OUT_F32) store_boxes<true, FORM_SUMS>(map, a, acc, v, s, l, n0, t0);
+        else store_boxes<false, FORM_SUMS>(map, a, acc, v, s, l, n0, t0);
     }
 
     // Adds up what the blocks of the cluster have of a tile, each a share of it, and stores that.
@@ -393,10 +409,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
             multiply(acc, walk.to - walk.from, s, p, l, stage, parity);
             share_xs(v, s, l);
             if (CK > 1) join(a, acc, v, s, p, l, n0, t0);
-            else if (STORE_BYTES > 0 && a.boxes && a.layout == GATED) store_boxes<true, true>(out_map, a, acc, v, s, l, n0, t0);
-            else if (STORE_BYTES > 0 && a.boxes && a.out_type == OUT_F32)
-                store_boxes<true, false>(out_map, a, acc, v, s, l, n0, t0);
-            else if (STORE_BYTES > 0 && a.boxes) store_boxes<false, false>(out_map, a, acc, v, s, l, n0, t0);
+            else if (STORE_BYTES > 0 && a.boxes) store_by_boxes(out_map, a, acc, v, s, l, n0, t0);
             else store_direct(a, acc, v, s, l, n0, t0);
         }
         store_wait_read<0>();

@@ -1,4 +1,4 @@
-// Rotates q and k of each token and stores k and v in the pages; a warp takes one head of one token.
+// Rotates q and k of each token and stores k and v in the pages; a warp takes one head of a token after another.
 // The arithmetic is that of the reference, product by product, so that 8-bit codes agree.
 #include "dependency.cuh"
 
@@ -41,17 +41,13 @@ struct Group {
     }
 };
 
-// Channels of a lane: PASSES groups of N, 32 groups apart.
+// One head. Channels of a lane: PASSES groups of N, 32 groups apart.
 template <int N, int PASSES>
-__device__ __forceinline__ void rope_store(
-    float* qkv, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots, void* k,
+__device__ __forceinline__ void one_head(
+    int token, int head, float* qkv, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots, void* k,
     void* v, float* k_scales, float* v_scales, int nq, int nkv, int d, int half, int interleaved, int kv_type,
     float k_fixed, float v_fixed) {
-    int lane = threadIdx.x & 31, token = blockIdx.x;
-    int head = blockIdx.y * (blockDim.x >> 5) + (threadIdx.x >> 5), heads = nq + 2 * nkv;
-    grid_wait();
-    grid_release();
-    if (head >= heads) return;
+    int lane = threadIdx.x & 31, heads = nq + 2 * nkv;
     float* row = qkv + ((size_t)token * heads + head) * d;
     bool rotates = cos_sin && head < nq + nkv, stores = head >= nq;
     if (!rotates && !stores) return;
@@ -167,8 +163,13 @@ __device__ __forceinline__ void rope_store(
         float* qkv, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots,   \
         void* k, void* v, float* k_scales, float* v_scales, int nq, int nkv, int d, int half, int interleaved,        \
         int kv_type, float k_fixed, float v_fixed) {                                                                  \
-        rope_store<N, PASSES>(qkv, cos_sin, header, positions, slots, k, v, k_scales, v_scales, nq, nkv, d, half,     \
-            interleaved, kv_type, k_fixed, v_fixed);                                                                  \
+        grid_wait();                                                                                                  \
+        grid_release();                                                                                               \
+        int warps = blockDim.x >> 5, first = blockIdx.y * warps + (threadIdx.x >> 5);                                 \
+        for (int head = first; head < nq + 2 * nkv; head += gridDim.y * warps) {                                      \
+            one_head<N, PASSES>(blockIdx.x, head, qkv, cos_sin, header, positions, slots, k, v, k_scales, v_scales,   \
+                nq, nkv, d, half, interleaved, kv_type, k_fixed, v_fixed);                                            \
+        }                                                                                                             \
     }
 
 // d is a multiple of 4, and so is half unless pairs are neighbours.

@@ -80,6 +80,12 @@ pub const TILES: &[Tile] = &[
 ];
 
 impl Tile {
+    /// Tokens x rows of a block, blocks of a cluster along rows, tokens and k, and blocks of a multiprocessor.
+    pub fn name(&self) -> String {
+        let Tile { tokens, rows, cluster: [cn, ct, ck], resident } = self;
+        format!("{tokens}x{rows}_{cn}{ct}{ck}_{resident}")
+    }
+
     /// Warpgroups that multiply.
     const fn warpgroups(&self) -> usize {
         if self.rows == 64 { 1 } else { 2 }
@@ -132,8 +138,7 @@ pub struct Choice {
 impl Choice {
     /// The kernel's name.
     pub(crate) fn kernel(&self, element: Element) -> String {
-        let Tile { tokens, rows, cluster: [cn, ct, ck], resident } = self.tile;
-        format!("{}_{tokens}x{rows}_{cn}{ct}{ck}_{resident}", element.prefix())
+        format!("{}_{}", element.prefix(), self.tile.name())
     }
 }
 
@@ -157,14 +162,19 @@ pub struct Device {
 /// The tile for `out[m, n] = x[m, k] · w[n, k]ᵀ`, or nothing if the device has no such kernels. `invariant`: k is never
 /// shared among blocks, so that a token's sums do not depend on m (those of INT8 never do).
 pub fn choose(m: usize, n: usize, k: usize, element: Element, device: Device, invariant: bool) -> Option<Choice> {
+    let choices = choices(m, n, k, element, device, invariant);
+    choices.into_iter().min_by(|a, b| a.expected.total_cmp(&b.expected))
+}
+
+/// Every tile that can multiply a size, as [`choose`] compares them.
+pub fn choices(m: usize, n: usize, k: usize, element: Element, device: Device, invariant: bool) -> Vec<Choice> {
     if device.arch != 90 || m == 0 || n == 0 || k == 0 {
-        return None;
+        return Vec::new();
     }
     let exact = element == Element::Int8;
     let compiled = |t: &&Tile| matches!(element, Element::Int8 | Element::E4M3) || t.of_every_type();
     let fits = |t: &&Tile| t.cluster[2] == 1 || (steps(k, element) >= t.cluster[2] && (exact || !invariant));
-    let choices = TILES.iter().filter(compiled).filter(fits).map(|t| place(t, m, n, k, element, device.sm_count));
-    choices.min_by(|a, b| a.expected.total_cmp(&b.expected))
+    TILES.iter().filter(compiled).filter(fits).map(|t| place(t, m, n, k, element, device.sm_count)).collect()
 }
 
 /// Steps of k.
@@ -184,12 +194,14 @@ fn step_time(tile: &Tile, busy: f64) -> f64 {
     // cores so busy that the clock (in MHz) falls.
     let clock = if tile.rows * tile.tokens >= 128 * 256 { 1900.0 - 500.0 * busy } else { 1750.0 };
     let multiply = (tile.rows / 64 * (2 * tile.tokens).max(64 + tile.tokens)) as f64 / clock;
-    // What the cache delivers (bytes in a microsecond), shared by those that ask, and at most what one takes.
+    // What the cache delivers to a multiprocessor (bytes in a microsecond): less when many ask, when blocks wait for
+    // three others, and when half a ring runs ahead.
     let [cn, ct, _] = tile.cluster;
     let bytes = ((tile.rows / ct + tile.tokens / cn) * STEP_BYTES) as f64;
-    let waiting = if tile.size() == 4 { 0.55 } else { 1.0 };
+    let waiting = if tile.size() == 4 { 0.67 } else { 1.0 };
     let shallow = if tile.resident == 2 { 0.93 } else { 1.0 };
-    multiply.max(bytes / ((64e3 / busy).min(95e3) * waiting * shallow))
+    let rate = (100e3 / (1.0 + 0.6 * busy)).min(95e3);
+    multiply.max(bytes / (rate * waiting * shallow))
 }
 
 fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: usize) -> Choice {

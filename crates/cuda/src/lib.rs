@@ -17,6 +17,7 @@ mod timing;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;
+pub use choose::{Choice, Tile};
 pub use driver::{Arch, DeviceInfo, count, info, present};
 pub use linear::Linear;
 pub use support::{Family, describe, family};

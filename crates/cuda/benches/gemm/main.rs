@@ -1,11 +1,11 @@
 //! Matrix products on the first GPU: error against sums in f64 (INT8: equality), µs, TOP/s and GB/s.
-//! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89|90] [--short]`; weights rotate through more
-//! memory than the second-level cache holds, so that every product reads them from memory. On an H200 beside cuBLASLt,
+//! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89|90] [t=TOKENS] [--short] [--tiles]`; with
+//! `--tiles` every tile of the sm_90a kernels beside the chosen one. Weights rotate through more memory than the second-level cache holds, so that every product reads them from memory. On an H200 beside cuBLASLt,
 //! if it is found (INT8: sums without scales; FP8: one scale).
 mod vendor;
 
 use planish_cuda::{Cuda, Linear, Options};
-use planish_tensor::{Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Result, Tensor, q8};
+use planish_tensor::{Activation, Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Result, Tensor, q8};
 use vendor::Vendor;
 
 /// n x k of Llama-3-8B: q+k+v, o, gate+up, down.
@@ -73,8 +73,19 @@ impl Asked {
         !all.iter().any(|w| self.words.iter().any(|a| a == w)) || self.words.iter().any(|a| a == word)
     }
 
+    fn has(&self, word: &str) -> bool {
+        self.words.iter().any(|a| a == word)
+    }
+
     fn short(&self) -> bool {
-        self.words.iter().any(|a| a == "--short")
+        self.has("--short")
+    }
+
+    /// Numbers of tokens: those asked for, or all.
+    fn tokens(&self) -> Vec<usize> {
+        let asked: Vec<usize> =
+            self.words.iter().filter_map(|w| w.strip_prefix("t=")).filter_map(|n| n.parse().ok()).collect();
+        if asked.is_empty() { TOKENS.to_vec() } else { asked }
     }
 }
 
@@ -100,6 +111,7 @@ fn run(asked: &Asked) -> Result<()> {
         for &kind in kinds {
             if asked.any_of(&["int8", "fp8", "float"], if kind == Q8::Int8 { "int8" } else { "fp8" }) {
                 SHAPES.iter().try_for_each(|&shape| w8a8(&cuda, asked, kind, shape))?;
+                gated(&cuda, asked, kind, SHAPES[2])?;
             }
         }
         if arch == 80 && asked.any_of(&["int8", "fp8", "float"], "float") {
@@ -188,7 +200,7 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
     let weights = copies(cuda, &LinearPart::channels(weight, ws.clone(), None))?;
     let mut rows = Vec::new();
     let vendor = if cuda.arch() == 90 { Vendor::open(cuda)? } else { None };
-    for t in TOKENS {
+    for t in asked.tokens() {
         let tokens = random.codes(kind, t * k);
         let xs: Vec<f32> = (0..t).map(|_| 0.01 + random.float().abs()).collect();
         let mut x = cuda.alloc_q8(kind, t, k)?;
@@ -219,6 +231,35 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
             let us = median(cuda, weights.len(), &mut |i| cuda.gemm_w8a8_by(kernel, &x, &weights[i], &mut out))?;
             note(&mut rows, asked, kernel, &Product { t, n, k, bytes: n * k }, us, error);
         }
+        if asked.has("--tiles") {
+            let mut out = poisoned(cuda, t, n)?;
+            for tile in cuda.hopper_tiles(&x, &weights[0], &out) {
+                let us = median(cuda, weights.len(), &mut |i| cuda.gemm_w8a8_tile(&tile, &x, &weights[i], &mut out))?;
+                let name = format!("{} ({:.1})", tile.tile.name(), tile.expected);
+                note(&mut rows, asked, &name, &Product { t, n, k, bytes: n * k }, us, 0.0);
+            }
+        }
+    }
+    close(&rows, n, k);
+    Ok(())
+}
+
+/// Gate and up of `n` rows in all, joined in the product's epilogue; errors are the business of `tests/products.rs`.
+fn gated(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<()> {
+    let mut random = Random((n * k) as u64);
+    let mut part = || {
+        let weight = HostTensor::from_bytes(kind.dtype(), vec![n / 2, k], random.codes(kind, n / 2 * k))?;
+        Ok(LinearPart::channels(weight, vec![0.001; n / 2], None))
+    };
+    let weight = cuda.load_gated(&[part()?, part()?])?;
+    let mut rows = Vec::new();
+    for t in asked.tokens() {
+        let mut x = cuda.alloc_q8(kind, t, k)?;
+        cuda.upload(&random.codes(kind, t * k), &mut x.codes)?;
+        cuda.upload(&0.01f32.to_le_bytes().repeat(t), &mut x.scales)?;
+        let mut out = poisoned(cuda, t, n / 2)?;
+        let us = median(cuda, 1, &mut |_| cuda.gemm_w8a8_gated(&x, &weight, Activation::Silu, &mut out))?;
+        note(&mut rows, asked, "joined", &Product { t, n, k, bytes: n * k }, us, 0.0);
     }
     close(&rows, n, k);
     Ok(())

@@ -2,8 +2,10 @@
 //! multiply-adds) give a row the same bits, so what is chosen here never shows in a result.
 mod shapes;
 
+use super::tensor_map::{Map, U8};
 use super::{Grid, Param, address, params};
 use crate::{Cuda, DeviceBatch};
+use cudarc::driver::sys;
 use planish_tensor::layout::require;
 use planish_tensor::{AttentionShape, DType, Error, KvLayer, Q8Rows, Result, Tensor};
 use shapes::{Blocks, Launch};
@@ -12,6 +14,8 @@ use shapes::{Blocks, Launch};
 const SEGMENT: usize = 128;
 /// Query rows of a block that attends with few; sequences with no more take such blocks.
 const FEW: usize = 16;
+/// Keys that a warp which attends by itself copies at a time.
+const EACH_KEYS: usize = 32;
 /// The widest head.
 const WIDEST: usize = 256;
 /// A sequence is not split if its parts would take more memory than this.
@@ -130,6 +134,9 @@ impl Call<'_> {
         if self.family() == Family::Plain {
             return self.launch(self.plain());
         }
+        if let Some(each) = self.each() {
+            return self.launch(each);
+        }
         let few = self.few();
         let all = few.is_none();
         match few {
@@ -179,12 +186,15 @@ impl Call<'_> {
         let blocks = match l.blocks {
             Blocks::Box => [l.tiles, shape.nkv, l.splits],
             Blocks::Row => [l.tiles * shape.nkv, 1, 1],
+            Blocks::Warps => [(l.tiles * shape.nkv).div_ceil(l.threads / 32), 1, 1],
             Blocks::Resident => [(l.tiles * shape.nkv).min(self.cuda.info().sm_count as usize), 1, 1],
         };
         let limit = if l.file == "attention_plain" { 58 * 1024 } else { l.shared };
         let grid = Grid { blocks, threads: l.threads, shared: l.shared, shared_limit: limit };
         // The order of ATTENTION_PARAMETERS.
-        let parameters: &[Param<'_>] = params![
+        let maps = if l.blocks == Blocks::Warps { vec![self.map(&kv.k)?, self.map(&kv.v)?] } else { Vec::new() };
+        let mut parameters: Vec<Param<'_>> = maps.iter().map(Param::from).collect();
+        parameters.extend_from_slice(params![
             address(self.qkv),
             address(&kv.k),
             address(&kv.v),
@@ -211,8 +221,16 @@ impl Call<'_> {
             l.splits,
             self.slots(),
             self.tile_rows(),
-        ];
-        self.cuda.launch(l.file, &l.name, grid, parameters)
+        ]);
+        self.cuda.launch(l.file, &l.name, grid, &parameters)
+    }
+
+    /// A cache of codes as the copy engine sees it: a row for each vector.
+    fn map(&self, cache: &Tensor<Cuda>) -> Result<sys::CUtensorMap> {
+        let (d, rows) = (self.shape.d, cache.rows * cache.cols / self.shape.d);
+        let swizzle = sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B;
+        Map { address: address(cache), dtype: U8, size: 1, cols: d, rows, box_cols: d, box_rows: EACH_KEYS, swizzle }
+            .encode()
     }
 }
 

@@ -1,14 +1,13 @@
 //! Products by the tensor cores of sm_90a (`kernels/gemm_hopper.cu`): tensor maps, the chosen tile, the launch.
 //! Arguments of every kernel: maps of w, x and out, then xs, ws, bias, out, t, n, row, steps, xs_stride, layout, gate,
 //! out_type, boxes, group, as `GemmArguments` in `gemm_hopper.cuh` explains.
+use super::tensor_map::{BF16, F32, Map, U8};
 use super::{Grid, address, params};
-use crate::choose::{Choice, Device, Element, STEP_BYTES, choose};
-use crate::driver::check;
+use crate::choose::{Choice, Device, Element, STEP_BYTES, choices, choose};
 use crate::support::no_kernel;
 use crate::{Cuda, Linear};
 use cudarc::driver::sys;
 use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
-use std::ffi::c_void;
 
 const FILE: &str = "gemm_hopper";
 
@@ -129,6 +128,21 @@ pub(crate) fn product(cuda: &Cuda, p: &Product) -> Result<()> {
     queue(cuda, p, &choice)
 }
 
+impl Cuda {
+    /// Every tile of the sm_90a kernels for this product, placed on this device; none on other chips.
+    pub fn hopper_tiles(&self, x: &Q8Rows<Cuda>, w: &Linear, out: &Tensor<Cuda>) -> Vec<Choice> {
+        let device = Device { arch: self.arch(), sm_count: self.info().sm_count as usize };
+        let product = w8a8(self, x, w, Epilogue::Plain, out);
+        product.map_or_else(Vec::new, |p| choices(p.t, p.n, p.k, p.element, device, p.invariant))
+    }
+
+    /// As [`planish_tensor::Backend::gemm_w8a8`], by this tile of [`Cuda::hopper_tiles`] for the same operands.
+    pub fn gemm_w8a8_tile(&self, tile: &Choice, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
+        let product = w8a8(self, x, w, Epilogue::Plain, out);
+        queue(self, &product.ok_or_else(|| Error::unsupported("no sm_90a kernel multiplies this"))?, tile)
+    }
+}
+
 /// Queues a product with a given tile.
 pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
     let tile = choice.tile;
@@ -196,22 +210,6 @@ fn out_code(dtype: DType) -> Result<i32> {
     }
 }
 
-const U8: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8;
-const BF16: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
-const F32: sys::CUtensorMapDataType = sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
-
-/// A dense row-major matrix as the copy engine sees it: a box of it, placed in shared memory with a swizzle.
-struct Map {
-    address: u64,
-    dtype: sys::CUtensorMapDataType,
-    size: usize,
-    cols: usize,
-    rows: usize,
-    box_cols: usize,
-    box_rows: usize,
-    swizzle: sys::CUtensorMapSwizzle,
-}
-
 /// The output: a warp stores 16 channels of its tokens at once, or 8 where gate and up part.
 fn out_map(p: &Product, row: usize, box_rows: usize) -> Map {
     use sys::CUtensorMapSwizzle as Swizzle;
@@ -224,33 +222,4 @@ fn out_map(p: &Product, row: usize, box_rows: usize) -> Map {
     };
     let dtype = if size == 4 { F32 } else { BF16 };
     Map { address: p.out, dtype, size, cols: row, rows: p.t, box_cols, box_rows, swizzle }
-}
-
-impl Map {
-    fn encode(&self) -> Result<sys::CUtensorMap> {
-        let mut map = sys::CUtensorMap { opaque: [0; 16] };
-        let sizes = [self.cols as u64, self.rows as u64];
-        let stride = [(self.cols * self.size) as u64];
-        let boxed = [self.box_cols as u32, self.box_rows as u32];
-        let steps = [1u32, 1];
-        // SAFETY: the arrays have the two (and one) entries that two dimensions need; the address is not read now.
-        let result = unsafe {
-            sys::cuTensorMapEncodeTiled(
-                &mut map,
-                self.dtype,
-                2,
-                self.address as *mut c_void,
-                sizes.as_ptr(),
-                stride.as_ptr(),
-                boxed.as_ptr(),
-                steps.as_ptr(),
-                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                self.swizzle,
-                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-        };
-        check(result, "describe a matrix to the copy engine")?;
-        Ok(map)
-    }
 }

@@ -15,6 +15,7 @@ pub(crate) mod rms_norm;
 pub(crate) mod rope_store_kv;
 pub(crate) mod rows;
 pub(crate) mod sample;
+mod tensor_map;
 mod tile;
 
 use crate::Cuda;
@@ -25,6 +26,7 @@ use planish_tensor::{Backend, Error, Result, Tensor};
 use std::ffi::c_void;
 
 /// One argument of a kernel.
+#[derive(Clone, Copy)]
 pub(crate) enum Param<'a> {
     /// A device address, or 0 for an operand that is not there.
     Ptr(u64),

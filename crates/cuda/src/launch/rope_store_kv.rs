@@ -1,4 +1,4 @@
-//! `rope_store_kv`: q and k rotated in place, k and v stored; a warp for each head of each token. `clear_pages`.
+//! `rope_store_kv`: q and k rotated in place, k and v stored; a warp takes one or a few heads of a token. `clear_pages`.
 use super::attention::kv_type;
 use super::{Grid, address, params};
 use crate::{Cuda, DeviceBatch};
@@ -7,6 +7,10 @@ use planish_tensor::{AttentionShape, DType, Error, KvLayer, Result, RopeTable, T
 
 /// Warps of a block.
 const WARPS: usize = 4;
+/// Heads that a warp takes where there are tokens enough to fill the device: fewer blocks are started.
+const HEADS: usize = 4;
+/// Tokens from which on that is so.
+const MANY: usize = 1024;
 /// The widest head.
 const WIDEST: usize = 256;
 
@@ -32,7 +36,8 @@ pub(crate) fn rope_store_kv(
     // 0: each head has a scale of its own.
     let [k_fixed, v_fixed] = kv.fixed.unwrap_or_default();
     let grid = Grid::of(batch.t, 32 * WARPS);
-    let grid = Grid { blocks: [batch.t, (shape.nq + 2 * shape.nkv).div_ceil(WARPS), 1], ..grid };
+    let heads = if batch.t >= MANY { WARPS * HEADS } else { WARPS };
+    let grid = Grid { blocks: [batch.t, (shape.nq + 2 * shape.nkv).div_ceil(heads), 1], ..grid };
     cuda.launch(
         "rope_store_kv",
         kernel(d, half, interleaved),

@@ -1,5 +1,5 @@
 //! How each attention kernel is launched: sizes as its `.cu` states them.
-use super::{Call, FEW, SEGMENT};
+use super::{Call, EACH_KEYS, FEW, SEGMENT, length_class};
 use planish_tensor::DType;
 
 /// Keys in the shared memory of a plain block.
@@ -14,6 +14,13 @@ pub(super) enum Take {
     /// All, each of which has one token.
     One = 3,
 }
+
+/// Warps of a block in which each attends by itself, and pieces of keys in the shared memory of each; as in
+/// `attention_each.cu`.
+const EACH_WARPS: usize = 4;
+const EACH_STAGES: usize = 3;
+/// Longer sequences are split over blocks.
+const EACH_LONGEST: usize = 4096;
 
 /// What a launch differs by.
 pub(super) struct Launch {
@@ -36,6 +43,8 @@ pub(super) enum Blocks {
     Row,
     /// The same, each block of a multiprocessor taking several.
     Resident,
+    /// A row of tiles and heads, one for each warp.
+    Warps,
 }
 
 /// Bytes between rows of `bytes` in shared memory: an odd number of 16-byte chunks.
@@ -108,6 +117,27 @@ impl Call<'_> {
             threads: 128,
             shared,
             blocks: Blocks::Box,
+        })
+    }
+
+    /// On Hopper, where each of many sequences has one token: a warp for each sequence and head, when there are enough of
+    /// them for half of those that the device holds, and none has so much more to do than the others that all wait for it.
+    pub(super) fn each(&self) -> Option<Launch> {
+        let (b, shape, dtype) = (self.batch, self.shape, self.kv.k.dtype);
+        let page_size = self.kv.k.cols / (shape.nkv * shape.d).max(1);
+        let pages = page_size.is_power_of_two() && page_size.is_multiple_of(EACH_KEYS);
+        let fits = self.cuda.arch() == 90 && dtype.size() == 1 && shape.d == 128 && self.group() <= 8 && pages;
+        let one = b.t == b.s && b.longest_query == 1 && length_class(b.longest_kv) <= EACH_LONGEST;
+        let enough = b.s * shape.nkv >= 8 * self.cuda.info().sm_count as usize;
+        (fits && one && enough).then(|| Launch {
+            file: "attention_each",
+            name: format!("attention_each_{}", type_name(dtype)),
+            tiles: b.s,
+            take: Take::One,
+            splits: 1,
+            threads: 32 * EACH_WARPS,
+            shared: EACH_WARPS * (EACH_STAGES * (EACH_KEYS * (shape.d + 4) + 8) + 8 * SEGMENT) + 1024,
+            blocks: Blocks::Warps,
         })
     }
 

@@ -1,0 +1,134 @@
+//! Attention of the Llama-3-8B shape (32 heads, 8 of keys, 128 wide) over each type of cache: decoding of 1, 32 and 256
+//! sequences beside the rate at which the device reads, and causal prefill beside the matrix units' rate in bf16.
+//! `cargo bench -p planish-cuda --bench attention -- [decode|prefill] [bf16|i8|e4m3]`; a step is recorded, so that
+//! launching is not measured, and goes through layers of keys larger than the second-level cache.
+use planish_cuda::{Cuda, Options};
+use planish_tensor::{AttentionShape, Backend, Batch, DType, KvLayer, Result, Tensor};
+use std::time::Instant;
+
+const SHAPE: AttentionShape = AttentionShape { nq: 32, nkv: 8, d: 128, scale: 0.088, window: None, softcap: None };
+const PAGE: usize = 64;
+/// Bytes that decoding goes through before it comes back to a layer.
+const ROTATION: usize = 200 << 20;
+/// GB/s that an H200 reads, and TFLOP/s in bf16 of its data sheet.
+const READ: f64 = 4100.0;
+const BF16: f64 = 989.0;
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let wanted =
+        |all: &[&str], word: &str| !all.iter().any(|w| words.iter().any(|a| a == w)) || words.iter().any(|a| a == word);
+    let cuda = match Cuda::open(Options::default()) {
+        Ok(cuda) => cuda,
+        Err(error) => {
+            println!("skipped: no device ({error})");
+            return Ok(());
+        }
+    };
+    println!("{}", cuda.describe());
+    for (name, dtype) in [("bf16", DType::BF16), ("i8", DType::I8), ("e4m3", DType::F8E4M3)] {
+        if !wanted(&["bf16", "i8", "e4m3"], name) {
+            continue;
+        }
+        if wanted(&["decode", "prefill"], "decode") {
+            for (s, keys) in [(1, 640), (1, 8192), (32, 640), (256, 640), (256, 2048)] {
+                decode(&cuda, name, dtype, s, keys)?;
+            }
+        }
+        if wanted(&["decode", "prefill"], "prefill") {
+            for (s, keys) in [(4, 2048), (16, 512), (1, 8192)] {
+                prefill(&cuda, name, dtype, s, keys)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Microseconds of a run, the median of several replays of a recording of `runs`.
+fn time(cuda: &Cuda, runs: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<f64> {
+    (0..runs).try_for_each(&mut run)?;
+    let recording = cuda.record(&mut || (0..runs).try_for_each(&mut run))?;
+    let mut times = Vec::new();
+    for _ in 0..9 {
+        cuda.sync()?;
+        let start = Instant::now();
+        recording.replay()?;
+        cuda.sync()?;
+        times.push(start.elapsed().as_secs_f64() * 1e6 / runs as f64);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+fn random(cuda: &Cuda, rows: usize, cols: usize) -> Result<Tensor<Cuda>> {
+    let mut state = 1u64;
+    let mut float = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let values: Vec<f32> = (0..rows * cols).map(|_| float()).collect();
+    let mut tensor = cuda.alloc(DType::F32, rows, cols)?;
+    cuda.upload(bytemuck::cast_slice(&values), &mut tensor)?;
+    Ok(tensor)
+}
+
+/// Layers whose pages hold random keys and values of `s` sequences.
+fn layers(cuda: &Cuda, dtype: DType, s: usize, keys: usize, count: usize) -> Result<Vec<KvLayer<Cuda>>> {
+    let pages = s * keys.div_ceil(PAGE);
+    let batch = Batch::fresh(&vec![keys; s.min(4)], PAGE);
+    (0..count)
+        .map(|_| {
+            let mut kv = KvLayer::new(cuda, dtype, pages, SHAPE.nkv * PAGE, SHAPE.d)?;
+            // A few sequences at a time, at the others' pages too.
+            for first in (0..s).step_by(4) {
+                let mut part = batch.clone();
+                let offset = (first.min(s - s.min(4)) * keys.div_ceil(PAGE) * PAGE) as u32;
+                part.slots.iter_mut().for_each(|slot| *slot += offset);
+                let mut qkv = random(cuda, part.t(), SHAPE.qkv_width())?;
+                let on_device = cuda.upload_batch(&part, pages)?;
+                cuda.rope_store_kv(&mut qkv, None, &SHAPE, &on_device, &mut kv)?;
+                if count > 1 && first > 8 {
+                    break; // enough that codes and scales are not all zero
+                }
+            }
+            Ok(kv)
+        })
+        .collect()
+}
+
+fn decode(cuda: &Cuda, name: &str, dtype: DType, s: usize, keys: usize) -> Result<()> {
+    let scales = if dtype == DType::BF16 { 0 } else { 4 };
+    let bytes = s * keys * SHAPE.nkv * 2 * (SHAPE.d * dtype.size() + scales);
+    let count = (ROTATION / bytes).clamp(1, 31) + 1;
+    let kv = layers(cuda, dtype, s, keys, count)?;
+    let mut batch = Batch::fresh(&vec![keys; s], PAGE);
+    batch.positions = vec![keys as u32 - 1; s];
+    batch.slots = (0..s).map(|i| batch.slots[(i + 1) * keys - 1]).collect();
+    batch.query_starts = (0..=s as u32).collect();
+    let batch = cuda.upload_batch(&batch, s * keys.div_ceil(PAGE))?;
+    let qkv = random(cuda, s, SHAPE.qkv_width())?;
+    let mut out = cuda.alloc(DType::F32, s, SHAPE.nq * SHAPE.d)?;
+    let runs = (20_000_000_000 / bytes).clamp(count, 64).next_multiple_of(count);
+    let us = time(cuda, runs, |i| cuda.paged_attention(&qkv, &SHAPE, &batch, &kv[i % count], &mut out))?;
+    let rate = bytes as f64 / us / 1e3;
+    println!(
+        "decode  {name:<5} {s:>4} x {keys:<6} {us:>9.2} us {rate:>6.0} GB/s {:>4.0} % of {READ}",
+        100.0 * rate / READ
+    );
+    Ok(())
+}
+
+fn prefill(cuda: &Cuda, name: &str, dtype: DType, s: usize, keys: usize) -> Result<()> {
+    let kv = layers(cuda, dtype, s, keys, 1)?;
+    let batch = cuda.upload_batch(&Batch::fresh(&vec![keys; s], PAGE), s * keys.div_ceil(PAGE))?;
+    let qkv = random(cuda, s * keys, SHAPE.qkv_width())?;
+    let mut out = cuda.alloc(DType::F32, s * keys, SHAPE.nq * SHAPE.d)?;
+    let us = time(cuda, 8, |_| cuda.paged_attention(&qkv, &SHAPE, &batch, &kv[0], &mut out))?;
+    let pairs = s as f64 * keys as f64 * (keys as f64 + 1.0) / 2.0;
+    let rate = 4.0 * pairs * (SHAPE.nq * SHAPE.d) as f64 / us / 1e6;
+    println!(
+        "prefill {name:<5} {s:>4} x {keys:<6} {us:>9.2} us {rate:>6.0} TFLOP/s {:>4.0} % of {BF16}",
+        100.0 * rate / BF16
+    );
+    Ok(())
+}

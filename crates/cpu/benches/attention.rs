@@ -194,7 +194,7 @@ fn measure(pool: &Threads, isa: Isa, name: &str, shape: &AttentionShape, batch: 
 }
 
 fn prefills(pool: &Threads, isa: Isa, dtype: DType) {
-    for (past, new) in [(0, 128), (0, 512), (1536, 512)] {
+    for (past, new) in [(0, 128), (0, 512), (1536, 512), (0, 2048)] {
         measure(pool, isa, &format!("prefill {new}@{past}"), &shape(9, 3, 64), &step(1, past, new), dtype, 1);
     }
     measure(pool, isa, "prefill 512@0 nq=32 nkv=8 d=128", &shape(32, 8, 128), &step(1, 0, 512), dtype, 1);

@@ -1,7 +1,10 @@
 //! Typed views of tensors, checked, for both CPU back ends.
+use crate::attention::{KvSlice, KvSliceMut};
 use crate::buffer::{CpuBuf, widen};
+use crate::rowwise::Units;
+use half::bf16;
 use planish_tensor::layout::require;
-use planish_tensor::{Backend, Error, KvLayer, Result, Tensor};
+use planish_tensor::{Backend, DType, Error, KvLayer, Q8, Result, Tensor, kv_scale_bytes};
 
 /// The rows in use of an f32 tensor.
 pub fn f32s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[f32]> {
@@ -34,6 +37,38 @@ pub fn u8s<B: Backend<Buf = CpuBuf>>(t: &Tensor<B>) -> Result<&[u8]> {
 pub fn u8s_mut<B: Backend<Buf = CpuBuf>>(t: &mut Tensor<B>) -> Result<&mut [u8]> {
     let used = t.rows * t.cols;
     Ok(&mut t.buf.view_mut::<u8>(t.dtype)?[..used])
+}
+
+fn kv_kind(dtype: DType, scales: bool) -> Result<Option<Q8>> {
+    match (kv_scale_bytes(dtype)? > 0, scales) {
+        (false, _) => Ok(None),
+        (true, true) => Ok(Q8::from_dtype(dtype)),
+        (true, false) => Err(Error::dtype(format!("a KV cache of {dtype} without scales"))),
+    }
+}
+
+/// Keys or values of a layer.
+pub fn kv_slice<'a, B: Backend<Buf = CpuBuf>>(t: &'a Tensor<B>, scales: Option<&'a Tensor<B>>) -> Result<KvSlice<'a>> {
+    match (kv_kind(t.dtype, scales.is_some())?, scales) {
+        (Some(kind), Some(scales)) => Ok(KvSlice::Q8 { kind, codes: u8s(t)?, scales: f32s(scales)? }),
+        _ if t.dtype == DType::BF16 => Ok(KvSlice::Bf16(t.buf.view::<bf16>(t.dtype)?)),
+        _ => Ok(KvSlice::F32(t.buf.view::<f32>(t.dtype)?)),
+    }
+}
+
+/// Keys or values of a layer, writable; `scale` is the given one of all vectors, if there is one.
+pub fn kv_slice_mut<'a, B: Backend<Buf = CpuBuf>>(
+    t: &'a mut Tensor<B>,
+    scales: Option<&'a mut Tensor<B>>,
+    scale: Option<f32>,
+) -> Result<KvSliceMut<'a>> {
+    match (kv_kind(t.dtype, scales.is_some())?, scales) {
+        (Some(kind), Some(scales)) => {
+            Ok(KvSliceMut::Q8 { units: Units { kind, scale }, codes: u8s_mut(t)?, scales: f32s_mut(scales)? })
+        }
+        _ if t.dtype == DType::BF16 => Ok(KvSliceMut::Bf16(t.buf.view_mut::<bf16>(t.dtype)?)),
+        _ => Ok(KvSliceMut::F32(t.buf.view_mut::<f32>(t.dtype)?)),
+    }
 }
 
 /// Overwrites the rows in use.

@@ -1,21 +1,20 @@
 //! The fast back end: every operation of the trait handed to the kernel of its name.
-use crate::access::{add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
-use crate::attention::{Attention, KvSlice, KvSliceMut, Operands};
+use crate::access::{add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, kv_slice, kv_slice_mut, u8s, u8s_mut};
+use crate::attention::{Attention, Operands};
 use crate::buffer::{Aligned, CpuBuf, share};
 use crate::gemm_float::gemm_float;
-use crate::gemm_w8a8::{Q8Slice, gemm_grouped, gemm_shifted, gemm_w8a8};
+use crate::gemm_w8a8::{Q8Slice, gemm_gated_quantize, gemm_grouped, gemm_shifted, gemm_w8a8};
 use crate::isa::Isa;
 use crate::linear::CpuLinear;
 use crate::rope::{RopeSlice, rope_store_kv};
 use crate::rowwise::{self, Q8SliceMut, Units};
 use crate::threads::Threads;
 use crate::{gram, host_memory};
-use half::bf16;
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::mixture::Mixer;
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, Courtesy, DType, Error, FloatMath, HostTensor, Judged, KvLayer,
-    LinearPart, LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Target, Tensor, kv_scale_bytes,
+    LinearPart, LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Target, Tensor,
 };
 
 /// The CPU with its vector instructions and a pool of threads.
@@ -44,36 +43,6 @@ fn units_of(rows: &Q8Rows<Cpu>) -> Result<Option<Units>> {
 
 fn q8_mut(rows: &mut Q8Rows<Cpu>) -> Result<Q8SliceMut<'_>> {
     Ok(Q8SliceMut { codes: u8s_mut(&mut rows.codes)?, xs: f32s_mut(&mut rows.scales)? })
-}
-
-fn kv_kind(dtype: DType, scales: bool) -> Result<Option<Q8>> {
-    match (kv_scale_bytes(dtype)? > 0, scales) {
-        (false, _) => Ok(None),
-        (true, true) => Ok(Q8::from_dtype(dtype)),
-        (true, false) => Err(Error::dtype(format!("a KV cache of {dtype} without scales"))),
-    }
-}
-
-fn kv_slice<'a>(t: &'a Tensor<Cpu>, scales: Option<&'a Tensor<Cpu>>) -> Result<KvSlice<'a>> {
-    match (kv_kind(t.dtype, scales.is_some())?, scales) {
-        (Some(kind), Some(scales)) => Ok(KvSlice::Q8 { kind, codes: u8s(t)?, scales: f32s(scales)? }),
-        _ if t.dtype == DType::BF16 => Ok(KvSlice::Bf16(t.buf.view::<bf16>(t.dtype)?)),
-        _ => Ok(KvSlice::F32(t.buf.view::<f32>(t.dtype)?)),
-    }
-}
-
-fn kv_slice_mut<'a>(
-    t: &'a mut Tensor<Cpu>,
-    scales: Option<&'a mut Tensor<Cpu>>,
-    scale: Option<f32>,
-) -> Result<KvSliceMut<'a>> {
-    match (kv_kind(t.dtype, scales.is_some())?, scales) {
-        (Some(kind), Some(scales)) => {
-            Ok(KvSliceMut::Q8 { units: Units { kind, scale }, codes: u8s_mut(t)?, scales: f32s_mut(scales)? })
-        }
-        _ if t.dtype == DType::BF16 => Ok(KvSliceMut::Bf16(t.buf.view_mut::<bf16>(t.dtype)?)),
-        _ => Ok(KvSliceMut::F32(t.buf.view_mut::<f32>(t.dtype)?)),
-    }
 }
 
 impl Backend for Cpu {
@@ -389,6 +358,29 @@ impl Backend for Cpu {
         require("gated_quantize", gate_up.cols == 2 * f && gate_up.rows == out.codes.rows)?;
         rowwise::gated_quantize(&self.threads, self.isa, units, f32s(gate_up)?, f, act, q8_mut(out)?);
         Ok(())
+    }
+
+    fn gemm_gated_quantize(
+        &self,
+        x: &Q8Rows<Self>,
+        w: &CpuLinear,
+        act: Activation,
+        gate_up: &mut Tensor<Self>,
+        inner: &mut Tensor<Self>,
+        out: &mut Q8Rows<Self>,
+    ) -> Result<()> {
+        let (kind, f) = (kind_of(&x.codes)?, out.codes.cols);
+        if let (CpuLinear::Q8(w), Some(units), Some(_)) = (w, units_of(out)?, Units::of(kind, x.grid)) {
+            let fits = x.codes.cols == w.k() && x.grid == w.grid() && kind == w.kind();
+            let rows = [gate_up.rows, out.codes.rows].iter().all(|&rows| rows == x.codes.rows);
+            require("gemm_gated_quantize", fits && rows && w.n() == 2 * f && gate_up.cols == 2 * f)?;
+            let x = Q8Slice { codes: u8s(&x.codes)?, xs: f32s(&x.scales)? };
+            if gemm_gated_quantize(&self.threads, x, w, act, units, f32s_mut(gate_up)?, &mut q8_mut(out)?) {
+                return Ok(());
+            }
+        }
+        self.gemm_w8a8(x, w, gate_up)?;
+        self.gated_quantize(gate_up, act, inner, out)
     }
 
     fn mixer(&self) -> Option<&dyn Mixer<Self>> {

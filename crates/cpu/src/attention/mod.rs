@@ -33,9 +33,10 @@ use std::ops::Range;
 pub(crate) const KEYS: usize = 64;
 /// Keys of a segment.
 pub(crate) const SEGMENT: usize = 8 * KEYS;
-/// Query rows (tokens times heads of a group) that share the reading of a block.
+/// Elements of the query rows (tokens times heads of a group) that share the reading of a block, at most: what is known
+/// of these rows stays in the second-level cache.
 #[cfg(target_arch = "x86_64")]
-const QUERY_ROWS: usize = 192;
+const QUERIES: usize = 768 * 64;
 
 /// Keys or values of one layer: pages of `[nkv, page_size, d]`.
 #[derive(Clone, Copy)]

@@ -1,5 +1,6 @@
 //! Attention with dot products of bf16 pairs, for caches narrower than f32: queries and weights are rounded to bf16;
-//! keys, values and 8-bit codes are bf16 numbers exactly, and scales join the factors of scores and the weights.
+//! keys, values and 8-bit codes are bf16 numbers exactly, and codes' scales join the factors of scores and the weights.
+//! Softmaxes are of powers of two: queries are multiplied with the scores' scale and log2(e) before they are rounded.
 //! A score is a chain over the pairs of channels, an output over the pairs of keys, both from the first up.
 mod block;
 mod lanes;
@@ -15,8 +16,12 @@ use crate::vector::{Avx512, Work};
 pub(super) use block::Table;
 use planish_tensor::Q8;
 use std::arch::x86_64::*;
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 use tile::{Halves, Scores, Values, Weights, add_values, score, weigh};
+
+/// How many tokens ahead queries are asked for.
+const AHEAD: usize = 6;
 
 /// AVX-512 with bf16 dot products and byte permutations.
 pub(super) struct Pairs;
@@ -37,17 +42,31 @@ impl Tiles for Pairs {
     }
 
     #[inline(always)]
+    unsafe fn power(x: Avx512) -> Avx512 {
+        // SAFETY: the caller keeps the contract.
+        Avx512(unsafe { crate::exp::power512(x.0) })
+    }
+
+    #[inline(always)]
     unsafe fn begin(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>) {
         let (d, group, pitch) = (o.shape.d, o.group(), s.pitch);
         let to = s.queries();
+        s.factors = [1.0; KEYS];
+        // Capped scores are multiplied after that.
+        let unit = if o.shape.softcap.is_some() { o.shape.scale } else { o.shape.scale * LOG2_E };
         for r in 0..item.tokens.len() * group {
             let q = o.query(item.tokens.start + r / group, item.head * group + r % group).as_ptr();
+            // Rows of a head lie far apart.
+            let ahead = q.wrapping_add(AHEAD * o.shape.qkv_width()).cast::<i8>();
+            // SAFETY: a prefetch may be of any address.
+            (0..4 * d).step_by(64).for_each(|at| unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(at)) });
             for c in (0..pitch).step_by(32) {
                 let part = |first: usize| mask16(d.saturating_sub(first));
                 // SAFETY: the caller keeps the contract; a row of queries is `pitch / 2` pairs, and masks end at d.
                 unsafe {
-                    let low = _mm512_maskz_loadu_ps(part(c), q.wrapping_add(c));
-                    let high = _mm512_maskz_loadu_ps(part(c + 16), q.wrapping_add(c + 16));
+                    let unit = _mm512_set1_ps(unit);
+                    let low = _mm512_mul_ps(_mm512_maskz_loadu_ps(part(c), q.wrapping_add(c)), unit);
+                    let high = _mm512_mul_ps(_mm512_maskz_loadu_ps(part(c + 16), q.wrapping_add(c + 16)), unit);
                     let pairs = std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
                     _mm512_storeu_ps(to.add((r * pitch + c) / 2), pairs);
                 }
@@ -108,7 +127,7 @@ impl Tiles for Pairs {
             for i in (0..m).filter(|&i| !seen[i].is_empty()) {
                 let scores = scores.add(i * KEYS);
                 if let Some(cap) = o.shape.softcap {
-                    cap_scores::<Avx512>(scores, cap);
+                    cap_scores::<Avx512>(scores, cap, LOG2_E);
                 }
                 let to = p.add(i * KEYS / 2);
                 factors[i] = weigh(scores, &seen[i], &s.v_scales, to, &row(state, rows, width, tile.start + i));
@@ -143,8 +162,7 @@ fn find_rows(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usi
             s.v_rows[j + i] = v.wrapping_add(i * d * size).cast();
         }
         if let (KvSlice::Q8 { scales: ks, .. }, KvSlice::Q8 { scales: vs, .. }) = (o.k, o.v) {
-            let factors = s.factors[j..j + n].iter_mut().zip(&ks[first..first + n]);
-            factors.for_each(|(factor, scale)| *factor = scale * o.shape.scale);
+            s.factors[j..j + n].copy_from_slice(&ks[first..first + n]);
             s.v_scales[j..j + n].copy_from_slice(&vs[first..first + n]);
         }
         j += n;
@@ -191,29 +209,44 @@ fn bytes(from: KvSlice<'_>, at: usize, n: usize) -> *const u8 {
 ///
 /// # Safety
 /// As for `Tiles`.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
 unsafe fn add_tile_values(v: &Values, seen: &[Range<usize>], factors: &mut [f32]) {
+    if seen.iter().all(|k| k.start == 0 && k.end > 0) {
+        let mut ends = [0; MOST_ROWS];
+        ends.iter_mut().zip(seen).for_each(|(end, k)| *end = k.end);
+        let (ends, whole) = (&ends[..seen.len()], seen.iter().map(|k| k.end).min().unwrap_or(0) / 2);
+        // SAFETY: the caller keeps the contract.
+        return unsafe { add_values(v, 0..whole, Halves::Both, factors, ends) };
+    }
     let whole = |k: &Range<usize>| k.start.div_ceil(2)..k.end / 2;
     let start = seen.iter().map(|k| whole(k).start).max().unwrap_or(0);
     let end = seen.iter().map(|k| whole(k).end).min().unwrap_or(0).max(start);
-    let alone = |i: usize, pairs: Range<usize>, halves: Halves, factor: &mut f32| {
-        if !pairs.is_empty() {
-            // SAFETY: the caller keeps the contract.
-            unsafe { add_values(&v.of_row(i), pairs, halves, std::slice::from_ref(factor)) };
-            *factor = 1.0;
+    // SAFETY: the caller keeps the contract.
+    unsafe {
+        for (i, (k, factor)) in seen.iter().zip(factors.iter_mut()).enumerate().filter(|(_, (k, _))| !k.is_empty()) {
+            add_alone(v, i, k.start / 2..k.start.div_ceil(2), Halves::High, factor);
+            add_alone(v, i, whole(k).start..whole(k).end.min(start), Halves::Both, factor);
         }
-    };
-    for (i, (k, factor)) in seen.iter().zip(factors.iter_mut()).enumerate().filter(|(_, (k, _))| !k.is_empty()) {
-        alone(i, k.start / 2..k.start.div_ceil(2), Halves::High, factor);
-        alone(i, whole(k).start..whole(k).end.min(start), Halves::Both, factor);
+        if start < end {
+            add_values(v, start..end, Halves::Both, factors, &[]);
+            factors.fill(1.0);
+        }
+        for (i, (k, factor)) in seen.iter().zip(factors.iter_mut()).enumerate().filter(|(_, (k, _))| !k.is_empty()) {
+            add_alone(v, i, whole(k).start.max(end)..whole(k).end, Halves::Both, factor);
+            add_alone(v, i, k.end / 2..k.end.div_ceil(2), Halves::Low, factor);
+        }
     }
-    if start < end {
+}
+
+/// Adds some pairs to row `i`; its factor is used up.
+///
+/// # Safety
+/// As for `Tiles`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
+unsafe fn add_alone(v: &Values, i: usize, pairs: Range<usize>, halves: Halves, factor: &mut f32) {
+    if !pairs.is_empty() {
         // SAFETY: the caller keeps the contract.
-        unsafe { add_values(v, start..end, Halves::Both, factors) };
-        factors.fill(1.0);
-    }
-    for (i, (k, factor)) in seen.iter().zip(factors.iter_mut()).enumerate().filter(|(_, (k, _))| !k.is_empty()) {
-        alone(i, whole(k).start.max(end)..whole(k).end, Halves::Both, factor);
-        alone(i, k.end / 2..k.end.div_ceil(2), Halves::Low, factor);
+        unsafe { add_values(&v.of_row(i), pairs, halves, std::slice::from_ref(factor), &[]) };
+        *factor = 1.0;
     }
 }

@@ -70,7 +70,8 @@ fn attend(o: &Operands<'_>, seq: usize, token: usize, head: usize, out: &mut [f3
         }
         all.merge(&part);
     }
-    out.iter_mut().zip(&all.o).for_each(|(y, x)| *y = x / all.l);
+    let share = 1.0 / all.l;
+    out.iter_mut().zip(&all.o).for_each(|(y, x)| *y = x.mul_add(share, 0.0));
 }
 
 fn element(from: KvSlice<'_>, i: usize) -> f32 {

@@ -36,7 +36,7 @@ impl<'a> Scratch<'a> {
     pub fn new<V: Vector>(o: &Operands<'_>, rows: usize, arena: &'a Arena) -> Self {
         let (width, pitch) = (o.shape.d.next_multiple_of(V::LANES), o.shape.d.next_multiple_of(64));
         let state = rows * (width + 2);
-        let floats = pitch + 3 * KEYS * pitch + 2 * MOST_ROWS * KEYS + rows * pitch + 2 * state + MANY * (KEYS * 3 / 2);
+        let floats = pitch + 3 * KEYS * pitch + 2 * MOST_ROWS * KEYS + rows * pitch + 2 * state + MANY * KEYS;
         let null = [std::ptr::null(); KEYS];
         let mut scratch = Scratch {
             memory: arena.lease(floats),
@@ -85,7 +85,7 @@ impl<'a> Scratch<'a> {
         self.queries().wrapping_add(self.rows * self.pitch / 2)
     }
 
-    /// Scores of many rows, `[KEYS, MANY]`, and behind them their weights in pairs of keys, `[KEYS / 2, MANY]`.
+    /// Scores of many rows, `[KEYS, MANY]`, in whose place come their weights in pairs of keys.
     pub fn many(&mut self) -> *mut f32 {
         self.state(2)
     }

@@ -20,6 +20,8 @@ pub(super) trait Tiles {
 
     /// Runs `work` compiled for this family.
     unsafe fn enter<W: Work>(work: W);
+    /// What a difference of scores stands for in the softmax.
+    unsafe fn power(x: Self::V) -> Self::V;
     /// Prepares an item's queries.
     unsafe fn begin(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>);
     /// Brings a block of keys and values into the scratch.
@@ -101,6 +103,12 @@ impl<V: Vector> Tiles for Floats<V> {
     }
 
     #[inline(always)]
+    unsafe fn power(x: V) -> V {
+        // SAFETY: the caller keeps the contract.
+        unsafe { x.exp() }
+    }
+
+    #[inline(always)]
     unsafe fn begin(_: &Operands<'_>, _: &Item, _: &mut Scratch<'_>) {}
 
     #[inline(always)]
@@ -153,7 +161,7 @@ unsafe fn attend_tile<V: Vector>(
                 continue;
             }
             if let Some(cap) = o.shape.softcap {
-                cap_scores::<V>(scores, cap);
+                cap_scores::<V>(scores, cap, 1.0);
             }
             (0..seen[i].start).chain(seen[i].end..KEYS).for_each(|j| *scores.add(j) = f32::NEG_INFINITY);
             factors[i] = weigh::<V>(scores, &row(state, rows, width, tile.start + i));

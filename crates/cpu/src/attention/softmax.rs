@@ -1,5 +1,6 @@
 //! The softmax of one row against one block of keys, and the merging of two stretches of keys.
 use super::KEYS;
+use super::segment::Tiles;
 use crate::exp::{TANH, TANH_SWITCH};
 use crate::vector::Vector;
 
@@ -10,18 +11,18 @@ pub(super) struct Row {
     pub l: *mut f32,
 }
 
-/// `cap * tanh(score / cap)` over a block.
+/// `cap * tanh(score / cap)` over a block, times `unit`.
 ///
 /// # Safety
 /// As for [`Vector`]; `scores` are [`KEYS`] floats.
 #[inline(always)]
-pub(super) unsafe fn cap_scores<V: Vector>(scores: *mut f32, cap: f32) {
+pub(super) unsafe fn cap_scores<V: Vector>(scores: *mut f32, cap: f32, unit: f32) {
     // SAFETY: the caller keeps the contract.
     unsafe {
         for i in 0..KEYS / V::LANES {
             let at = scores.add(i * V::LANES);
             let x = V::load(at).div(V::splat(cap));
-            tanh(x).mul(V::splat(cap)).store(at);
+            tanh(x).mul(V::splat(cap * unit)).store(at);
         }
     }
 }
@@ -82,9 +83,9 @@ pub(super) fn larger(a: f32, b: f32) -> f32 {
 /// Adds a later stretch of keys to a row.
 ///
 /// # Safety
-/// As for [`Vector`]; outputs are `width` floats, a multiple of the lanes.
+/// As for [`Tiles`]; outputs are `width` floats, a multiple of the lanes.
 #[inline(always)]
-pub(super) unsafe fn merge<V: Vector>(row: &Row, later: &Row, width: usize) {
+pub(super) unsafe fn merge<T: Tiles>(row: &Row, later: &Row, width: usize) {
     // SAFETY: the caller keeps the contract.
     unsafe {
         // No key of the stretch was visible.
@@ -92,12 +93,12 @@ pub(super) unsafe fn merge<V: Vector>(row: &Row, later: &Row, width: usize) {
             return;
         }
         let m = larger(*row.m, *later.m);
-        let (a, b) = (V::splat(*row.m - m).exp(), V::splat(*later.m - m).exp());
+        let (a, b) = (T::power(T::V::splat(*row.m - m)), T::power(T::V::splat(*later.m - m)));
         *row.m = m;
         *row.l = (*row.l).mul_add(a.first(), *later.l * b.first());
-        for c in (0..width).step_by(V::LANES) {
-            let y = V::load(later.o.add(c)).mul(b);
-            V::load(row.o.add(c)).fma(a, y).store(row.o.add(c));
+        for c in (0..width).step_by(T::V::LANES) {
+            let y = T::V::load(later.o.add(c)).mul(b);
+            T::V::load(row.o.add(c)).fma(a, y).store(row.o.add(c));
         }
     }
 }

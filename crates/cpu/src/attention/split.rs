@@ -4,7 +4,7 @@ use super::arena::Arena;
 use super::scratch::{Scratch, clear, row};
 use super::segment::{Tiles, attend_segment};
 use super::softmax::merge;
-use super::{Operands, QUERY_ROWS, Quantized, SEGMENT};
+use super::{Operands, QUERIES, Quantized, SEGMENT};
 use crate::threads::Threads;
 use crate::vector::{Shared, Vector, Work};
 use std::marker::PhantomData;
@@ -112,9 +112,12 @@ pub(super) unsafe fn run<T: Tiles>(
 
 /// The chunks of a call, heaviest first.
 fn chunks(o: &Operands<'_>, threads: usize) -> Vec<Chunk> {
-    let mut tokens_each = (QUERY_ROWS / o.group()).max(1);
-    while tokens_each > 16 && o.batch.t() * o.shape.nkv < 2 * threads * tokens_each {
-        tokens_each /= 2;
+    // Sixteen tokens fill registers with rows, whatever the group.
+    let mut tokens_each = (QUERIES / o.shape.d.next_multiple_of(64) / o.group() / 16 * 16).max(16);
+    // Large chunks read fewer keys in all, but leave threads idle in the end.
+    let fair = |each: usize| if each > 64 { 8 * threads * each } else { 2 * threads * each };
+    while tokens_each > 16 && o.batch.t() * o.shape.nkv < fair(tokens_each) {
+        tokens_each = (tokens_each / 2).next_multiple_of(16);
     }
     let mut chunks = Vec::with_capacity(o.batch.sequences() + o.batch.t() / tokens_each);
     for seq in 0..o.batch.sequences() {
@@ -163,14 +166,24 @@ impl<T: Tiles> Work for Attend<'_, '_, T> {
                 }
             }
             let (rows, width) = (item.tokens.len() * group, s.width);
-            clear(all, rows, width);
-            for at in item.segments.clone() {
-                let from = if segment.is_some() { call.part(chunk, head, at) } else { part };
+            if segment.is_some() || item.segments.is_empty() {
+                clear(all, rows, width);
+            }
+            for (nth, at) in item.segments.clone().enumerate() {
+                let from = match segment {
+                    Some(_) => call.part(chunk, head, at),
+                    // What merging it with nothing would give, but for signs of zeros, which `finish` takes away.
+                    None if nth == 0 => all,
+                    None => part,
+                };
                 if segment.is_none() {
                     attend_segment::<T>(&call.operands, &item, s, at, from);
+                    if nth == 0 {
+                        continue;
+                    }
                 }
                 for r in 0..rows {
-                    merge::<T::V>(&row(all, rows, width, r), &row(from, rows, width, r), width);
+                    merge::<T>(&row(all, rows, width, r), &row(from, rows, width, r), width);
                 }
             }
             finish::<T::V>(&call.operands, &item, all, width, call.out);
@@ -204,7 +217,7 @@ impl Call<'_> {
     }
 }
 
-/// Divides by the sums and writes the item's rows.
+/// Divides by the sums and writes the item's rows, with +0 for -0.
 ///
 /// # Safety
 /// As for [`Vector`]; the state is the item's, and `out` is `[t, nq d]`.
@@ -216,9 +229,13 @@ unsafe fn finish<V: Vector>(o: &Operands<'_>, item: &Item, all: *mut f32, width:
         let from = row(all, rows, width, r);
         let head = item.head * group + r % group;
         let to = out.at(((item.tokens.start + r / group) * o.shape.nq + head) * d);
-        for c in (0..d).step_by(V::LANES) {
-            // SAFETY: the caller keeps the contract.
-            unsafe { V::load(from.o.add(c)).div(V::splat(*from.l)).store_part(to.add(c), (d - c).min(V::LANES)) };
+        // SAFETY: the caller keeps the contract.
+        unsafe {
+            let share = V::splat(1.0 / *from.l);
+            for c in (0..d).step_by(V::LANES) {
+                let y = V::load(from.o.add(c)).fma(share, V::splat(0.0));
+                if c + V::LANES <= d { y.store(to.add(c)) } else { y.store_part(to.add(c), d - c) }
+            }
         }
     }
 }

@@ -11,11 +11,13 @@ use std::ops::Range;
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod float8;
+mod gated;
 mod grouped;
 mod int8;
 mod pack;
 mod tile;
 
+pub use gated::gemm_gated_quantize;
 pub use grouped::{GroupedQ8, gemm_grouped};
 
 /// Quantized activations `[t, k]`.

@@ -1,5 +1,6 @@
 //! Every kernel family against the definition in `planish_tensor::q8`, bit for bit.
 use super::*;
+use crate::rowwise::Q8SliceMut;
 use planish_tensor::q8;
 
 /// A small generator of well spread numbers.
@@ -126,6 +127,39 @@ fn long_sums_and_many_tasks() {
             }
         }
     }
+}
+
+#[test]
+fn gate_and_up_by_blocks_equal_the_whole() {
+    use crate::rowwise::gated_quantize;
+    use planish_tensor::Activation;
+    let mut random = Random(6);
+    // Blocks of 256 rows, of 136, and of 40.
+    for (kind, t, f, k) in
+        [(Q8::Int8, 1031, 20, 40), (Q8::Int8, 420, 600, 12), (Q8::Int8, 300, 2048, 8), (Q8::E4M3, 800, 20, 24)]
+    {
+        let case = Case::new(&mut random, kind, t, 2 * f, k);
+        let x = Q8Slice { codes: &case.x, xs: &case.xs };
+        for (isa, pool) in Isa::available().into_iter().flat_map(|isa| pools().map(|pool| (isa, pool))) {
+            let w = PackedQ8::pack(kind, k, &[(&case.w, &case.ws)], case.bias.clone(), isa, &pool);
+            let (act, to) = (Activation::Silu, Q8::ALL[t % 3].into());
+            let [mut whole, mut between] = [(); 2].map(|()| vec![f32::NAN; t * 2 * f]);
+            let [mut want, mut got] = [(); 2].map(|()| (vec![9; t * f], vec![9.0; t]));
+            gemm_w8a8(&pool, x, &w, &mut whole);
+            gated_quantize(&pool, isa, to, &whole, f, act, Q8SliceMut { codes: &mut want.0, xs: &mut want.1 });
+            let mut out = Q8SliceMut { codes: &mut got.0, xs: &mut got.1 };
+            let taken = gemm_gated_quantize(&pool, x, &w, act, to, &mut between, &mut out);
+            // Channels that are padded are the only reason to decline here.
+            assert!(taken || w.layout.kp != k, "{isa:?} {t} {f} {k}");
+            assert!(!taken || got == want, "{isa:?} {kind:?} {t} {f} {k} on {} threads", pool.count());
+        }
+    }
+    let w = PackedQ8::pack(Q8::Int8, 8, &[(&[0; 64 * 8], &[1.0; 64])], None, Isa::best(), &Threads::new(1));
+    let (x, mut xs) = ([0; 40 * 8], [0.0; 40]);
+    let mut out = Q8SliceMut { codes: &mut [0; 40 * 32], xs: &mut xs };
+    let x = Q8Slice { codes: &x, xs: &[0.0; 40] };
+    let few = &mut [0.0; 40 * 64];
+    assert!(!gemm_gated_quantize(&pools()[1], x, &w, Activation::Silu, Q8::Int8.into(), few, &mut out));
 }
 
 #[test]

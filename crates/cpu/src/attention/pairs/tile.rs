@@ -2,6 +2,7 @@
 use super::mask16;
 use crate::attention::KEYS;
 use crate::attention::softmax::{Row, larger};
+use crate::exp::power512;
 use crate::vector::{Avx512, Vector};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -65,6 +66,19 @@ pub(super) unsafe fn dot(acc: __m512, x: __m512, w: __m512) -> __m512 {
     }
 }
 
+/// `N` registers from there on. (Not a closure for an array: those may stay calls, with all vectors in memory.)
+#[inline(always)]
+unsafe fn load<const N: usize>(from: *const f32) -> [__m512; N] {
+    // SAFETY: the caller has the instructions, and that many floats.
+    unsafe {
+        let mut x = [_mm512_setzero_ps(); N];
+        for v in 0..N {
+            x[v] = _mm512_loadu_ps(from.add(v * 16));
+        }
+        x
+    }
+}
+
 macro_rules! by_rows {
     ($rows:expr, $m:ident => $call:expr) => {
         match $rows {
@@ -105,7 +119,7 @@ unsafe fn score_tile<const M: usize, const N: usize>(s: &Scores, factors: &[f32;
         let mut acc = [[_mm512_setzero_ps(); N]; M];
         for i in 0..s.pairs {
             let k = s.kt.add(i * KEYS);
-            let k: [__m512; N] = std::array::from_fn(|v| _mm512_loadu_ps(k.add(v * 16)));
+            let k = load::<N>(k);
             for r in 0..M {
                 let q = _mm512_set1_ps(*s.q.add(r * s.pitch + i));
                 for v in 0..N {
@@ -122,11 +136,11 @@ unsafe fn score_tile<const M: usize, const N: usize>(s: &Scores, factors: &[f32;
     }
 }
 
-/// As `softmax::weigh`, of the keys `seen` and no others; the weights times the values' scales go to `p` as bf16.
+/// As `softmax::weigh` with powers of two, of the keys `seen` and no others; the weights times the values' scales go to `p` as bf16.
 ///
 /// # Safety
 /// As for [`Vector`]; `scores` are [`KEYS`] floats, `p` as many bf16, and the row's pointers are valid.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
 pub(super) unsafe fn weigh(
     scores: *const f32,
     seen: &Range<usize>,
@@ -134,24 +148,27 @@ pub(super) unsafe fn weigh(
     p: *mut f32,
     row: &Row,
 ) -> f32 {
-    let lanes: [__mmask16; 4] = std::array::from_fn(|v| {
-        let upto = |n: usize| mask16(n.saturating_sub(v * 16));
-        upto(seen.end) & !upto(seen.start)
-    });
     // SAFETY: the caller keeps the contract.
     unsafe {
         let low = _mm512_set1_ps(f32::NEG_INFINITY);
-        let x: [__m512; 4] = std::array::from_fn(|v| _mm512_mask_loadu_ps(low, lanes[v], scores.add(v * 16)));
+        let (mut lanes, mut x) = ([0; 4], [low; 4]);
+        for v in 0..4 {
+            lanes[v] = mask16(seen.end.saturating_sub(v * 16)) & !mask16(seen.start.saturating_sub(v * 16));
+            x[v] = _mm512_mask_loadu_ps(low, lanes[v], scores.add(v * 16));
+        }
         let top = _mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]));
         let old = *row.m;
         let m = larger(old, Avx512(top).largest());
-        let factor = Avx512::splat(old - m).exp().first();
-        let y: [__m512; 4] = std::array::from_fn(|v| crate::exp::exp512(_mm512_sub_ps(x[v], _mm512_set1_ps(m))));
-        let sum = _mm512_add_ps(_mm512_add_ps(y[0], y[1]), _mm512_add_ps(y[2], y[3]));
-        let scale = |v: usize| _mm512_loadu_ps(scales.as_ptr().add(v * 16));
-        let z: [__m512; 4] = std::array::from_fn(|v| _mm512_maskz_mul_ps(lanes[v], y[v], scale(v)));
+        let factor = _mm512_cvtss_f32(power512(_mm512_set1_ps(old - m)));
+        for v in 0..4 {
+            x[v] = power512(_mm512_sub_ps(x[v], _mm512_set1_ps(m)));
+        }
+        let sum = _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
+        for v in 0..4 {
+            x[v] = _mm512_maskz_mul_ps(lanes[v], x[v], _mm512_loadu_ps(scales.as_ptr().add(v * 16)));
+        }
         for v in [0, 2] {
-            let pairs = std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(z[v + 1], z[v]));
+            let pairs = std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(x[v + 1], x[v]));
             _mm512_storeu_ps(p.add(v * 8), pairs);
         }
         *row.m = m;
@@ -160,12 +177,13 @@ pub(super) unsafe fn weigh(
     }
 }
 
-/// Adds these pairs of keys to `factors.len()` rows, each multiplied with its factor first.
+/// Adds these pairs of keys to `factors.len()` rows, each multiplied with its factor first; and of the pairs after them
+/// those keys that come before each row's end, if ends are given.
 ///
 /// # Safety
-/// The machine has the instructions; the pointers cover rows, channels and keys.
-#[inline(always)]
-pub(super) unsafe fn add_values(s: &Values, pairs: Range<usize>, halves: Halves, factors: &[f32]) {
+/// The machine has the instructions; the pointers cover rows, channels and keys; there are ends for all rows or none.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
+pub(super) unsafe fn add_values(s: &Values, pairs: Range<usize>, halves: Halves, factors: &[f32], ends: &[usize]) {
     let keep = match halves {
         Halves::Both => !0,
         Halves::Low => 0xFFFF,
@@ -178,9 +196,9 @@ pub(super) unsafe fn add_values(s: &Values, pairs: Range<usize>, halves: Halves,
         unsafe {
             column += match left {
                 _ if keep != !0 => value_part(s, column, pairs, keep, factors[0]),
-                4.. => by_rows!(factors.len(), M => value_tile::<M, 4>(s, column, pairs, factors)),
-                2 | 3 => by_rows!(factors.len(), M => value_tile::<M, 2>(s, column, pairs, factors)),
-                _ => by_rows!(factors.len(), M => value_tile::<M, 1>(s, column, pairs, factors)),
+                4.. => by_rows!(factors.len(), M => value_tile::<M, 4>(s, column, pairs, factors, ends)),
+                2 | 3 => by_rows!(factors.len(), M => value_tile::<M, 2>(s, column, pairs, factors, ends)),
+                _ => by_rows!(factors.len(), M => value_tile::<M, 1>(s, column, pairs, factors, ends)),
             };
         }
     }
@@ -193,6 +211,7 @@ unsafe fn value_tile<const M: usize, const N: usize>(
     column: usize,
     pairs: Range<usize>,
     factors: &[f32],
+    ends: &[usize],
 ) -> usize {
     // SAFETY: the caller keeps the contract.
     unsafe {
@@ -204,13 +223,27 @@ unsafe fn value_tile<const M: usize, const N: usize>(
                 acc[r][v] = _mm512_mul_ps(_mm512_loadu_ps(at(r, v)), factor);
             }
         }
-        for j in pairs {
-            let value = s.v.add(j * s.pitch + column);
-            let value: [__m512; N] = std::array::from_fn(|v| _mm512_loadu_ps(value.add(v * 16)));
+        for j in pairs.clone() {
+            let value = load::<N>(s.v.add(j * s.pitch + column));
             for r in 0..M {
                 let p = _mm512_set1_ps(*s.p.first.add(r * s.p.row + j * s.p.pair));
                 for v in 0..N {
                     acc[r][v] = dot(acc[r][v], p, value[v]);
+                }
+            }
+        }
+        let last = ends.iter().max().map_or(0, |end| end.div_ceil(2));
+        for j in pairs.end..last {
+            let value = load::<N>(s.v.add(j * s.pitch + column));
+            for r in 0..M {
+                let keys = ends.get_unchecked(r).saturating_sub(2 * j);
+                if keys > 0 {
+                    let p = _mm512_set1_ps(*s.p.first.add(r * s.p.row + j * s.p.pair));
+                    let keep = _mm512_set1_epi32(if keys == 1 { 0xFFFF } else { -1 });
+                    for v in 0..N {
+                        let value = _mm512_and_si512(_mm512_castps_si512(value[v]), keep);
+                        acc[r][v] = dot(acc[r][v], p, _mm512_castsi512_ps(value));
+                    }
                 }
             }
         }
@@ -224,7 +257,7 @@ unsafe fn value_tile<const M: usize, const N: usize>(
 }
 
 /// One row and sixteen channels, with a part of each pair.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
 unsafe fn value_part(s: &Values, column: usize, pairs: Range<usize>, keep: i32, factor: f32) -> usize {
     // SAFETY: the caller keeps the contract.
     unsafe {

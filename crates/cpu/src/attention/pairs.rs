@@ -1,6 +1,6 @@
 //! Attention with dot products of bf16 pairs, for caches narrower than f32: queries and weights are rounded to bf16;
 //! keys, values and 8-bit codes are bf16 numbers exactly, and codes' scales join the factors of scores and the weights.
-//! Softmaxes are of powers of two: queries are multiplied with the scores' scale and log2(e) before they are rounded.
+//! Softmaxes are of powers of two: log2(e) joins the scores' scale.
 //! A score is a chain over the pairs of channels, an output over the pairs of keys, both from the first up.
 mod block;
 mod lanes;
@@ -51,9 +51,14 @@ impl Tiles for Pairs {
     unsafe fn begin(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>) {
         let (d, group, pitch) = (o.shape.d, o.group(), s.pitch);
         let to = s.queries();
-        s.factors = [1.0; KEYS];
-        // Capped scores are multiplied after that.
-        let unit = if o.shape.softcap.is_some() { o.shape.scale } else { o.shape.scale * LOG2_E };
+        // Whatever keeps the order of scores may wait until one is an exponent.
+        let exponent = o.shape.scale * LOG2_E;
+        (s.base, s.unit) = match o.shape.softcap {
+            Some(_) => (o.shape.scale, 1.0),
+            None if exponent > 0.0 => (1.0, exponent),
+            None => (exponent, 1.0),
+        };
+        s.factors = [s.base; KEYS];
         for r in 0..item.tokens.len() * group {
             let q = o.query(item.tokens.start + r / group, item.head * group + r % group).as_ptr();
             // Rows of a head lie far apart.
@@ -64,9 +69,8 @@ impl Tiles for Pairs {
                 let part = |first: usize| mask16(d.saturating_sub(first));
                 // SAFETY: the caller keeps the contract; a row of queries is `pitch / 2` pairs, and masks end at d.
                 unsafe {
-                    let unit = _mm512_set1_ps(unit);
-                    let low = _mm512_mul_ps(_mm512_maskz_loadu_ps(part(c), q.wrapping_add(c)), unit);
-                    let high = _mm512_mul_ps(_mm512_maskz_loadu_ps(part(c + 16), q.wrapping_add(c + 16)), unit);
+                    let low = _mm512_maskz_loadu_ps(part(c), q.wrapping_add(c));
+                    let high = _mm512_maskz_loadu_ps(part(c + 16), q.wrapping_add(c + 16));
                     let pairs = std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low));
                     _mm512_storeu_ps(to.add((r * pitch + c) / 2), pairs);
                 }
@@ -130,7 +134,7 @@ impl Tiles for Pairs {
                     cap_scores::<Avx512>(scores, cap, LOG2_E);
                 }
                 let to = p.add(i * KEYS / 2);
-                factors[i] = weigh(scores, &seen[i], &s.v_scales, to, &row(state, rows, width, tile.start + i));
+                factors[i] = weigh(scores, &seen[i], s.unit, &s.v_scales, to, &row(state, rows, width, tile.start + i));
             }
             let p = Weights { first: p, row: KEYS / 2, pair: 1 };
             let v = Values { p, v: s.wide(1), pitch: s.pitch, o: state.add(tile.start * width), width };
@@ -162,7 +166,8 @@ fn find_rows(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usi
             s.v_rows[j + i] = v.wrapping_add(i * d * size).cast();
         }
         if let (KvSlice::Q8 { scales: ks, .. }, KvSlice::Q8 { scales: vs, .. }) = (o.k, o.v) {
-            s.factors[j..j + n].copy_from_slice(&ks[first..first + n]);
+            let factors = s.factors[j..j + n].iter_mut().zip(&ks[first..first + n]);
+            factors.for_each(|(factor, scale)| *factor = scale * s.base);
             s.v_scales[j..j + n].copy_from_slice(&vs[first..first + n]);
         }
         j += n;

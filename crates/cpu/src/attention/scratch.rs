@@ -21,6 +21,9 @@ pub(super) struct Scratch<'a> {
     /// Bytes of the block's keys and values, where they are used as they lie.
     pub k_rows: [*const f32; KEYS],
     pub v_rows: [*const f32; KEYS],
+    /// What scores are multiplied with as they are computed, besides their keys' scales; and then as exponents.
+    pub base: f32,
+    pub unit: f32,
     /// Factors on the scores of the block's keys.
     pub factors: [f32; KEYS],
     /// Scales of the block's values, if they are codes.
@@ -45,6 +48,8 @@ impl<'a> Scratch<'a> {
             rows,
             k_rows: null,
             v_rows: null,
+            base: o.shape.scale,
+            unit: 1.0,
             factors: [o.shape.scale; KEYS],
             v_scales: [1.0; KEYS],
             tables: &arena.tables,

@@ -115,7 +115,7 @@ fn chunks(o: &Operands<'_>, threads: usize) -> Vec<Chunk> {
     // Sixteen tokens fill registers with rows, whatever the group.
     let mut tokens_each = (QUERIES / o.shape.d.next_multiple_of(64) / o.group() / 16 * 16).max(16);
     // Large chunks read fewer keys in all, but leave threads idle in the end.
-    let fair = |each: usize| if each > 64 { 8 * threads * each } else { 2 * threads * each };
+    let fair = |each: usize| if each > 64 { 4 * threads * each } else { 2 * threads * each };
     while tokens_each > 16 && o.batch.t() * o.shape.nkv < fair(tokens_each) {
         tokens_each = (tokens_each / 2).next_multiple_of(16);
     }

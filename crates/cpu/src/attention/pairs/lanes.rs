@@ -77,8 +77,8 @@ unsafe fn attend_lanes<const N: usize>(
     unsafe {
         match o.k {
             _ if !whole => attend_part::<N>(o, s, rows, first, base, state),
-            KvSlice::Q8 { .. } => attend_whole::<N, true>(o, s, rows, first, state),
-            _ => attend_whole::<N, false>(o, s, rows, first, state),
+            KvSlice::Bf16(_) if s.base == 1.0 => attend_whole::<N, false>(o, s, rows, first, state),
+            _ => attend_whole::<N, true>(o, s, rows, first, state),
         }
     }
     16 * N
@@ -86,7 +86,7 @@ unsafe fn attend_lanes<const N: usize>(
 
 /// Attends to a block of which every row sees all keys.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
-unsafe fn attend_whole<const N: usize, const CODES: bool>(
+unsafe fn attend_whole<const N: usize, const SCALES: bool>(
     o: &Operands<'_>,
     s: &mut Scratch<'_>,
     rows: usize,
@@ -102,13 +102,19 @@ unsafe fn attend_whole<const N: usize, const CODES: bool>(
         for key in (0..KEYS).step_by(TILE) {
             let to = x.add(key * count);
             let (kt, factors) = (s.kt().add(key), &s.factors[key..]);
-            score::<N, CODES>(q, pairs, o.shape.d.div_ceil(2), kt, factors, to, &mut tops);
+            score::<N, SCALES>(q, pairs, o.shape.d.div_ceil(2), kt, factors, to, &mut tops);
+            // Outputs will be read after this, from the second-level cache.
+            let part = count * width / (KEYS / TILE);
+            let outputs = state.wrapping_add(first * width + key / TILE * part);
+            for line in (0..part).step_by(16) {
+                _mm_prefetch::<_MM_HINT_T0>(outputs.wrapping_add(line).cast());
+            }
         }
         let visible = Visible::all();
         for v in 0..N {
             let state = row(state, rows, width, first + 16 * v);
-            let lanes = Lanes { x: x.add(16 * v), pitch: count, keys: KEYS, m: state.m, l: state.l };
-            weigh::<CODES, true>(&lanes, &visible, tops[v], &s.v_scales, &mut factors[16 * v..][..16]);
+            let lanes = Lanes { x: x.add(16 * v), pitch: count, keys: KEYS, unit: s.unit, m: state.m, l: state.l };
+            weigh::<SCALES, true>(&lanes, &visible, tops[v], &s.v_scales, &mut factors[16 * v..][..16]);
         }
         let weights = Weights { first: x, row: 1, pair: 2 * count };
         let values = Values { p: weights, v: s.wide(1), pitch: s.pitch, o: state.add(first * width), width };
@@ -151,7 +157,7 @@ unsafe fn attend_part<const N: usize>(
         }
         for v in 0..N {
             let state = row(state, rows, width, first + 16 * v);
-            let lanes = Lanes { x: x.add(16 * v), pitch: count, keys, m: state.m, l: state.l };
+            let lanes = Lanes { x: x.add(16 * v), pitch: count, keys, unit: s.unit, m: state.m, l: state.l };
             let visible = Visible::new(&seen[16 * v..][..16]);
             let factors = &mut factors[16 * v..][..16];
             weigh::<true, false>(&lanes, &visible, top(&lanes, &visible), &s.v_scales, factors);
@@ -165,10 +171,10 @@ unsafe fn attend_part<const N: usize>(
     }
 }
 
-/// Scores of `16 N` rows for [`TILE`] keys to `out[key][row]`, times the keys' factors if their elements are codes (or
-/// may be); `tops` become the largest so far.
+/// Scores of `16 N` rows for [`TILE`] keys to `out[key][row]`, times the keys' factors if there are any (or may be);
+/// `tops` become the largest so far.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
-unsafe fn score<const N: usize, const CODES: bool>(
+unsafe fn score<const N: usize, const SCALES: bool>(
     q: *const f32,
     q_pitch: usize,
     pairs: usize,
@@ -195,7 +201,7 @@ unsafe fn score<const N: usize, const CODES: bool>(
         for v in 0..N {
             let mut y = acc[v];
             for k in 0..TILE {
-                if CODES {
+                if SCALES {
                     y[k] = _mm512_mul_ps(y[k], _mm512_set1_ps(factors[k]));
                 }
                 _mm512_storeu_ps(out.add(k * 16 * N + v * 16), y[k]);
@@ -217,6 +223,8 @@ struct Lanes {
     pitch: usize,
     /// No row sees keys from here on.
     keys: usize,
+    /// What turns scores into exponents.
+    unit: f32,
     m: *mut f32,
     l: *mut f32,
 }
@@ -248,9 +256,9 @@ unsafe fn top(lanes: &Lanes, visible: &Visible) -> __m512 {
 }
 
 /// As the `weigh` of the tiles, for sixteen rows, whose largest scores of these keys are `top`. Weights are multiplied
-/// with values' scales if their elements are codes (or may be).
+/// with values' scales if there are any (or may be).
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
-unsafe fn weigh<const CODES: bool, const WHOLE: bool>(
+unsafe fn weigh<const SCALES: bool, const WHOLE: bool>(
     lanes: &Lanes,
     visible: &Visible,
     top: __m512,
@@ -262,11 +270,11 @@ unsafe fn weigh<const CODES: bool, const WHOLE: bool>(
     // SAFETY: the caller's pointers cover sixteen rows and a block of keys.
     unsafe {
         let (old, old_sum) = (_mm512_loadu_ps(lanes.m), _mm512_loadu_ps(lanes.l));
-        let m = _mm512_max_ps(old, top);
+        let m = _mm512_max_ps(old, _mm512_mul_ps(top, _mm512_set1_ps(lanes.unit)));
         let factor = power512(_mm512_sub_ps(old, m));
         let mut sums = [[_mm512_setzero_ps(); 2]; 8];
         for n in 0..8 {
-            sums[n] = weigh_keys::<CODES, WHOLE>(lanes, visible, m, scales, ORDER[n]);
+            sums[n] = weigh_keys::<SCALES, WHOLE>(lanes, visible, m, scales, ORDER[n]);
         }
         for half in [1, 2, 4] {
             for n in (0..8).step_by(2 * half) {
@@ -291,7 +299,7 @@ unsafe fn add(a: [__m512; 2], b: [__m512; 2]) -> [__m512; 2] {
 /// Weights of keys i and i + 1 of each sixteen; returns their sums. (No closures here: they may stay calls, with all
 /// vectors in memory.)
 #[inline(always)]
-unsafe fn weigh_keys<const CODES: bool, const WHOLE: bool>(
+unsafe fn weigh_keys<const SCALES: bool, const WHOLE: bool>(
     lanes: &Lanes,
     visible: &Visible,
     m: __m512,
@@ -310,8 +318,9 @@ unsafe fn weigh_keys<const CODES: bool, const WHOLE: bool>(
             let mut z = [_mm512_setzero_ps(); 2];
             for h in 0..2 {
                 let sees = if WHOLE { !0 } else { visible.of(k + h) };
-                y[quarter][h] = power512(_mm512_sub_ps(lanes.load::<WHOLE>(sees, k + h), m));
-                z[h] = match (CODES, WHOLE) {
+                let x = lanes.load::<WHOLE>(sees, k + h);
+                y[quarter][h] = power512(_mm512_fmsub_ps(x, _mm512_set1_ps(lanes.unit), m));
+                z[h] = match (SCALES, WHOLE) {
                     (true, true) => _mm512_mul_ps(y[quarter][h], _mm512_set1_ps(scales[k + h])),
                     (true, false) => _mm512_maskz_mul_ps(sees, y[quarter][h], _mm512_set1_ps(scales[k + h])),
                     _ => y[quarter][h],

@@ -136,7 +136,7 @@ unsafe fn score_tile<const M: usize, const N: usize>(s: &Scores, factors: &[f32;
     }
 }
 
-/// As `softmax::weigh` with powers of two, of the keys `seen` and no others; the weights times the values' scales go to `p` as bf16.
+/// As `softmax::weigh` with powers of two of scores times `unit`, of the keys `seen` and no others; the weights times the values' scales go to `p` as bf16.
 ///
 /// # Safety
 /// As for [`Vector`]; `scores` are [`KEYS`] floats, `p` as many bf16, and the row's pointers are valid.
@@ -144,6 +144,7 @@ unsafe fn score_tile<const M: usize, const N: usize>(s: &Scores, factors: &[f32;
 pub(super) unsafe fn weigh(
     scores: *const f32,
     seen: &Range<usize>,
+    unit: f32,
     scales: &[f32; KEYS],
     p: *mut f32,
     row: &Row,
@@ -158,10 +159,10 @@ pub(super) unsafe fn weigh(
         }
         let top = _mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]));
         let old = *row.m;
-        let m = larger(old, Avx512(top).largest());
+        let m = larger(old, Avx512(top).largest() * unit);
         let factor = _mm512_cvtss_f32(power512(_mm512_set1_ps(old - m)));
         for v in 0..4 {
-            x[v] = power512(_mm512_sub_ps(x[v], _mm512_set1_ps(m)));
+            x[v] = power512(_mm512_fmsub_ps(x[v], _mm512_set1_ps(unit), _mm512_set1_ps(m)));
         }
         let sum = _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
         for v in 0..4 {

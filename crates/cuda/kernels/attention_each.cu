@@ -17,7 +17,7 @@ __device__ __forceinline__ unsigned turned(unsigned x) {
 template <class Cache>
 struct Each {
     static constexpr int D = 128, KEYS = 32, STAGES = 3, WARPS = 4;
-    static constexpr int PIECES = SEGMENT / KEYS;        // of a segment's keys; as many of its values
+    static constexpr int PIECES = SEGMENT / KEYS;  // of a segment's keys; as many of its values
     static constexpr int DATA = KEYS * D, SCALES = KEYS * 4;
     static constexpr int OTHERS = 2 * SEGMENT * 4; // the values' scales of two segments
     static constexpr int SHARED = WARPS * (STAGES * (DATA + SCALES + 8) + OTHERS) + 1024;
@@ -33,7 +33,7 @@ struct Each {
     unsigned page;          // this lane's of them
     unsigned data, scales, others, full; // this warp's stages in shared memory
     const float *scale_at, *others_at;   // as the program sees `scales` and `others`
-    // The next piece to copy and the next to use: keys are even pieces of a segment's eight.
+    // The next piece to copy, of a segment's eight: four of keys, then four of values. Then pieces so far.
     int next_segment, next_piece, last_segment;
     int issued, used;
 
@@ -84,6 +84,7 @@ struct Each {
         used++;
         issue();
     }
+
     // ---- the products
 
     // Scores of 32 keys: rows g and g + 8 of two tiles, columns 2c and 2c + 1. Tiles take turns, and loads run ahead:

@@ -292,7 +292,10 @@ fn base(url: &str) -> Result<String> {
     let whole = whole.strip_suffix("/chat/completions").unwrap_or(whole);
     let parsed: Option<Uri> = whole.parse().ok();
     let known = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
-    let Some(uri) = parsed.filter(|uri| known(uri) && uri.host().is_some_and(|host| !host.is_empty())) else {
+    // A colon without a port is that of another scheme, such as `unix:/run/planish.sock`.
+    let ports = |uri: &Uri| uri.authority().is_some_and(|a| !a.as_str().ends_with(':'));
+    let Some(uri) = parsed.filter(|uri| known(uri) && ports(uri) && uri.host().is_some_and(|host| !host.is_empty()))
+    else {
         bail!("URL: expected an http or https address, found {url:?}");
     };
     let is_version = |part: &str| {
@@ -321,7 +324,7 @@ mod tests {
         ] {
             assert_eq!(base(url).unwrap(), expected);
         }
-        for url in ["", "ftp://host", "http://", "http://host/v1?x=1", "http://a b"] {
+        for url in ["", "ftp://host", "http://", "http://host/v1?x=1", "http://a b", "unix:/run/planish.sock"] {
             assert!(base(url).unwrap_err().to_string().starts_with("URL: expected"), "{url}");
         }
     }

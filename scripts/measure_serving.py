@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures how a server behaves under load and abuse: each part starts `planish serve` itself, on a free port of this machine.
 
-    scripts/measure_serving.py PLANISH MODEL [ready|idle|lag|throughput|overload|aborts|malformed|sigterm]…    (default: all, 8 minutes)
+    scripts/measure_serving.py PLANISH MODEL [ready|idle|lag|throughput|overload|aborts|malformed|sigterm]…    (default: all, 7 minutes)
 
 Needs nothing but Python. The load and the server share the machine's cores, so that figures are those of both together. Ends with a
 table for docs/performance.md. COUNT=0.1 makes everything ten times smaller."""
@@ -21,9 +21,16 @@ import tempfile
 import time
 
 SCALE = float(os.environ.get("COUNT", "1"))
+# Of runs of the engine alone and over HTTP: processes differ by some percent from one another, whatever they run.
+PAIRS = int(os.environ.get("PAIRS", "8"))
+# Seconds between two looks of an open loop.
+LOOK = 0.005
 HELLO = [{"role": "user", "content": "Tell me something about the sea."}]
 # Of the table: what, must, aim, found, how.
 rows = []
+# A cache for 64 sequences of this length, in place of the longest that the model can: gigabytes whose memory a server touches for the first
+# time, page after page, in its first minutes. That is slower than what follows, so that two loads one after the other would not compare.
+SMALL_CACHE = ["--max-model-len", "288"]
 
 
 def tell(what, must, aim, found, how):
@@ -214,6 +221,21 @@ def lags(page):
     return {float(bound) * 1e3: int(count) for bound, count in re.findall(r'^planish_http_lag_seconds_bucket\{le="(\S+)"\} (\d+)$', page, re.M)}
 
 
+def difference(after, before):
+    """What was counted between."""
+    return {bound: count - before[bound] for bound, count in after.items()}
+
+
+def metric(page, name):
+    """One number of `/metrics`."""
+    return float(re.search(rf"^{name}(?:\{{.*\}})? (\S+)$", page, re.M)[1])
+
+
+def median(values):
+    values = sorted(values)
+    return (values[(len(values) - 1) // 2] + values[len(values) // 2]) / 2
+
+
 def percentile(counts, q):
     """A percentile of such counts, as Prometheus works it out."""
     rank, low, under = counts[float("inf")] * q / 100, 0.0, 0
@@ -229,8 +251,8 @@ def lag():
         server = Server()
         server.ask(completion(8))
         before = lags(server.plain("/metrics").decode())
-        made, rate = streams(server.port, [128] * max(together, int(requests * SCALE)), together)
-        counts = {bound: count - before[bound] for bound, count in lags(server.plain("/metrics").decode()).items()}
+        made, rate, _ = streams(server.port, [128] * max(together, int(requests * SCALE)), together)
+        counts = difference(lags(server.plain("/metrics").decode()), before)
         within = ", ".join(f"{100 * counts[bound] / counts[math.inf]:.1f} % within {bound:g} ms" for bound in (0.5, 1, 2, 3, 5, 10))
         found = ", ".join(f"p{q} {percentile(counts, q):.2f} ms" for q in (50, 99, 99.9))
         tell(f"added latency of the HTTP layer per streamed token, {together} streams", "p99 3 ms", "0.5 ms", found, f"{within}; {made} tokens, {rate:.0f}/s")
@@ -238,58 +260,81 @@ def lag():
 
 
 def streams(port, lengths, together):
-    """Tokens per second of streamed answers, so many at once, the next asked when one ends."""
-    crowd, waiting, made = Crowd(port), list(lengths), 0
-
-    def ask():
-        body = {"prompt": [random.randrange(100, 40000) for _ in range(128)], "max_tokens": waiting.pop(), "ignore_eos": True, "temperature": 0,
-                "stream": True, "stream_options": {"include_usage": True}}
-        crowd.send(request("/v1/completions", body, keep=True), ended)
+    """Tokens of streamed answers, tokens per second and CPU seconds of the callers: so many at once, in this order, the next asked when
+    one ends."""
+    crowd, made = Crowd(port), 0
+    # Made before the clock runs; the last is asked first.
+    waiting = [stream_of(length) for length in reversed(lengths)]
 
     def ended(status, text):
         nonlocal made
         assert status == 200 and b"data: [DONE]" in text[-40:], text[-400:]
         made += int(re.findall(rb'"completion_tokens":(\d+)', text)[-1])
         if waiting:
-            ask()
+            crowd.send(waiting.pop(), ended)
 
-    begin = time.monotonic()
+    begin, cpu = time.monotonic(), time.process_time()
     for _ in range(together):
-        ask()
+        crowd.send(waiting.pop(), ended)
     while crowd.busy:
         crowd.turn(60)
     crowd.close()
-    return made, made / (time.monotonic() - begin)
+    return made, made / (time.monotonic() - begin), time.process_time() - cpu
+
+
+def stream_of(length):
+    """128 random tokens, and an answer of so many, streamed."""
+    body = {"prompt": [random.randrange(100, 40000) for _ in range(128)], "max_tokens": length, "ignore_eos": True, "temperature": 0}
+    return request("/v1/completions", {**body, "stream": True, "stream_options": {"include_usage": True}}, keep=True)
+
+
+def as_bench_sends(items, seed=42):
+    """The order in which `planish bench` sends a list of lengths: SplitMix64 and Fisher-Yates, as there. Another order ends with another
+    number of steps that are not full."""
+    items, state, most = list(items), seed, 2**64 - 1
+    for last in range(len(items) - 1, 0, -1):
+        state = state + 0x9E3779B97F4A7C15 & most
+        z = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & most
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & most
+        other = (z ^ z >> 31) % (last + 1)
+        items[last], items[other] = items[other], items[last]
+    return items
 
 
 def throughput():
-    """The engine alone, then over HTTP, and again: the same lengths, in closed loops of 32."""
+    """The engine alone, then over HTTP, and again: the same lengths in the same order, in closed loops of 32, with the same cache."""
     lengths = [random.Random(number).randrange(64, 161) for number in range(max(32, int(96 * SCALE)))]
 
     def bench(*words):
         ran = subprocess.run([sys.argv[1], "bench", *words, "--json", "--concurrency", "32"], stdin=subprocess.DEVNULL, capture_output=True, check=True)
-        return json.loads(ran.stdout)["output_tokens_per_s"]
+        return json.loads(ran.stdout)
 
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.writelines(f"128:{length}\n" for length in lengths)
         file.flush()
         load = ["--lengths", file.name, "--num-prompts", str(len(lengths))]
-        found, parts, waited = [], [], []
-        for _ in range(3):
-            alone, server = bench("throughput", sys.argv[2], *load), Server()
+        found = []
+        for pair in range(PAIRS):
+            alone, server = bench("throughput", sys.argv[2], *load, *SMALL_CACHE), Server(*SMALL_CACHE)
             server.ask(completion(8))  # To warm up, as the engine's own benchmark does.
-            made, over_http = streams(server.port, lengths, 32)
-            parts.append(server.cpu("planish-http") / made * 1e6)
-            waited.append(percentile(lags(server.plain("/metrics").decode()), 99))
-            found.append((over_http / alone, bench("serve", f"http://127.0.0.1:{server.port}", *load) / alone, alone, over_http))
+            page, http = server.plain("/metrics").decode(), server.cpu("planish-http")
+            made, rate, callers = streams(server.port, as_bench_sends(lengths), 32)
+            http, after = server.cpu("planish-http") - http, server.plain("/metrics").decode()
+            waited = percentile(difference(lags(after), lags(page)), 99)
+            # Three times will do.
+            threads = bench("serve", f"http://127.0.0.1:{server.port}", *load)["output_tokens_per_s"] if pair < 3 else None
             server.end()
-    middle = lambda values: sorted(values)[1]
-    shown = ", ".join(f"{http:.0f} against {alone:.0f}" for _, _, alone, http in found)
+            steps = (alone["steps"], metric(after, "planish_steps_total") - metric(page, "planish_steps_total"))
+            assert made == alone["completion_tokens"] == sum(lengths)
+            found.append((alone["output_tokens_per_s"], rate, threads, http / made * 1e6, callers / made * 1e6, waited, steps))
+            print(f"  {rate:.0f} against {alone['output_tokens_per_s']:.0f} tokens/s, {steps[1]:.0f} against {steps[0]} steps", flush=True)
+    alone, rates, threads, http, callers, waited, steps = zip(*found)
+    shown = ", ".join(f"{rate:.0f} against {one:.0f}" for one, rate in zip(alone, rates))
     what = "output tokens/s over HTTP at 32 streams against the engine alone"
-    tell(what, "0.93x", "0.99x", f"{middle([one[0] for one in found]):.3f}x", f"median of 3 pairs, the client on the same cores: {shown}")
-    tell(f"{what}, client `planish bench serve` (a thread for each request, on the same cores)", "–", "–", f"{middle([one[1] for one in found]):.3f}x", "median of 3")
-    tell("added latency of the HTTP layer per streamed token, p99", "3 ms", "0.5 ms", f"{middle(waited):.2f} ms", "at that load, `planish_http_lag_seconds`, median of 3")
-    tell("CPU time of the HTTP threads per streamed token", "–", "–", f"{middle(parts):.0f} µs", "at that load, with its system calls")
+    tell(what, "0.93x", "0.99x", f"{median([rate / one for one, rate in zip(alone, rates)]):.3f}x", f"median of {PAIRS} pairs, the client on the same cores: {shown}; steps {median([b for _, b in steps]):.0f} against {median([a for a, _ in steps]):.0f}")
+    tell(f"{what}, client `planish bench serve` (a thread for each request, on the same cores)", "–", "–", f"{median([rate / one for one, rate in zip(alone, threads) if rate]):.3f}x", "median of 3, on the server that has just had the load above: it touches no memory for the first time")
+    tell("added latency of the HTTP layer per streamed token, p99", "3 ms", "0.5 ms", f"{median(waited):.2f} ms", f"at that load, `planish_http_lag_seconds`, median of {PAIRS}")
+    tell("CPU time of the HTTP threads per streamed token", "–", "–", f"{median(http):.0f} µs", f"at that load, with its system calls; of the client {median(callers):.0f} µs")
 
 
 def closed_loop(port, streams, length, seconds):
@@ -311,9 +356,11 @@ def closed_loop(port, streams, length, seconds):
 
 
 def open_loop(port, rate, length, seconds):
-    """Statuses of a Poisson stream, answers per second within its time, and how long refusals took."""
+    """Statuses of a Poisson stream, answers per second within its time, how long refusals took, and how many cores the callers."""
     crowd, statuses, good, refusals = Crowd(port), {}, 0, []
-    begin = time.monotonic()
+    # Made before the clock runs, for they cost more than sending them.
+    ready = [completion(length, keep=True) for _ in range(int(1.1 * rate * seconds))]
+    begin, cpu = time.monotonic(), time.process_time()
 
     def ended(sent):
         def note(status, text):
@@ -329,33 +376,34 @@ def open_loop(port, rate, length, seconds):
 
     following = begin
     while (now := time.monotonic()) < begin + seconds or crowd.busy:
-        # A pause of some milliseconds, so that whoever came meanwhile comes together: the loop is to cost little.
-        if now < begin + seconds and following <= now:
-            crowd.send(completion(length, keep=True), ended(now))
+        # Whoever comes within some milliseconds comes together, and looks for its answer so often: the loop is to cost little, for each
+        # time that it runs it takes a core from the engine, whose other thread then waits.
+        while now < begin + seconds and following <= now:
+            crowd.send(ready.pop() if ready else completion(length, keep=True), ended(now))
             following += random.expovariate(rate)
-        else:
-            crowd.turn(0.005)
+        time.sleep(LOOK)
+        crowd.turn(0)
     crowd.close()
     refusals.sort()
-    return statuses, good / seconds, refusals
+    return statuses, good / seconds, refusals, (time.process_time() - cpu) / (time.monotonic() - begin)
 
 
 def overload():
     length, seconds = 32, 60 * SCALE
-    server = Server("--max-concurrent-requests", "64", "--max-batch", "32")
+    server = Server("--max-concurrent-requests", "64", "--max-batch", "32", *SMALL_CACHE)
     best = {streams: closed_loop(server.port, streams, length, max(seconds / 6, 5)) for streams in (16, 32, 48)}
     peak = max(best.values())
     cpu = server.cpu("planish-http")
-    statuses, good, refusals = open_loop(server.port, 10 * peak, length, seconds)
+    statuses, good, refusals, callers = open_loop(server.port, 10 * peak, length, seconds)
     cpu = (server.cpu("planish-http") - cpu) / seconds
     again = closed_loop(server.port, max(best, key=best.get), length, max(seconds / 6, 5))
     p = lambda q: refusals[int(q * (len(refusals) - 1))] * 1e3 if refusals else 0
     others = sum(count for status, count in statuses.items() if status not in (200, 429))
     what, how = f"10x overload for {seconds:.0f} s", f"{10 * peak:.0f} requests/s, {statuses}"
-    tell(f"{what}: answers other than 200 and 429", "0", "0", str(others), f"{how}; refusals p50 {p(0.5):.1f} ms, p99 {p(0.99):.1f} ms")
+    tell(f"{what}: answers other than 200 and 429", "0", "0", str(others), f"{how}; refusals p50 {p(0.5):.1f} ms, p99 {p(0.99):.1f} ms, looked for every {LOOK * 1e3:.0f} ms")
     shown = ", ".join(f"{streams} callers {rate:.1f}" for streams, rate in best.items())
     share = good / max(peak, again)
-    tell(f"{what}: goodput against the best load", "90 %", "98 %", f"{100 * share:.0f} %", f"{good:.1f} answers/s against {shown}, after it {again:.1f}; HTTP threads {cpu:.2f} cores")
+    tell(f"{what}: goodput against the best load", "90 %", "98 %", f"{100 * share:.1f} %", f"{good:.1f} answers/s against {shown}, after it {again:.1f}; HTTP threads {cpu:.2f} cores, callers {callers:.2f}")
     server.end()
 
 
@@ -373,7 +421,7 @@ def leave(server, phase, body):
     left = time.monotonic()
     while True:
         page = server.plain("/metrics").decode()
-        value = lambda name: float(re.search(rf"^{name}(?:\{{.*\}})? (\S+)$", page, re.M)[1])
+        value = lambda name: metric(page, name)
         busy = value("planish_http_requests_inside") + value("planish_requests_running") + value("planish_requests_waiting")
         if busy == 0 and value("planish_pages_free") + value("planish_pages_cached") == value("planish_pages_total"):
             return time.monotonic() - left

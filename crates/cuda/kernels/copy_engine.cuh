@@ -73,6 +73,12 @@ __device__ __forceinline__ void store_box(const TensorMap* map, int column, int 
                  "r"(row), "r"(from)
                  : "memory");
 }
+// Adds the box's floats to what is there, each with one rounding; numbers below the normal ones count as 0.
+__device__ __forceinline__ void add_box(const TensorMap* map, int column, int row, uint32_t from) {
+    asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
+                 "r"(column), "r"(row), "r"(from)
+                 : "memory");
+}
 __device__ __forceinline__ void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 // Waits until at most PENDING groups of stores still read shared memory.
 template <int PENDING> __device__ __forceinline__ void store_wait_read() {

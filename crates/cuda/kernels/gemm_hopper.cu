@@ -7,9 +7,10 @@
     extern "C" __global__ void __cluster_dims__(CN* CT* CK, 1, 1) __launch_bounds__(128 * (WGS + 1), OCC) NAME(        \
         const __grid_constant__ TensorMap w_map, const __grid_constant__ TensorMap x_map,                              \
         const __grid_constant__ TensorMap out_map, const float* xs, const float* ws, const float* bias, void* out,     \
-        int t, int n, int row, int steps, int xs_stride, int layout, int gate, int out_type, int boxes, int group) {   \
+        int t, int n, int row, int steps, int xs_stride, int layout, int gate, int out_type, int boxes, int group,     \
+        int add) {                                                                                                     \
         const GemmArguments a = {xs,        ws,     bias, out,      t,     n,     row,  steps,                         \
-                                 xs_stride, layout, gate, out_type, boxes, group};                                     \
+                                 xs_stride, layout, gate, out_type, boxes, group, add};                                \
         Gemm<Element::W, Element::X, TN, MI, WGS, CN, CT, CK, OCC>::run(&w_map, &x_map, &out_map, a);                  \
     }
 #define TILES(NAME, W, X)                                                                                              \

@@ -1,4 +1,5 @@
-// The matrix product of sm_90a: out[t, n] = (acc * xs[t]) * ws[n] + bias[n], acc = X[t, k] . W[n, k]^T.
+// The matrix product of sm_90a: out[t, n] = (acc * xs[t]) * ws[n] + bias[n], acc = X[t, k] . W[n, k]^T,
+// or that added to out.
 // The weights are wgmma's A (64 channels a warpgroup and instruction), the tokens its B (TN columns), so that one kernel
 // serves a single token and thousands. One warp keeps a ring of stages filled by TMA; the other warpgroups multiply,
 // scale and store. Blocks take tiles in turn; or the blocks of a cluster share the k of one tile and add up their sums,
@@ -29,6 +30,7 @@ struct GemmArguments {
     int layout, gate, out_type;
     int boxes; // out is written by TMA
     int group; // tiles of tokens that are walked before the next tile of channels
+    int add;   // to what out (f32, plain) holds, instead of replacing it
 };
 
 // Four sums as one access. (Casts of the register array would make the compiler copy it around wgmma.)
@@ -236,7 +238,8 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         return __fadd_rn(__fmul_rn(__fmul_rn((float)acc, xs), ws), bias);
     }
     static __device__ void put(const GemmArguments& a, size_t at, float y) {
-        if (a.out_type == OUT_F32) ((float*)a.out)[at] = y;
+        if (a.add) atomicAdd((float*)a.out + at, y); // nobody waits for it, as for a store
+        else if (a.out_type == OUT_F32) ((float*)a.out)[at] = y;
         else ((unsigned short*)a.out)[at] = half_bits(y, a.out_type);
     }
     static __device__ unsigned short half_bits(float y, int type) {
@@ -350,7 +353,8 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
                 __syncwarp();
                 if (l.lane == 0) {
                     if (n < a.n && t < a.t) {
-                        store_box(map, plain ? n : n / 2, t, buffer);
+                        if (WIDE && plain && a.add) add_box(map, n, t, buffer);
+                        else store_box(map, plain ? n : n / 2, t, buffer);
                         if (!GATING && !plain) store_box(map, a.n / 2 + n / 2, t, buffer + BOX / 2);
                     }
                     store_commit();

@@ -160,6 +160,16 @@ impl Backend for Cuda {
         launch::gemm_w8a8::gemm_w8a8(self, x, w, out)
     }
 
+    fn gemm_w8a8_add(
+        &self,
+        x: &Q8Rows<Self>,
+        w: &Linear,
+        sum: &mut Tensor<Self>,
+        out: &mut Tensor<Self>,
+    ) -> Result<bool> {
+        launch::gemm_w8a8::gemm_w8a8_add(self, x, w, sum, out)
+    }
+
     fn rope_store_kv(
         &self,
         qkv: &mut Tensor<Self>,

@@ -140,3 +140,54 @@ fn a_token_is_the_same_in_any_company() {
         }
     }
 }
+
+/// A product that is added as it is stored equals, bit for bit, the product that is added afterwards; whether the device
+/// did so.
+fn check_added(cuda: &Cuda, kind: Q8, [t, n, k]: [usize; 3]) -> Result<bool> {
+    let w = cuda.load_linear(&[part(kind, n, k, 3)?])?;
+    let x = tokens(cuda, kind, t, k)?;
+    let before = floats(13, t * n);
+    let sum = || -> Result<_> {
+        let mut sum = cuda.alloc(DType::F32, t, n)?;
+        cuda.upload(&bytes(&before), &mut sum)?;
+        Ok(sum)
+    };
+    let (mut expected, mut found) = (sum()?, sum()?);
+    let mut product = cuda.alloc(DType::F32, t, n)?;
+    cuda.gemm_w8a8(&x, &w, &mut product)?;
+    cuda.add(&mut expected, &product)?;
+    let mut left = cuda.alloc(DType::F32, t, n)?;
+    let added = cuda.gemm_w8a8_add(&x, &w, &mut found, &mut left)?;
+    if !added {
+        assert!(downloaded(cuda, &found)? == before, "{kind:?} [{t}, {n}, {k}]: not added, and yet changed");
+        cuda.add(&mut found, &left)?;
+    }
+    let (expected, found) = (downloaded(cuda, &expected)?, downloaded(cuda, &found)?);
+    let equal = expected.iter().zip(&found).all(|(e, f)| e.to_bits() == f.to_bits());
+    assert!(equal, "{kind:?} [{t}, {n}, {k}] on {}, added: {added}", cuda.describe());
+    Ok(added)
+}
+
+#[test]
+fn products_are_added_as_they_are_stored() {
+    for arch in [None, Some(80)] {
+        let cuda = match Cuda::open(Options { kernels_of: arch, ..Options::default() }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        for [t, n, k] in [
+            [1, 64, 64],
+            [17, 1000, 1104],
+            [33, 4096, 512],
+            [64, 130, 4096],
+            [129, 136, 8192],
+            [300, 513, 96],
+            [700, 1024, 528],
+        ] {
+            for kind in Q8::ALL.into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
+                let added = check_added(&cuda, kind, [t, n, k]).unwrap();
+                assert!(added == (cuda.arch() == 90) || t <= 16, "{kind:?} {t}");
+            }
+        }
+    }
+}

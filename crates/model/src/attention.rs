@@ -2,7 +2,7 @@
 use crate::arch::{Input, Place, Role};
 use crate::block::{Pack, Step, observe};
 use crate::error::Result;
-use crate::linear::Linear;
+use crate::linear::{Linear, Residual};
 use crate::norm::Norm;
 use crate::plan::Plan;
 use crate::tap::Tap;
@@ -51,15 +51,17 @@ impl<B: Backend> Attention<B> {
         self.qkv.shape().bytes + self.o.shape().bytes
     }
 
-    /// From its input (`ws.normed`, or `ws.x` if not `normed`; or their codes) to what it adds, in `ws.delta`.
+    /// From its input (`ws.normed`, or `ws.x` if not `normed`; or their codes) to what it adds: to `ws.x`, if it `may_add`
+    /// and the device does, or in `ws.delta`. True if it is left there.
     pub fn run(
         &self,
         step: &Step<'_, B>,
         normed: bool,
+        may_add: bool,
         kv: &mut KvLayer<B>,
         ws: &mut Workspace<B>,
         tap: &mut Option<&mut dyn Tap<B>>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (b, shape) = (step.backend, &self.shape);
         let x = if normed { &ws.normed } else { &ws.x };
         self.qkv.apply(b, step.math, x, &ws.normed_q8, &mut ws.qkv)?;
@@ -80,6 +82,7 @@ impl<B: Backend> Attention<B> {
                 observe(b, Input::AttentionOutput, &ws.attended, kind, &mut ws.attended_q8, tap)?;
             }
         }
-        self.o.apply(b, step.math, &ws.attended, &ws.attended_q8, &mut ws.delta)
+        let to = Residual { sum: may_add.then_some(&mut ws.x), delta: &mut ws.delta };
+        self.o.apply_residual(b, step.math, &ws.attended, &ws.attended_q8, to)
     }
 }

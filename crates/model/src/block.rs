@@ -3,7 +3,7 @@
 use crate::arch::{Input, Mlp, Place, Role};
 use crate::attention::Attention;
 use crate::error::Result;
-use crate::linear::Linear;
+use crate::linear::{Linear, Residual};
 use crate::mlp::FeedForward;
 use crate::moe::Mixture;
 use crate::norm::Norm;
@@ -113,7 +113,7 @@ impl<B: Backend> Block<B> {
         self.attention.weight_bytes() + mlp
     }
 
-    /// Runs the block on `ws.x` (and a pending `ws.delta`); leaves the MLP's output pending.
+    /// Runs the block on `ws.x` (and a pending `ws.delta`); leaves the MLP's output pending, if it is not added already.
     pub fn run(&self, step: &Step<'_, B>, kv: &mut KvLayer<B>, ws: &mut Workspace<B>) -> Result<()> {
         self.attend(step, kv, ws, &mut None)?;
         self.normalize_for_mlp(step, ws, &mut None)?;
@@ -121,14 +121,16 @@ impl<B: Backend> Block<B> {
         match (&self.mlp, &mut ws.mlp, &mut ws.mixture) {
             (Half::Dense(mlp), Some(rows), _) => {
                 mlp.inner(step, x, &ws.normed_q8, rows, &mut None)?;
-                mlp.down(step, rows, &mut ws.delta)?;
+                let sum = self.after_mlp.is_none().then_some(&mut ws.x);
+                ws.pending = mlp.down_residual(step, rows, Residual { sum, delta: &mut ws.delta })?;
             }
             (Half::Mixture(mixture), _, Some(rows)) => {
                 mixture.run(step, x, &mut ws.normed_q8, rows, &mut ws.delta)?;
+                ws.pending = true;
             }
             _ => unreachable!("a workspace has room for every kind of layer that its plan has"),
         }
-        leave_pending(step, ws, self.after_mlp.as_ref())
+        norm_pending(step, ws, self.after_mlp.as_ref())
     }
 
     /// Runs the block up to the input of its last linear, and shows every input to the tap.
@@ -159,8 +161,9 @@ impl<B: Backend> Block<B> {
     ) -> Result<()> {
         let norm = self.before_attention.as_ref();
         normalize(step, ws, norm, self.attention.q8(), Input::AttentionNorm, tap)?;
-        self.attention.run(step, norm.is_some(), kv, ws, tap)?;
-        leave_pending(step, ws, self.after_attention.as_ref())
+        let may_add = self.after_attention.is_none() && !self.parallel;
+        ws.pending = self.attention.run(step, norm.is_some(), may_add, kv, ws, tap)?;
+        norm_pending(step, ws, self.after_attention.as_ref())
     }
 
     /// A mixture's router reads floats, so that the norm is not fused with quantizing there, nor shown to the tap yet.
@@ -185,14 +188,13 @@ impl<B: Backend> Block<B> {
     }
 }
 
-/// Norms what is in `ws.delta` (if there is a norm) and leaves it to be added. The two buffers change places, twice in
+/// Norms what is in `ws.delta`, if there is a norm, before it is added. The two buffers change places, twice in
 /// a block or not at all, so that a recorded step finds them where they were.
-fn leave_pending<B: Backend>(step: &Step<'_, B>, ws: &mut Workspace<B>, norm: Option<&Norm<B>>) -> Result<()> {
+fn norm_pending<B: Backend>(step: &Step<'_, B>, ws: &mut Workspace<B>, norm: Option<&Norm<B>>) -> Result<()> {
     if let Some(norm) = norm {
         norm.apply(step.backend, &ws.delta, &mut ws.normed)?;
         std::mem::swap(&mut ws.delta, &mut ws.normed);
     }
-    ws.pending = true;
     Ok(())
 }
 

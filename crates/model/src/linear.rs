@@ -67,6 +67,32 @@ impl<B: Backend> Linear<B> {
     }
 }
 
+/// Where the output of a block's half goes: added to the hidden state at once, where the device does that while it stores
+/// the output, or left pending.
+pub(crate) struct Residual<'a, B: Backend> {
+    /// The hidden state, if nothing comes between it and the output.
+    pub sum: Option<&'a mut Tensor<B>>,
+    /// The output, if it is not added yet.
+    pub delta: &'a mut Tensor<B>,
+}
+
+impl<B: Backend> Linear<B> {
+    /// As [`Linear::apply`], to a residual. True if the output is left pending in `delta`.
+    pub(crate) fn apply_residual(
+        &self,
+        backend: &B,
+        math: FloatMath,
+        x: &Tensor<B>,
+        q: &Q8Rows<B>,
+        to: Residual<'_, B>,
+    ) -> Result<bool> {
+        match (self.shape.q8, to.sum) {
+            (Some(_), Some(sum)) => Ok(!backend.gemm_w8a8_add(q, &self.packed, sum, to.delta)?),
+            _ => self.apply(backend, math, x, q, to.delta).map(|()| true),
+        }
+    }
+}
+
 /// Fails unless all parts of a product are float, or of one 8-bit type.
 pub(crate) fn one_kind(roles: &[Role], parts: &[LinearPart]) -> Result<()> {
     let mut kinds = parts.iter().map(|p| (Q8::from_dtype(p.weight.dtype()), p.grid));

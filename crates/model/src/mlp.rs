@@ -2,7 +2,7 @@
 use crate::arch::{Input, Mlp, Role};
 use crate::block::{Pack, Step, observe};
 use crate::error::Result;
-use crate::linear::Linear;
+use crate::linear::{Linear, Residual};
 use crate::plan::Plan;
 use crate::tap::Tap;
 use crate::workspace::code_bytes;
@@ -113,5 +113,10 @@ impl<B: Backend> FeedForward<B> {
     /// The last product.
     pub fn down(&self, step: &Step<'_, B>, rows: &MlpRows<B>, out: &mut Tensor<B>) -> Result<()> {
         self.down.apply(step.backend, step.math, &rows.inner, &rows.inner_q8, out)
+    }
+
+    /// The last product, to a residual. True if it is left pending.
+    pub(crate) fn down_residual(&self, step: &Step<'_, B>, rows: &MlpRows<B>, to: Residual<'_, B>) -> Result<bool> {
+        self.down.apply_residual(step.backend, step.math, &rows.inner, &rows.inner_q8, to)
     }
 }

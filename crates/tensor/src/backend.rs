@@ -105,6 +105,18 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `out[t, n] = (acc * xs[t]) * ws[n] + bias[n]`, see [`crate::q8`]; of other grids than the usual one as
     /// [`crate::grid`] says. `x` is on the grid of `w`.
     fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &Self::Linear, out: &mut Tensor<Self>) -> Result<()>;
+    /// Adds the product of [`Backend::gemm_w8a8`] to `sum[t, n]`, as [`Backend::add`] would, if the device does so while it
+    /// stores (`out` is then left alone), and returns true; otherwise writes it to `out` and returns false.
+    fn gemm_w8a8_add(
+        &self,
+        x: &Q8Rows<Self>,
+        w: &Self::Linear,
+        sum: &mut Tensor<Self>,
+        out: &mut Tensor<Self>,
+    ) -> Result<bool> {
+        let _ = sum;
+        self.gemm_w8a8(x, w, out).map(|()| false)
+    }
     /// Rotates q and k inside `qkv` `[t, (nq + 2 nkv) d]` and stores k and v at the batch's slots. No table: only stores.
     fn rope_store_kv(
         &self,

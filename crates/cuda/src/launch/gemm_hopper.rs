@@ -1,6 +1,6 @@
 //! Products by the tensor cores of sm_90a (`kernels/gemm_hopper.cu`): tensor maps, the chosen tile, the launch.
 //! Arguments of every kernel: maps of w, x and out, then xs, ws, bias, out, t, n, row, steps, xs_stride, layout, gate,
-//! out_type, boxes, group, as `GemmArguments` in `gemm_hopper.cuh` explains.
+//! out_type, boxes, group, add, as `GemmArguments` in `gemm_hopper.cuh` explains.
 use super::tensor_map::{BF16, F32, Map, U8};
 use super::{Grid, address, params};
 use crate::choose::{Choice, Device, Element, STEP_BYTES, choices, choose};
@@ -51,6 +51,8 @@ pub(crate) struct Product {
     pub k: usize,
     /// What becomes of the sums.
     pub epilogue: Epilogue,
+    /// The product is added to what `out` (f32, plain) holds.
+    pub add: bool,
     /// A token's result may not depend on how many others there are, in floating types either.
     pub invariant: bool,
 }
@@ -85,6 +87,7 @@ pub(crate) fn w8a8(
         n: w.n,
         k: w.k,
         epilogue,
+        add: false,
         invariant: cuda.batch_invariant,
     };
     takes(cuda, &product).then_some(product)
@@ -106,6 +109,7 @@ pub(crate) fn bf16(x: u64, t: usize, w: &Linear, out: &Tensor<Cuda>) -> Product 
         n: w.n,
         k: w.k,
         epilogue: Epilogue::Plain,
+        add: false,
         invariant: true,
     }
 }
@@ -197,6 +201,7 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
         out_type,
         i32::from(boxes),
         choice.group,
+        i32::from(p.add),
     ];
     cuda.launch(FILE, &name, grid, values)
 }

@@ -1,6 +1,6 @@
 //! `gemm_w8a8` and its gated form: which kernel multiplies, and with what.
 //! Arguments of every kernel of `gemm_w8a8.cu`: w, x, xs, ws, bias, out, t, n, k, mode, type of out.
-use super::gemm_hopper::{self, Epilogue};
+use super::gemm_hopper::{self, Epilogue, Product};
 use super::grids;
 use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
@@ -178,17 +178,43 @@ pub(crate) fn gemm_w8a8_gated(
     product(cuda, x, w, mode, out)
 }
 
+/// Adds the product to `sum` where the kernels of sm_90a take it; otherwise writes it to `out` and returns false.
+pub(crate) fn gemm_w8a8_add(
+    cuda: &Cuda,
+    x: &Q8Rows<Cuda>,
+    w: &Linear,
+    sum: &mut Tensor<Cuda>,
+    out: &mut Tensor<Cuda>,
+) -> Result<bool> {
+    require("gemm_w8a8_add", sum.cols == w.n && sum.rows == x.codes.rows && x.grid == w.grid)?;
+    let plain = grids::is_usual(w.grid) && !w.interleaved && sum.dtype == DType::F32;
+    match if plain { hopper(cuda, x, w, Mode::Plain, sum)? } else { None } {
+        Some(product) => gemm_hopper::product(cuda, &Product { add: true, ..product }).map(|()| true),
+        None => gemm_w8a8(cuda, x, w, out).map(|()| false),
+    }
+}
+
 fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &mut Tensor<Cuda>) -> Result<()> {
+    match hopper(cuda, x, w, mode, out)? {
+        Some(product) => gemm_hopper::product(cuda, &product),
+        None => {
+            let size = [x.codes.rows, w.n, w.k];
+            launch(cuda, chosen(cuda, family_of(cuda, x, w)?, size), x, w, mode, out)
+        }
+    }
+}
+
+/// The product by the kernels of sm_90a, where they are the ones to take it.
+fn hopper(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &Tensor<Cuda>) -> Result<Option<Product>> {
     let family = family_of(cuda, x, w)?;
-    let (t, n, k) = (x.codes.rows, w.n, w.k);
     // INT8 sums are exact, so kernels may take turns; invariant ones of other types are summed by one family for every t.
     let may_differ = w.q8 == Some(Q8::Int8) || !(cuda.batch_invariant || family.split.is_empty());
-    let portable_is_faster = may_differ && t <= FEW_TOKENS;
-    if let Some(product) = gemm_hopper::w8a8(cuda, x, w, mode.into(), out).filter(|_| !portable_is_faster) {
+    let portable_is_faster = may_differ && x.codes.rows <= FEW_TOKENS;
+    let product = gemm_hopper::w8a8(cuda, x, w, mode.into(), out).filter(|_| !portable_is_faster);
+    if product.is_some() {
         check_sizes(x, w, out)?;
-        return gemm_hopper::product(cuda, &product);
     }
-    launch(cuda, chosen(cuda, family, [t, n, k]), x, w, mode, out)
+    Ok(product)
 }
 
 fn chosen(cuda: &Cuda, family: &'static Family, size: [usize; 3]) -> &'static Tile {

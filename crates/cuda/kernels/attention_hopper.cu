@@ -1,62 +1,11 @@
 // archs: 90a
 // Attention of many query rows on Hopper: two warpgroups of 64 rows multiply by wgmma while a third brings keys and
-// values, widened to bf16, into a ring of shared memory, and a fourth the queries of the next tile. A block stays and
-// takes one tile after another.
+// values into a ring of shared memory (bf16 by the copy engine; codes are widened on their way), and a fourth the queries
+// of the next tile. A block stays and takes one tile after another.
 // Results equal those of the other kernels of this family to the bit: both kinds of instruction sum steps of 16 alike.
 #include "attention_mma.cuh"
+#include "attention_hopper_wgmma.cuh"
 #include "copy_engine.cuh"
-
-// Arrives when all copies of this thread so far are complete.
-__device__ __forceinline__ void barrier_arrive_copied(unsigned at) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(at) : "memory");
-}
-// A matrix of rows of 128 swizzled bytes in shared memory; `across` is the distance of blocks of 64 columns, which only
-// matters where rows are steps of the sum.
-__device__ __forceinline__ unsigned long long matrix(unsigned at, unsigned across) {
-    return (unsigned long long)((at & 0x3FFFF) >> 4) | (unsigned long long)(across >> 4) << 16 | 64ull << 32 | 1ull << 62;
-}
-
-#define FOUR(x, i) "+f"(x[i]), "+f"(x[i + 1]), "+f"(x[i + 2]), "+f"(x[i + 3])
-#define SIXTEEN(x, i) FOUR(x, i), FOUR(x, i + 4), FOUR(x, i + 8), FOUR(x, i + 12)
-#define NAMES_32                                                                                                      \
-    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,"     \
-    "%29,%30,%31}"
-#define NAMES_64                                                                                                      \
-    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,"     \
-    "%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,"    \
-    "%56,%57,%58,%59,%60,%61,%62,%63}"
-
-// Scores of 64 rows and 128 keys: adds a step of 16 channels, or starts with it.
-__device__ __forceinline__ void score_step(float (&s)[64], unsigned long long q, unsigned long long k, int add) {
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_64 ", %64, %65, p, 1, 1, 0, 0;}"
-                 : SIXTEEN(s, 0), SIXTEEN(s, 16), SIXTEEN(s, 32), SIXTEEN(s, 48)
-                 : "l"(q), "l"(k), "r"(add));
-}
-// Adds 16 keys times their weights, or starts with them.
-__device__ __forceinline__ void value_step(float (&o)[64], const unsigned (&p)[4], unsigned long long v, int add) {
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NAMES_64
-                 ", {%64,%65,%66,%67}, %68, p, 1, 1, 1;}"
-                 : SIXTEEN(o, 0), SIXTEEN(o, 16), SIXTEEN(o, 32), SIXTEEN(o, 48)
-                 : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v), "r"(add));
-}
-__device__ __forceinline__ void value_step(float (&o)[32], const unsigned (&p)[4], unsigned long long v, int add) {
-    asm volatile("{.reg .pred p; setp.ne.b32 p, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NAMES_32
-                 ", {%32,%33,%34,%35}, %36, p, 1, 1, 1;}"
-                 : SIXTEEN(o, 0), SIXTEEN(o, 16)
-                 : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "l"(v), "r"(add));
-}
-__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Registers pass through, so that nothing is read before.
-template <int N>
-__device__ __forceinline__ void products_wait(float (&x)[N]) {
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-#pragma unroll
-    for (int i = 0; i < N; i++) asm volatile("" : "+f"(x[i])::"memory");
-}
 
 // A tile and the key head it is of.
 struct Task {
@@ -77,7 +26,8 @@ struct Hopper {
     static constexpr int SCALED = 8, SCALES = Cache::CODES ? SCALED * 2 * SEGMENT * 4 : 0;
     static constexpr int ENDS = QS * ROWS * 4, INFO = QS * sizeof(Task);
     static constexpr int SHARED = STAGES * UNIT + QS * Q + RAW * RAW_UNIT + SCALES + ENDS + INFO + 256 + 1024;
-    static constexpr int WORK_REGISTERS = 216, COPY_REGISTERS = 48, STAGE_REGISTERS = 32;
+    static constexpr int WORK_REGISTERS = Cache::CODES ? 208 : 216, COPY_REGISTERS = Cache::CODES ? 48 : 32;
+    static constexpr int STAGE_REGISTERS = 48;
 
     unsigned ring, queries, raw, scales, full, empty, q_full, q_empty; // addresses in shared memory
     char* memory;
@@ -108,7 +58,7 @@ struct Hopper {
 
     // ---- the copying warpgroup
 
-    // Units are numbered on and on over a block's tiles: keys are even, values odd.
+    // Units are numbered on and on over a block's tiles: keys are even, values odd. This copies those of codes.
     struct Copier {
         const Attention& a;
         const Hopper& s;
@@ -122,13 +72,7 @@ struct Hopper {
             bool values = issued & 1;
             int key = segment * SEGMENT + warp * 32 + lane;
             if (!values) vector = key >= tile.lo && key < tile.hi ? pages.vector(key) : ~0u;
-            unsigned to;
-            if constexpr (Cache::CODES) {
-                to = s.raw + issued % RAW * RAW_UNIT;
-            } else {
-                to = s.ring + issued % STAGES * UNIT;
-                barrier_wait(s.empty + issued % STAGES * 8, (issued / STAGES & 1) ^ 1);
-            }
+            unsigned to = s.raw + issued % RAW * RAW_UNIT;
             // A lane has one chunk of every few rows. The rows' numbers first, all on their way at once.
             constexpr int STRIDE = 32 / CHUNKS, BATCH = CHUNKS < 8 ? CHUNKS : 8;
             int chunk = lane % CHUNKS, first = lane / CHUNKS;
@@ -142,20 +86,15 @@ struct Hopper {
                 for (int i = 0; i < BATCH; i++) {
                     int line = warp * 32 + (n + i) * STRIDE + first;
                     // Where there is none nothing is read, and zeros are written.
-                    copy_16(to + (Cache::CODES ? (line * CHUNKS + chunk) * 16 : place_of_chunk(SEGMENT, line, chunk)),
-                        from + (size_t)its[i] * (CHUNKS * 16), its[i] != ~0u);
+                    copy_16(to + (line * CHUNKS + chunk) * 16, from + (size_t)its[i] * (CHUNKS * 16), its[i] != ~0u);
                 }
             }
-            if constexpr (Cache::CODES) {
-                if (!values) {
-                    unsigned at = s.scales + (issued / 2 % SCALED * 2 * SEGMENT + warp * 32 + lane) * 4;
-                    copy_4(at, a.k_scales + vector, vector != ~0u);
-                    copy_4(at + SEGMENT * 4, a.v_scales + vector, vector != ~0u);
-                }
-                commit_copies();
-            } else {
-                barrier_arrive_copied(s.full + issued % STAGES * 8);
+            if (!values) {
+                unsigned at = s.scales + (issued / 2 % SCALED * 2 * SEGMENT + warp * 32 + lane) * 4;
+                copy_4(at, a.k_scales + vector, vector != ~0u);
+                copy_4(at + SEGMENT * 4, a.v_scales + vector, vector != ~0u);
             }
+            commit_copies();
             issued++;
         }
 
@@ -183,30 +122,65 @@ struct Hopper {
         }
     };
 
-    __device__ void copy(const Attention& a) const {
+    __device__ void copy_codes(const Attention& a) const {
         Copier copier{a, *this, 0, 0, Tile{}, ~0u};
-        for (int flat = blockIdx.x; flat < a.tiles * a.nkv; flat += gridDim.x) {
-            int kv_head = flat % a.nkv;
+        for (int round = 0; round < rounds(a); round++) {
+            int flat = nth_of_round(round), kv_head = flat % a.nkv;
             copier.tile = nth_tile(a, flat);
             if (copier.tile.rows == 0) continue;
             Pages pages(a, copier.tile.seq, kv_head);
             Run span(copier.tile, 1, 0);
             for (int unit = 2 * span.begin; unit < 2 * span.end; unit++) {
                 copier.issue(pages, unit / 2);
-                if (Cache::CODES && copier.issued - copier.given == RAW) {
+                if (copier.issued - copier.given == RAW) {
                     wait_copies<RAW - 1>();
                     copier.give();
                 }
             }
         }
-        if constexpr (Cache::CODES) {
-            wait_copies<0>();
-            while (copier.given < copier.issued) copier.give();
+        wait_copies<0>();
+        while (copier.given < copier.issued) copier.give();
+    }
+
+    // Units of bf16, a box of each page and 64 channels. Called by one warp, a box of keys for each of its lanes. Where no
+    // row sees any key of a box the ring keeps what it held, which `settle_segment` sees to.
+    __device__ void copy_boxes(const Attention& a, const TensorMap* k_map, const TensorMap* v_map) const {
+        int lane = threadIdx.x & 31, unit = 0;
+        for (int round = 0; round < rounds(a); round++) {
+            int flat = nth_of_round(round);
+            Tile tile = nth_tile(a, flat);
+            if (tile.rows == 0) continue;
+            Pages pages(a, tile.seq, flat % a.nkv);
+            int keys = min(pages.page_size, SEGMENT);
+            Run span(tile, 1, 0);
+            for (int segment = span.begin; segment < span.end; segment++) {
+                int key = segment * SEGMENT + lane * keys;
+                bool some = lane * keys < SEGMENT && key < tile.hi && key + keys > tile.lo;
+                unsigned row = some ? pages.vector(key) : 0, boxes = __popc(__ballot_sync(~0u, some));
+                for (int values = 0; values < 2; values++, unit++) {
+                    unsigned barrier = full + unit % STAGES * 8, to = ring + unit % STAGES * UNIT + lane * keys * 128;
+                    barrier_wait(empty + unit % STAGES * 8, (unit / STAGES & 1) ^ 1);
+                    if (lane == 0) barrier_expect(barrier, boxes * keys * D * 2);
+                    __syncwarp();
+                    for (int block = 0; block < BLOCKS && some; block++) {
+                        const TensorMap* map = values ? v_map : k_map;
+                        load_box(to + block * SEGMENT * 128, map, block * 64, row, barrier, 0, policy_evict_normal());
+                    }
+                }
+            }
         }
     }
 
-    // The last tiles of a sequence have the most to do.
+    // Tiles and heads are taken in rounds of one for each block; blocks change places from round to round, so that none has
+    // the same stretch of every sequence, and with it always more or less to do than others.
+    __device__ static int rounds(const Attention& a) { return (a.tiles * a.nkv + gridDim.x - 1) / gridDim.x; }
+    __device__ static int nth_of_round(int round) {
+        int blocks = gridDim.x, turn = blocks * 79 / 128;
+        return round * blocks + (blockIdx.x + round * turn) % blocks;
+    }
+    // The last tiles of a sequence have the most to do. Past the end there are tiles without rows.
     __device__ static Tile nth_tile(const Attention& a, int flat) {
+        if (flat >= a.tiles * a.nkv) return Tile{};
         return find_tile(a, a.tiles - 1 - flat / a.nkv, ROWS, flat % a.nkv);
     }
 
@@ -215,7 +189,8 @@ struct Hopper {
     // Queries of each tile as bf16, and what the rows see; at last an end without rows.
     __device__ void stage(const Attention& a) const {
         int turn = 0;
-        for (int flat = blockIdx.x; flat < a.tiles * a.nkv; flat += gridDim.x) {
+        for (int round = 0; round < rounds(a); round++) {
+            int flat = nth_of_round(round);
             Tile tile = nth_tile(a, flat);
             if (tile.rows > 0) stage_tile(a, tile, turn++, flat % a.nkv);
         }
@@ -230,23 +205,21 @@ struct Hopper {
         int width = (a.nq + 2 * a.nkv) * D;
         if (tile.rows > 0) {
             ends[slot * ROWS + thread] = row_of(a, tile, kv_head, thread).end;
-#pragma unroll 2
+            // Rows past the end repeat the last one, and what becomes of them is not stored: a condition would keep loads from running ahead.
+#pragma unroll 4
             for (int i = thread; i < ROWS * D / 8; i += 128) {
-                int row = i / (D / 8), chunk = i % (D / 8);
-                float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f), y = x;
-                if (row < tile.rows) {
-                    int packed = tile.first + row;
-                    size_t token = tile.token + packed / group;
-                    const float* from = a.qkv + token * width + (kv_head * group + packed % group) * D;
-                    // Of codes, a chunk holds every other pair's place; see `place_of`.
-                    if (Cache::CODES) {
-                        const float* step = from + chunk / 2 * 16 + (chunk & 1);
-                        x = make_float4(step[0], step[2], step[4], step[6]);
-                        y = make_float4(step[8], step[10], step[12], step[14]);
-                    } else {
-                        x = *(const float4*)(from + chunk * 8);
-                        y = *(const float4*)(from + chunk * 8 + 4);
-                    }
+                int row = i / (D / 8), chunk = i % (D / 8), packed = tile.first + min(row, tile.rows - 1);
+                size_t token = tile.token + packed / group;
+                const float* from = a.qkv + token * width + (kv_head * group + packed % group) * D;
+                float4 x, y;
+                // Of codes, a chunk holds every other pair's place; see `place_of`.
+                if (Cache::CODES) {
+                    const float* step = from + chunk / 2 * 16 + (chunk & 1);
+                    x = make_float4(step[0], step[2], step[4], step[6]);
+                    y = make_float4(step[8], step[10], step[12], step[14]);
+                } else {
+                    x = *(const float4*)(from + chunk * 8);
+                    y = *(const float4*)(from + chunk * 8 + 4);
                 }
                 *(uint4*)(to + place_of_chunk(ROWS, row, chunk)) =
                     make_uint4(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w), pack_bf16(y.x, y.y), pack_bf16(y.z, y.w));
@@ -294,6 +267,12 @@ struct Hopper {
         return true;
     }
 
+    // The writers of codes would wait in this fence for all copies under way; so the readers call it.
+    __device__ __forceinline__ void await_unit(int unit) const {
+        barrier_wait(full + unit % STAGES * 8, unit / STAGES & 1);
+        if (Cache::CODES) copy_engine_fence();
+    }
+
     __device__ void work(const Attention& a) const {
         constexpr int N = D / 2;
         int lane = threadIdx.x & 31, warp = (threadIdx.x >> 5 & 3), group = (threadIdx.x >> 7) - 2;
@@ -322,9 +301,7 @@ struct Hopper {
             for (int segment = span.begin; segment < span.end; segment++) {
                 float s[64], m[2], l[2];
                 int stage = unit % STAGES;
-                // The writers would wait in this fence for all copies under way; so the readers call it.
-                barrier_wait(full + stage * 8, unit / STAGES & 1);
-                copy_engine_fence();
+                await_unit(unit);
                 products_begin();
 #pragma unroll
                 for (int i = 0; i < D / 16; i++) {
@@ -342,12 +319,11 @@ struct Hopper {
                 unsigned p[8][4];
                 weigh<Cache>(segment, *(float(*)[16][4])s, p, m, l, rule, row, its);
                 stage = unit % STAGES;
-                barrier_wait(full + stage * 8, unit / STAGES & 1);
-                copy_engine_fence();
+                await_unit(unit);
                 float o[N];
                 bool begun = false;
                 int key = segment * SEGMENT;
-                if (!Cache::CODES && (max(key, tile.lo) < seen_from || min(key + SEGMENT, tile.hi) > seen_to)) {
+                if (!Cache::CODES && (key < seen_from || key + SEGMENT > seen_to)) {
                     begun = settle_segment(o, memory + stage * UNIT, key, row);
                 }
                 products_begin();
@@ -410,13 +386,19 @@ struct Hopper {
         }
     }
 
-    __device__ static void run(const Attention& a) {
+    // What is masked counts times 0, which must not meet NaN.
+    __device__ void clear_ring() const {
+        for (int i = threadIdx.x; i < STAGES * UNIT / 16; i += blockDim.x) ((uint4*)memory)[i] = make_uint4(0, 0, 0, 0);
+        copy_engine_fence();
+    }
+
+    __device__ static void run(const Attention& a, const TensorMap* k_map, const TensorMap* v_map) {
         extern __shared__ __align__(1024) char shared[];
         Hopper s;
         s.place(shared);
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; i++) {
-                barrier_init(s.full + i * 8, 128);
+                barrier_init(s.full + i * 8, Cache::CODES ? 128 : 1);
                 barrier_init(s.empty + i * 8, 8);
             }
             for (int i = 0; i < QS; i++) {
@@ -424,13 +406,15 @@ struct Hopper {
                 barrier_init(s.q_empty + i * 8, 8);
             }
         }
+        if (!Cache::CODES) s.clear_ring();
         grid_wait();
         grid_release();
         __syncthreads();
         if (threadIdx.x < 256) {
             if (threadIdx.x < 128) {
                 asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPY_REGISTERS));
-                s.copy(a);
+                if constexpr (Cache::CODES) s.copy_codes(a);
+                else if (threadIdx.x < 32) s.copy_boxes(a, k_map, v_map);
             } else {
                 asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(STAGE_REGISTERS));
                 s.stage(a);
@@ -443,9 +427,10 @@ struct Hopper {
 };
 
 #define HOPPER(NAME, CACHE, D)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(512, 1) attention_hopper_##NAME##_##D(ATTENTION_PARAMETERS) {        \
+    extern "C" __global__ void __launch_bounds__(512, 1) attention_hopper_##NAME##_##D(                               \
+        const __grid_constant__ TensorMap k_map, const __grid_constant__ TensorMap v_map, ATTENTION_PARAMETERS) {     \
         const Attention a = ATTENTION_ARGUMENTS;                                                                      \
-        Hopper<CACHE, D>::run(a);                                                                                     \
+        Hopper<CACHE, D>::run(a, &k_map, &v_map);                                                                     \
     }                                                                                                                 \
     static_assert(Hopper<CACHE, D>::SHARED <= 227 * 1024, "more than a block gets")
 

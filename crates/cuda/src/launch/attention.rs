@@ -2,7 +2,7 @@
 //! multiply-adds) give a row the same bits, so what is chosen here never shows in a result.
 mod shapes;
 
-use super::tensor_map::{Map, U8};
+use super::tensor_map::{BF16, Map, U8};
 use super::{Grid, Param, address, params};
 use crate::{Cuda, DeviceBatch};
 use cudarc::driver::sys;
@@ -145,9 +145,9 @@ impl Call<'_> {
             Some(few) if self.batch.s > 1 => self.launch(few)?,
             _ => {}
         }
-        match self.cuda.arch() == 90 && matches!(self.shape.d, 64 | 128) && !all {
-            true => self.launch(self.hopper()),
-            false => self.launch(self.many(all)),
+        match self.hopper().filter(|_| !all) {
+            Some(hopper) => self.launch(hopper),
+            None => self.launch(self.many(all)),
         }
     }
 
@@ -192,8 +192,9 @@ impl Call<'_> {
         let limit = if l.file == "attention_plain" { 58 * 1024 } else { l.shared };
         let grid = Grid { blocks, threads: l.threads, shared: l.shared, shared_limit: limit };
         // The order of ATTENTION_PARAMETERS.
-        let maps = if l.blocks == Blocks::Warps { vec![self.map(&kv.k)?, self.map(&kv.v)?] } else { Vec::new() };
-        let mut parameters: Vec<Param<'_>> = maps.iter().map(Param::from).collect();
+        let map = |cache| l.boxes.map(|boxed| self.map(cache, boxed)).transpose();
+        let maps = [map(&kv.k)?, map(&kv.v)?];
+        let mut parameters: Vec<Param<'_>> = maps.iter().flatten().map(Param::from).collect();
         parameters.extend_from_slice(params![
             address(self.qkv),
             address(&kv.k),
@@ -225,12 +226,20 @@ impl Call<'_> {
         self.cuda.launch(l.file, &l.name, grid, &parameters)
     }
 
-    /// A cache of codes as the copy engine sees it: a row for each vector.
-    fn map(&self, cache: &Tensor<Cuda>) -> Result<sys::CUtensorMap> {
-        let (d, rows) = (self.shape.d, cache.rows * cache.cols / self.shape.d);
-        let swizzle = sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B;
-        Map { address: address(cache), dtype: U8, size: 1, cols: d, rows, box_cols: d, box_rows: EACH_KEYS, swizzle }
-            .encode()
+    /// A cache as the copy engine sees it: a row for each vector; `boxed` keys and channels at a time.
+    fn map(&self, cache: &Tensor<Cuda>, [box_rows, box_cols]: [usize; 2]) -> Result<sys::CUtensorMap> {
+        let (d, size) = (self.shape.d, cache.dtype.size());
+        Map {
+            address: address(cache),
+            dtype: if size == 2 { BF16 } else { U8 },
+            size,
+            cols: d,
+            rows: cache.rows * cache.cols / d,
+            box_cols,
+            box_rows,
+            swizzle: sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+        }
+        .encode()
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Launch {
     pub(super) threads: usize,
     pub(super) shared: usize,
     pub(super) blocks: Blocks,
+    /// Keys and channels of what the copy engine brings at a time, for kernels that have it do so.
+    pub(super) boxes: Option<[usize; 2]>,
 }
 
 /// How tiles, heads and splits are spread over blocks.
@@ -91,6 +93,7 @@ impl Call<'_> {
             threads: 128,
             shared: 4 * (FEW * (even + SEGMENT) + PLAIN_KEYS * (even + 1)),
             blocks: Blocks::Box,
+            boxes: None,
         }
     }
 
@@ -117,6 +120,7 @@ impl Call<'_> {
             threads: 128,
             shared,
             blocks: Blocks::Box,
+            boxes: None,
         })
     }
 
@@ -124,7 +128,7 @@ impl Call<'_> {
     /// them for half of those that the device holds, and none has so much more to do than the others that all wait for it.
     pub(super) fn each(&self) -> Option<Launch> {
         let (b, shape, dtype) = (self.batch, self.shape, self.kv.k.dtype);
-        let page_size = self.kv.k.cols / (shape.nkv * shape.d).max(1);
+        let page_size = self.page_size();
         let pages = page_size.is_power_of_two() && page_size.is_multiple_of(EACH_KEYS);
         let fits = self.cuda.arch() == 90 && dtype.size() == 1 && shape.d == 128 && self.group() <= 8 && pages;
         let one = b.t == b.s && b.longest_query == 1 && length_class(b.longest_kv) <= EACH_LONGEST;
@@ -138,6 +142,7 @@ impl Call<'_> {
             threads: 32 * EACH_WARPS,
             shared: EACH_WARPS * (EACH_STAGES * (EACH_KEYS * (shape.d + 4) + 8) + 8 * SEGMENT) + 1024,
             blocks: Blocks::Warps,
+            boxes: Some([EACH_KEYS, shape.d]),
         })
     }
 
@@ -153,20 +158,29 @@ impl Call<'_> {
             threads: 256,
             shared: rows * pitch(2 * d) + self.scale_bytes() + many_stages(dtype, d) * 64 * pitch(d * dtype.size()),
             blocks: Blocks::Row,
+            boxes: None,
         }
     }
 
-    /// With many rows on Hopper; sizes as in `attention_hopper.cu`.
-    pub(super) fn hopper(&self) -> Launch {
+    /// Keys of a page.
+    fn page_size(&self) -> usize {
+        self.kv.k.cols / (self.shape.nkv * self.shape.d).max(1)
+    }
+
+    /// With many rows on Hopper; sizes as in `attention_hopper.cu`. The copy engine brings bf16 by whole groups of eight
+    /// keys, which swizzle together.
+    pub(super) fn hopper(&self) -> Option<Launch> {
         let (d, dtype, rows) = (self.shape.d, self.kv.k.dtype, 128);
-        let codes = dtype != DType::BF16;
+        let (codes, page_size) = (dtype != DType::BF16, self.page_size());
+        let pages = codes || page_size.is_power_of_two() && page_size >= 8;
+        let fits = self.cuda.arch() == 90 && matches!(d, 64 | 128) && pages;
         let stages = match (d, codes) {
             (64, _) => 6,
             (_, true) => 3,
             (_, false) => 5,
         };
         let (unit, raw) = (SEGMENT * d * 2, if codes { 3 * SEGMENT * d } else { 0 });
-        Launch {
+        fits.then(|| Launch {
             file: "attention_hopper",
             name: format!("attention_hopper_{}_{d}", type_name(dtype)),
             tiles: self.most_tiles(rows),
@@ -175,7 +189,8 @@ impl Call<'_> {
             threads: 512,
             shared: stages * unit + 2 * rows * (2 * d + 4) + raw + 2 * self.scale_bytes() + 64 + 256 + 1024,
             blocks: Blocks::Resident,
-        }
+            boxes: Some([page_size.min(SEGMENT), 64]),
+        })
     }
 
     /// Scales of the keys and values of four segments.

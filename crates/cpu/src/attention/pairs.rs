@@ -90,19 +90,25 @@ impl Tiles for Pairs {
     unsafe fn load_block(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usize>) {
         let count = keys.len();
         find_rows(o, item, s, keys.clone());
-        prefetch(o, item, keys.end);
+        // A few rows at a time, between others that are read: many at once would wait for each other.
+        let ahead = Ahead::of(o, item, s, keys.end);
+        let ask = |from, keys: Range<usize>| ahead.iter().for_each(|ahead| ahead.ask(o, from, keys.clone()));
         let (d, pitch, kt, pairs) = (o.shape.d, s.pitch, s.kt(), s.wide(1));
         // SAFETY: the caller keeps the contract; rows have d elements, and the scratch room for a block.
         unsafe {
             match o.k {
                 KvSlice::Q8 { kind, .. } => {
                     let table = &s.tables[usize::from(kind != Q8::Int8)];
+                    ask(o.k, 0..KEYS);
                     block::keys_from_codes(&s.k_rows, count, d, table, kt);
+                    ask(o.v, 0..KEYS);
                     block::values_from_codes(&s.v_rows, count, d, table, pairs, pitch);
                 }
                 _ => {
-                    block::keys_from_bf16(&s.k_rows, count, d, kt);
-                    block::values_from_bf16(&s.v_rows, count, d, pairs, pitch);
+                    block::keys_from_bf16(&s.k_rows, count, d, kt, |key| ask(o.k, key..key + 16));
+                    ask(o.k, count.next_multiple_of(16)..KEYS);
+                    block::values_from_bf16(&s.v_rows, count, d, pairs, pitch, |key| ask(o.v, key..key + 16));
+                    ask(o.v, count.next_multiple_of(16)..KEYS);
                 }
             }
         }
@@ -174,23 +180,40 @@ fn find_rows(o: &Operands<'_>, item: &Item, s: &mut Scratch<'_>, keys: Range<usi
     }
 }
 
-/// Asks for the block of keys and values after this one, or the first of the next head: pages lie anywhere.
-#[inline(always)]
-fn prefetch(o: &Operands<'_>, item: &Item, end: usize) {
-    let seen = o.batch.kv_lens[item.seq] as usize;
-    let (head, keys) = match end < seen {
-        true => (item.head, end..(end + KEYS).min(seen)),
-        false if item.head + 1 < o.shape.nkv => (item.head + 1, 0..KEYS.min(seen)),
-        false => return,
-    };
-    let (page_size, row) = (o.batch.page_size, o.shape.d * element_size(o.k));
-    for key in keys.clone().step_by(page_size.min(KEYS)) {
-        let first = o.vector(item.seq, head, key);
-        let n = (page_size - key % page_size).min(keys.end - key);
-        for from in [bytes(o.k, first * o.shape.d, n * o.shape.d), bytes(o.v, first * o.shape.d, n * o.shape.d)] {
+/// A block that will be read soon.
+struct Ahead {
+    seq: usize,
+    head: usize,
+    keys: Range<usize>,
+}
+
+impl Ahead {
+    /// The block after this one, or the first of what follows.
+    #[inline(always)]
+    fn of(o: &Operands<'_>, item: &Item, s: &Scratch<'_>, end: usize) -> Option<Ahead> {
+        let block = |(seq, head): (usize, usize), first: usize| {
+            let seen = o.batch.kv_lens[seq] as usize;
+            Ahead { seq, head, keys: first..(first + KEYS).min(seen) }
+        };
+        match end < o.batch.kv_lens[item.seq] as usize {
+            true => Some(block((item.seq, item.head), end)),
+            false => s.following.map(|other| block(other, 0)),
+        }
+    }
+
+    /// Asks for some of its rows of keys, or of values, counted from the block's first: pages lie anywhere.
+    #[inline(always)]
+    fn ask(&self, o: &Operands<'_>, from: KvSlice<'_>, rows: Range<usize>) {
+        let (page_size, d, row) = (o.batch.page_size, o.shape.d, o.shape.d * element_size(from));
+        let (mut key, end) = (self.keys.start + rows.start, (self.keys.start + rows.end).min(self.keys.end));
+        while key < end {
+            let first = o.vector(self.seq, self.head, key);
+            let n = (page_size - key % page_size).min(end - key);
+            key += n;
+            let rows = bytes(from, first * d, n * d);
             for line in (0..n * row).step_by(64) {
                 // SAFETY: a prefetch may be of any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(line).cast()) };
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(rows.wrapping_add(line).cast()) };
             }
         }
     }

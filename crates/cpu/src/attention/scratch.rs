@@ -32,6 +32,8 @@ pub(super) struct Scratch<'a> {
     pub tables: &'a [Table; 2],
     /// Keys that each row sees.
     pub visible: Vec<Range<usize>>,
+    /// The sequence and key head whose keys this thread will probably read next.
+    pub following: Option<(usize, usize)>,
 }
 
 impl<'a> Scratch<'a> {
@@ -54,6 +56,7 @@ impl<'a> Scratch<'a> {
             v_scales: [1.0; KEYS],
             tables: &arena.tables,
             visible: Vec::with_capacity(rows),
+            following: None,
         };
         // SAFETY: the first `pitch` floats of the lease.
         unsafe { std::slice::from_raw_parts_mut(scratch.zeros(), pitch) }.fill(0.0);

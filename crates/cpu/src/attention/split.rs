@@ -101,7 +101,11 @@ pub(super) unsafe fn run<T: Tiles>(
             if task >= count {
                 return;
             }
-            for task in if split { task..task + 1 } else { task * heads..(task + 1) * heads } {
+            let tasks = if split { task..task + 1 } else { task * heads..(task + 1) * heads };
+            // Threads take tasks in turn.
+            let next_turn = tasks.start + threads.count() * tasks.len();
+            for task in tasks.clone() {
+                scratch.following = call.sequence_of(if task + 1 < tasks.end { task + 1 } else { next_turn });
                 // SAFETY: the caller's contract; each task is taken once.
                 unsafe { T::enter(Attend::<T> { call: &call, task, scratch: &mut scratch, family: PhantomData }) };
             }
@@ -193,6 +197,13 @@ impl<T: Tiles> Work for Attend<'_, '_, T> {
 }
 
 impl Call<'_> {
+    /// Sequence and head of a task, unless it is one segment of them, or there is none.
+    fn sequence_of(&self, task: usize) -> Option<(usize, usize)> {
+        let nkv = self.operands.shape.nkv;
+        let chunk = self.chunks.get(task / nkv).filter(|_| self.tasks.is_none())?;
+        Some((chunk.seq, task % nkv))
+    }
+
     /// Where the state of a head's segment is kept.
     fn part(&self, chunk: &Chunk, head: usize, segment: usize) -> *mut f32 {
         self.parts.at(chunk.parts + (head * chunk.segments.len() + segment - chunk.segments.start) * self.size)

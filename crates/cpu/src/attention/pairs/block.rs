@@ -93,11 +93,14 @@ unsafe fn part(row: *const f32, at: usize, end: usize) -> __m512i {
     unsafe { _mm512_maskz_loadu_epi8(mask(end.saturating_sub(at)), row.cast::<i8>().wrapping_add(at)) }
 }
 
+/// Calls `between` with every sixteenth key.
+///
 /// # Safety
 /// The machine has the instructions; rows have `d` elements, and `to` room for a block.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
-pub(super) unsafe fn keys_from_bf16(rows: &Rows, count: usize, d: usize, to: *mut f32) {
+pub(super) unsafe fn keys_from_bf16(rows: &Rows, count: usize, d: usize, to: *mut f32, between: impl Fn(usize)) {
     for key in (0..count).step_by(16) {
+        between(key);
         for c in (0..d).step_by(32) {
             // SAFETY: the caller keeps the contract.
             unsafe {
@@ -152,11 +155,21 @@ unsafe fn word_order(n: i32) -> __m512i {
 /// # Safety
 /// As for [`keys_from_bf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512bf16,avx2,fma")]
-pub(super) unsafe fn values_from_bf16(rows: &Rows, count: usize, d: usize, to: *mut f32, pitch: usize) {
+pub(super) unsafe fn values_from_bf16(
+    rows: &Rows,
+    count: usize,
+    d: usize,
+    to: *mut f32,
+    pitch: usize,
+    between: impl Fn(usize),
+) {
     // SAFETY: the caller keeps the contract.
     unsafe {
         let orders = [word_order(0), word_order(1)];
         for j in 0..count.div_ceil(2) {
+            if j % 8 == 0 {
+                between(2 * j);
+            }
             for c in (0..d).step_by(32) {
                 let (a, b) = (part(rows[2 * j], 2 * c, 2 * d), part(rows[2 * j + 1], 2 * c, 2 * d));
                 for h in 0..2 {

@@ -57,7 +57,9 @@ fn share(model: &mut Model, threads: usize) {
         pool.run(16 * threads, |i| read(&data[READ * i / (16 * threads)..READ * (i + 1) / (16 * threads)]));
         let read = 8.0 * READ as f64 / start.elapsed().as_secs_f64();
         if round >= 40 {
-            (steps.push(step), reads.push(read), shares.push(step / read));
+            steps.push(step);
+            reads.push(read);
+            shares.push(step / read);
         }
     }
     let [step, read, share] = [&mut steps, &mut reads, &mut shares].map(|all| {

@@ -310,10 +310,9 @@ struct Hopper {
                 }
                 products_commit();
                 products_wait(s);
-                if (lane == 0) {
-                    barrier_arrive(empty + stage * 8);
-                    if (segment + 1 == span.end) barrier_arrive(q_empty + slot * 8);
-                }
+                // Every thread arrives for itself: one of a warp would do, but costs as much, and hides who has read what.
+                barrier_arrive(empty + stage * 8);
+                if (segment + 1 == span.end) barrier_arrive(q_empty + slot * 8);
                 const float* its = (const float*)(memory + (scales - ring)) + unit / 2 % SCALED * 2 * SEGMENT;
                 unit++;
                 unsigned p[8][4];
@@ -333,7 +332,7 @@ struct Hopper {
                 }
                 products_commit();
                 products_wait(o);
-                if (lane == 0) barrier_arrive(empty + stage * 8);
+                barrier_arrive(empty + stage * 8);
                 unit++;
                 merge(all_o, all_m, all_l, o, m, l);
             }
@@ -399,11 +398,11 @@ struct Hopper {
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; i++) {
                 barrier_init(s.full + i * 8, Cache::CODES ? 128 : 1);
-                barrier_init(s.empty + i * 8, 8);
+                barrier_init(s.empty + i * 8, 256);
             }
             for (int i = 0; i < QS; i++) {
                 barrier_init(s.q_full + i * 8, 128);
-                barrier_init(s.q_empty + i * 8, 8);
+                barrier_init(s.q_empty + i * 8, 256);
             }
         }
         if (!Cache::CODES) s.clear_ring();

@@ -2,9 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 
 from planish import EngineConfig
+
+# Whatever runs these tests in the background may ignore the signal, and Python then raises nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROGRAM = os.environ["PLANISH"]
 # A model of random weights whose tokens are the bytes, with a chat template.

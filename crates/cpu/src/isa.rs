@@ -7,6 +7,8 @@ pub enum Isa {
     Scalar,
     /// aarch64 NEON with dot products.
     Neon,
+    /// aarch64 NEON with dot products and 8-bit matrix multiplication (i8mm).
+    NeonI8mm,
     /// AVX2 and FMA.
     Avx2,
     /// AVX2 with 256-bit VNNI.
@@ -21,7 +23,16 @@ pub enum Isa {
 
 impl Isa {
     /// Every family, plainest first.
-    pub const ALL: [Isa; 7] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
+    pub const ALL: [Isa; 8] = [
+        Isa::Scalar,
+        Isa::Neon,
+        Isa::NeonI8mm,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512,
+        Isa::Avx512Bf16,
+        Isa::Amx,
+    ];
 
     /// The best family of this machine.
     pub fn best() -> Isa {
@@ -46,7 +57,7 @@ impl Isa {
             && is_x86_feature_detected!("avx512vnni");
         match self {
             Isa::Scalar => true,
-            Isa::Neon => false,
+            Isa::Neon | Isa::NeonI8mm => false,
             Isa::Avx2 => avx2,
             Isa::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
             Isa::Avx512 => avx512,
@@ -58,9 +69,11 @@ impl Isa {
     /// Whether this machine can run the family.
     #[cfg(target_arch = "aarch64")]
     pub fn runs_here(self) -> bool {
+        let dotprod = std::arch::is_aarch64_feature_detected!("dotprod");
         match self {
             Isa::Scalar => true,
-            Isa::Neon => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Isa::Neon => dotprod,
+            Isa::NeonI8mm => dotprod && std::arch::is_aarch64_feature_detected!("i8mm"),
             _ => false,
         }
     }
@@ -76,6 +89,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
+            Isa::NeonI8mm => "neon-i8mm",
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avx-vnni",
             Isa::Avx512 => "avx512-vnni",

@@ -206,7 +206,7 @@ impl Attention {
                     _ if narrow && isa.has_fast_bf16_dots() => {
                         return split::run::<pairs::Pairs>(threads, isa, o, arena, out, quantized);
                     }
-                    Isa::Scalar | Isa::Neon => {}
+                    Isa::Scalar | Isa::Neon | Isa::NeonI8mm => {}
                     Isa::Avx2 | Isa::AvxVnni => {
                         return split::run::<Floats<Avx2>>(threads, isa, o, arena, out, quantized);
                     }

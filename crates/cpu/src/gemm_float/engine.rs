@@ -40,7 +40,7 @@ pub(super) fn run(threads: &Threads, x: &[f32], w: &PackedFloat, math: FloatMath
                 split::<Pairs<Avx2>>(threads, &job(x.as_ptr()), 2, w.k % 2 == 1);
             }
             Isa::Avx2 | Isa::AvxVnni => split::<Full<Avx2>>(threads, &job(x.as_ptr()), 1, false),
-            Isa::Scalar | Isa::Neon => return false,
+            Isa::Scalar | Isa::Neon | Isa::NeonI8mm => return false,
         }
     }
     true

@@ -6,8 +6,8 @@ use super::tile::{self, Kernel, Target};
 use super::{BLOCK_ROWS, Block, part};
 use crate::simd::{Op, Simd};
 
-/// Input channels (in groups of 4) that a tile sums before the next tile reads the same weights again.
-const CHUNK: usize = 512;
+/// Input channels that a tile sums before the next tile reads the same weights again.
+const CHUNK: usize = 2048;
 
 pub(super) struct Product<'a>(pub(super) Block<'a>);
 
@@ -16,12 +16,12 @@ impl Op for Product<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Product(b) = self;
-        let (rows, groups) = (b.xs.len(), b.w.layout.kp / 4);
+        let (rows, groups) = (b.xs.len(), b.w.layout.kp / S::DEPTH);
         let surplus = surplus(s, &b);
         let codes = b.w.codes.bytes().as_ptr();
         let tiles = rows.div_ceil(S::ROWS);
         // One tile never comes back to the same weights.
-        let chunks = if tiles == 1 { 1 } else { groups.div_ceil(CHUNK).max(1) };
+        let chunks = if tiles == 1 { 1 } else { groups.div_ceil(CHUNK / S::DEPTH).max(1) };
         let mut partial = if chunks > 1 { vec![0i32; rows * b.w.layout.width] } else { Vec::new() };
         for panel in b.panels.clone() {
             let panel = b.w.panel(panel);
@@ -31,16 +31,16 @@ impl Op for Product<'_> {
                     let rows = part(rows, tiles, tile);
                     // SAFETY: rows, panel and groups are inside their buffers, whose sizes `pack` and `gemm_w8a8` set.
                     unsafe {
-                        let w = codes.add((panel.first * groups + g.start * panel.width) * 4);
+                        let w = codes.add((panel.first * groups + g.start * panel.width) * S::DEPTH);
                         let target = Target::new(&b, rows.clone(), &panel);
                         let sums = Sums {
-                            x: b.x.add(rows.start * b.ldx + g.start * 4),
+                            x: b.x.add(rows.start * b.ldx + g.start * S::DEPTH),
                             ldx: b.ldx,
                             groups: g.len(),
                             w,
                             partial: partial.as_mut_ptr().wrapping_add(rows.start * b.w.layout.width),
                             surplus: surplus.as_ptr().add(rows.start),
-                            ahead: Ahead::new(w, g.len(), panel.width * 4, tiles, tile),
+                            ahead: Ahead::new(w, g.len(), panel.width * S::DEPTH, tiles, tile),
                             target: Target { first: chunk == 0, last: chunk + 1 == chunks, ..target },
                         };
                         tile::run(s, sums, rows.len(), panel.width);
@@ -69,6 +69,7 @@ struct Sums {
     x: *const u8,
     /// From row to row of `x`.
     ldx: usize,
+    /// Of `S::DEPTH` input channels.
     groups: usize,
     w: *const u8,
     /// `[rows][vectors][lanes]` sums of the groups before.
@@ -152,6 +153,7 @@ impl Kernel for Sums {
                     }
                 }
             }
+            s.settle(&mut sums);
             self.finish::<S, R, V>(s, sums);
         }
     }
@@ -168,18 +170,13 @@ impl Sums {
     ) {
         // SAFETY: the caller's.
         unsafe {
-            let p = self.w.add(g * V * S::LANES * 4);
-            self.ahead.ask(s, g, V * S::LANES * 4);
-            let mut w = [s.isplat(0); V];
-            for v in 0..V {
-                w[v] = s.iload(p.add(v * S::LANES * 4).cast());
-            }
+            let bytes = V * S::LANES * S::DEPTH;
+            self.ahead.ask(s, g, bytes);
+            let mut codes = x;
             for r in 0..R {
-                let x = x[r].add(g * 4).cast::<i32>().read_unaligned();
-                for v in 0..V {
-                    acc[r][v] = s.dot(acc[r][v], w[v], x);
-                }
+                codes[r] = x[r].add(g * S::DEPTH);
             }
+            s.multiply(self.w.add(g * bytes), codes, acc);
         }
     }
 

@@ -32,7 +32,7 @@ pub struct Q8Slice<'a> {
 /// An 8-bit weight `[n, k]` in the order in which the kernels of one instruction set read it, one byte a weight.
 ///
 /// Panels of `width` output channels follow each other, then panels of one vector. Inside a panel INT8 codes are
-/// ordered `[k/4][column][4]`, so that a 32-bit lane is one column, and FP8 codes `[k][column]`.
+/// ordered `[k/depth][column][depth]` (4 deep, a 32-bit lane is one column), and FP8 codes `[k][column]`.
 pub struct PackedQ8 {
     n: usize,
     k: usize,
@@ -58,16 +58,24 @@ struct Layout {
     width: usize,
     /// Input channels with padding.
     kp: usize,
+    /// Neighbouring input channels of a column of INT8 codes.
+    depth: usize,
     /// INT8 codes are stored plus 128.
     unsigned: bool,
 }
 
-struct LayoutOf(usize);
+struct LayoutOf {
+    kind: Q8,
+    k: usize,
+    isa: Isa,
+}
 impl Op for LayoutOf {
     type Out = Layout;
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> Layout {
-        Layout { lanes: S::LANES, width: S::LANES * S::VECTORS, kp: self.0, unsigned: S::UNSIGNED_WEIGHTS }
+        let depth = S::DEPTH;
+        let kp = if self.kind == Q8::Int8 { self.k.next_multiple_of(padding(self.isa, depth)) } else { self.k };
+        Layout { lanes: S::LANES, width: S::LANES * S::VECTORS, kp, depth, unsigned: S::UNSIGNED_WEIGHTS }
     }
 }
 
@@ -308,14 +316,14 @@ fn part(len: usize, parts: usize, i: usize) -> Range<usize> {
     len * i / parts..len * (i + 1) / parts
 }
 
-/// Input channels with the padding that a family's INT8 kernels want.
-fn padded_channels(isa: Isa, k: usize) -> usize {
+/// Of how many input channels a family's INT8 kernels want a multiple, if they lie `depth` together.
+fn padding(isa: Isa, depth: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Amx {
-        return k.next_multiple_of(amx::STEP);
+        return amx::STEP;
     }
     let _ = isa;
-    k.next_multiple_of(4)
+    depth
 }
 
 /// Bytes of activations that a task takes through its panels.

@@ -1,5 +1,5 @@
 //! Packing: from rows of output channels, as checkpoints store them, to panels of columns.
-use super::{LayoutOf, PackedQ8, padded_channels, part};
+use super::{Layout, LayoutOf, PackedQ8, Panel, part};
 use crate::buffer::Aligned;
 use crate::isa::Isa;
 use crate::simd::dispatch;
@@ -14,8 +14,8 @@ pub(super) fn pack(
     isa: Isa,
     threads: &Threads,
 ) -> PackedQ8 {
-    let kp = if kind == Q8::Int8 { padded_channels(isa, k) } else { k };
-    let layout = dispatch(isa, LayoutOf(kp));
+    let layout = dispatch(isa, LayoutOf { kind, k, isa });
+    let kp = layout.kp;
     let mut ws = Vec::new();
     for (codes, scales) in parts {
         assert_eq!(codes.len(), scales.len() * k, "codes of {} channels of width {k}", scales.len());
@@ -42,7 +42,8 @@ pub(super) fn pack(
             let panel_codes = unsafe { target.panel(panel.first * kp, panel.width * kp) };
             let rows = &rows[panel.first..][..panel.columns];
             match kind {
-                Q8::Int8 => int8_panel(rows, k, panel.width, if layout.unsigned { 0x80 } else { 0 }, panel_codes),
+                Q8::Int8 if layout.depth == 8 => int8_panel::<2>(rows, k, &panel, layout, panel_codes),
+                Q8::Int8 => int8_panel::<1>(rows, k, &panel, layout, panel_codes),
                 _ => float8_panel(rows, k, panel.width, panel_codes),
             }
         }
@@ -70,18 +71,21 @@ impl Target {
 /// Bytes of a row that are moved at a time: a cache line.
 const LINE: usize = 64;
 
-fn int8_panel(rows: &[&[u8]], k: usize, width: usize, flip: u8, out: &mut [u8]) {
+/// A panel whose columns are `WORDS` times four channels deep.
+fn int8_panel<const WORDS: usize>(rows: &[&[u8]], k: usize, panel: &Panel, layout: Layout, out: &mut [u8]) {
+    let (width, flip) = (panel.width, if layout.unsigned { 0x80 } else { 0 });
     let flip4 = u32::from_ne_bytes([flip; 4]);
+    let place = |c: usize, group: usize| (group / WORDS * width + c) * 4 * WORDS + group % WORDS * 4;
     for k0 in (0..k).step_by(LINE) {
         let line = LINE.min(k - k0);
         let out = &mut out[k0 * width..];
         for (c, row) in rows.iter().enumerate() {
             let (groups, rest) = row[k0..k0 + line].as_chunks::<4>();
             for (g, &group) in groups.iter().enumerate() {
-                let at = (g * width + c) * 4;
+                let at = place(c, g);
                 out[at..at + 4].copy_from_slice(&(u32::from_ne_bytes(group) ^ flip4).to_ne_bytes());
             }
-            let at = (groups.len() * width + c) * 4;
+            let at = place(c, groups.len());
             for (i, &code) in rest.iter().enumerate() {
                 out[at + i] = code ^ flip;
             }

@@ -29,7 +29,7 @@ pub(super) fn run(threads: &Threads, isa: Isa, x: &[f32], k: usize, math: FloatM
                 let packed = pack(threads, x, k, 1, |row, _, to| to.copy_from_slice(row));
                 add::<Full<Avx2>>(threads, &packed, t, STRETCH, k, gram);
             }
-            (Isa::Scalar | Isa::Neon, _) => return false,
+            (Isa::Scalar | Isa::Neon | Isa::NeonI8mm, _) => return false,
         }
     }
     true

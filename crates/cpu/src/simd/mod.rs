@@ -22,6 +22,8 @@ pub(crate) trait Simd: Copy {
     const VECTORS: usize;
     /// Most rows of a register tile.
     const ROWS: usize;
+    /// Neighbouring input channels of a column that lie together in a panel of INT8 weights.
+    const DEPTH: usize = 4;
     /// Whether [`Simd::dot`] wants weights plus 128 as unsigned bytes.
     const UNSIGNED_WEIGHTS: bool;
 
@@ -81,6 +83,21 @@ pub(crate) trait Simd: Copy {
 
     /// Adds to each lane the exact product of its four weights with the four signed activations in `x`.
     fn dot(self, acc: Self::I, w: Self::I, x: i32) -> Self::I;
+    /// Adds to the sums of `R` rows by `V` vectors the exact products of a panel's next [`Simd::DEPTH`] channels at `w`
+    /// with the rows' codes at `x`. How sums are spread over `acc` meanwhile is the family's own affair.
+    #[inline(always)]
+    unsafe fn multiply<const R: usize, const V: usize>(
+        self,
+        w: *const u8,
+        x: [*const u8; R],
+        acc: &mut [[Self::I; V]; R],
+    ) {
+        // SAFETY: the caller's.
+        unsafe { four_deep(self, w, x, acc) }
+    }
+    /// Brings sums of [`Simd::multiply`] in order: rows, then vectors of columns.
+    #[inline(always)]
+    fn settle<const R: usize, const V: usize>(self, _acc: &mut [[Self::I; V]; R]) {}
     /// Sum of `n` signed bytes.
     unsafe fn sum_bytes(self, p: *const u8, n: usize) -> i32;
     /// Decodes `LANES` codes of E4M3 (NaN excepted) divided by [`Simd::E4M3_FACTOR`], or of E5M2.
@@ -93,6 +110,32 @@ pub(crate) trait Simd: Copy {
     fn prefetch2(self, p: *const u8);
     /// Runs `op` as a function of its own: large kernels compiled into one body take the compiler minutes.
     fn call<O: Op>(self, op: O) -> O::Out;
+}
+
+/// [`Simd::multiply`] of columns that are four channels deep, a lane each.
+///
+/// # Safety
+/// As for [`Simd::multiply`].
+#[inline(always)]
+unsafe fn four_deep<S: Simd, const R: usize, const V: usize>(
+    s: S,
+    w: *const u8,
+    x: [*const u8; R],
+    acc: &mut [[S::I; V]; R],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut columns = [s.isplat(0); V];
+        for v in 0..V {
+            columns[v] = s.iload(w.add(v * S::LANES * 4).cast());
+        }
+        for r in 0..R {
+            let x = x[r].cast::<i32>().read_unaligned();
+            for v in 0..V {
+                acc[r][v] = s.dot(acc[r][v], columns[v], x);
+            }
+        }
+    }
 }
 
 /// Something to run with a family's operations. `run` must be `#[inline(always)]`, as must all it calls.
@@ -117,6 +160,9 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Out {
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
         Isa::Neon if isa.runs_here() => unsafe { neon::with(op) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonI8mm if isa.runs_here() => unsafe { neon::with_i8mm(op) },
         _ => op.run(scalar::Scalar),
     }
 }

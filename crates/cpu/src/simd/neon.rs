@@ -1,12 +1,12 @@
-//! aarch64 NEON with dot products: 4 lanes.
-use super::{Op, Simd, intrinsics};
+//! aarch64 NEON with dot products, without and with 8-bit matrix multiplication: 4 lanes.
+use super::{Op, Simd, four_deep, intrinsics};
 use crate::exp::{EXP_HIGH, EXP_LOW, LN2_HIGH, LN2_LOW, P};
 use planish_tensor::float8;
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 #[derive(Clone, Copy)]
-struct Neon(());
+struct Neon<const I8MM: bool>(());
 
 /// Runs `op` with 4 lanes.
 ///
@@ -15,7 +15,17 @@ struct Neon(());
 #[target_feature(enable = "neon,dotprod")]
 #[inline(never)]
 pub(super) unsafe fn with<O: Op>(op: O) -> O::Out {
-    op.run(Neon(()))
+    op.run(Neon::<false>(()))
+}
+
+/// Runs `op` with 4 lanes and matrix multiplication.
+///
+/// # Safety
+/// The machine must have `Isa::NeonI8mm`.
+#[target_feature(enable = "neon,dotprod,i8mm")]
+#[inline(never)]
+pub(super) unsafe fn with_i8mm<O: Op>(op: O) -> O::Out {
+    op.run(Neon::<true>(()))
 }
 
 /// SDOT; its intrinsic is younger than the oldest supported compiler.
@@ -31,6 +41,30 @@ fn sdot(mut acc: int32x4_t, w: int32x4_t, x: int32x4_t) -> int32x4_t {
         );
     }
     acc
+}
+
+/// SMMLA: `x` is two rows of eight codes, `w` two columns of eight; adds row 0 by column 0, row 0 by column 1, row 1 by
+/// column 0, row 1 by column 1. By hand for the same reason.
+#[inline]
+#[target_feature(enable = "neon,i8mm")]
+fn smmla(mut acc: int32x4_t, x: int32x4_t, w: int32x4_t) -> int32x4_t {
+    // SAFETY: a register operation.
+    unsafe {
+        asm!(
+            "smmla {acc:v}.4s, {x:v}.16b, {w:v}.16b",
+            acc = inout(vreg) acc, x = in(vreg) x, w = in(vreg) w,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    acc
+}
+
+/// Two rows by four columns, of two channels' fours each, from the sums of two columns and of the two others.
+#[inline]
+#[target_feature(enable = "neon")]
+fn rows_of_pairs(a: int32x4_t, b: int32x4_t) -> (int32x4_t, int32x4_t) {
+    let (a, b) = (vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b));
+    (vreinterpretq_s32_s64(vtrn1q_s64(a, b)), vreinterpretq_s32_s64(vtrn2q_s64(a, b)))
 }
 
 /// As `exp256`.
@@ -57,12 +91,46 @@ fn exp128(x: float32x4_t) -> float32x4_t {
     vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(p), vcltq_f32(x, low)))
 }
 
-impl Simd for Neon {
+/// [`Simd::multiply`] of columns that are eight channels deep, two to a vector: rows by pairs, of whose sums the first
+/// row keeps those of each vector's first two columns, the second row the others; a row without a partner by fours.
+///
+/// # Safety
+/// As for [`Simd::multiply`]; the machine must have `Isa::NeonI8mm`.
+#[inline(always)]
+unsafe fn eight_deep<S: Simd<I = int32x4_t>, const R: usize, const V: usize>(
+    s: S,
+    w: *const u8,
+    x: [*const u8; R],
+    acc: &mut [[int32x4_t; V]; R],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut pairs = [s.isplat(0); R];
+        for r in (0..R / 2 * 2).step_by(2) {
+            pairs[r] = vreinterpretq_s32_u8(vcombine_u8(vld1_u8(x[r]), vld1_u8(x[r + 1])));
+        }
+        for v in 0..V {
+            let (a, b) = (s.iload(w.add(v * 32).cast()), s.iload(w.add(v * 32 + 16).cast()));
+            for r in (0..R / 2 * 2).step_by(2) {
+                acc[r][v] = smmla(acc[r][v], pairs[r], a);
+                acc[r + 1][v] = smmla(acc[r + 1][v], pairs[r], b);
+            }
+            if R % 2 == 1 {
+                let [low, high] = x[R - 1].cast::<[i32; 2]>().read_unaligned();
+                let sum = s.dot(acc[R - 1][v], vuzp1q_s32(a, b), low);
+                acc[R - 1][v] = s.dot(sum, vuzp2q_s32(a, b), high);
+            }
+        }
+    }
+}
+
+impl<const I8MM: bool> Simd for Neon<I8MM> {
     type F = float32x4_t;
     type I = int32x4_t;
     const LANES: usize = 4;
     const VECTORS: usize = 4;
-    const ROWS: usize = 4;
+    const ROWS: usize = if I8MM { 6 } else { 4 };
+    const DEPTH: usize = if I8MM { 8 } else { 4 };
     const UNSIGNED_WEIGHTS: bool = false;
     const E4M3_FACTOR: f32 = 1.0;
 
@@ -101,7 +169,28 @@ impl Simd for Neon {
     #[inline(always)]
     fn call<O: Op>(self, op: O) -> O::Out {
         // SAFETY: the token exists only where the features do.
-        unsafe { with(op) }
+        unsafe { if I8MM { with_i8mm(op) } else { with(op) } }
+    }
+    #[inline(always)]
+    unsafe fn multiply<const R: usize, const V: usize>(
+        self,
+        w: *const u8,
+        x: [*const u8; R],
+        acc: &mut [[int32x4_t; V]; R],
+    ) {
+        // SAFETY: the caller's; the token exists only where the features do.
+        unsafe {
+            if I8MM { eight_deep(self, w, x, acc) } else { four_deep(self, w, x, acc) }
+        }
+    }
+    #[inline(always)]
+    fn settle<const R: usize, const V: usize>(self, acc: &mut [[int32x4_t; V]; R]) {
+        for pair in (0..R / 2 * 2).step_by(2).filter(|_| I8MM) {
+            for v in 0..V {
+                // SAFETY: the token exists only where the features do.
+                (acc[pair][v], acc[pair + 1][v]) = unsafe { rows_of_pairs(acc[pair][v], acc[pair + 1][v]) };
+            }
+        }
     }
     #[inline(always)]
     fn shl<const N: i32>(self, a: int32x4_t) -> int32x4_t {

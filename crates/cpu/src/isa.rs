@@ -23,16 +23,8 @@ pub enum Isa {
 
 impl Isa {
     /// Every family, plainest first.
-    pub const ALL: [Isa; 8] = [
-        Isa::Scalar,
-        Isa::Neon,
-        Isa::NeonI8mm,
-        Isa::Avx2,
-        Isa::AvxVnni,
-        Isa::Avx512,
-        Isa::Avx512Bf16,
-        Isa::Amx,
-    ];
+    pub const ALL: [Isa; 8] =
+        [Isa::Scalar, Isa::Neon, Isa::NeonI8mm, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// The best family of this machine.
     pub fn best() -> Isa {

@@ -122,9 +122,13 @@ fn gpu(ordinal: usize) -> planish_tensor::Result<Device> {
     })
 }
 
-/// The family whose kernels multiply floats: AMX has tiles for INT8 alone.
+/// The family whose kernels multiply floats: AMX and i8mm are for INT8 alone.
 fn float_kernels(isa: Isa) -> Isa {
-    if isa == Isa::Amx { Isa::Avx512 } else { isa }
+    match isa {
+        Isa::Amx => Isa::Avx512,
+        Isa::NeonI8mm => Isa::Neon,
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -132,8 +136,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn amx_multiplies_no_floats() {
+    fn amx_and_i8mm_multiply_no_floats() {
         assert_eq!(float_kernels(Isa::Amx), Isa::Avx512);
+        assert_eq!(float_kernels(Isa::NeonI8mm), Isa::Neon);
         assert_eq!(float_kernels(Isa::Avx2), Isa::Avx2);
     }
 

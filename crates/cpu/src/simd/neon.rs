@@ -179,9 +179,7 @@ impl<const I8MM: bool> Simd for Neon<I8MM> {
         acc: &mut [[int32x4_t; V]; R],
     ) {
         // SAFETY: the caller's; the token exists only where the features do.
-        unsafe {
-            if I8MM { eight_deep(self, w, x, acc) } else { four_deep(self, w, x, acc) }
-        }
+        unsafe { if I8MM { eight_deep(self, w, x, acc) } else { four_deep(self, w, x, acc) } }
     }
     #[inline(always)]
     fn settle<const R: usize, const V: usize>(self, acc: &mut [[int32x4_t; V]; R]) {

@@ -2,6 +2,7 @@
 use anyhow::Result;
 use planish_engine::{Event, FinishReason, TokenLogprobs};
 use planish_text::{Detokenizer, StopResult, StopStrings, Tokenizer};
+use std::sync::Arc;
 
 /// A finished answer.
 #[derive(Clone, Debug)]
@@ -18,8 +19,8 @@ pub struct Answer {
     pub finish_reason: FinishReason,
     /// For each token, if asked for.
     pub logprobs: Vec<TokenLogprobs>,
-    /// For each token of the prompt but the first, if asked for.
-    pub prompt_logprobs: Vec<TokenLogprobs>,
+    /// For each token of the prompt but the first, if asked for. The answers to a prompt share them.
+    pub prompt_logprobs: Arc<[TokenLogprobs]>,
 }
 
 /// The answers to one prompt in the making.
@@ -99,7 +100,7 @@ impl Answering {
 
     /// The answers, in order.
     pub fn into_answers(self) -> Vec<Answer> {
-        let (prompt, prompt_logprobs) = (self.prompt, self.prompt_logprobs);
+        let (prompt, prompt_logprobs) = (self.prompt, Arc::<[TokenLogprobs]>::from(self.prompt_logprobs));
         let answer = |(choice, c): (usize, Choice)| Answer {
             choice,
             text: c.text,

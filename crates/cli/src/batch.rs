@@ -83,7 +83,7 @@ impl Batch {
         };
         (step.tokens, step.finish_reason) = (answers.tokens(step.choice), answers.finish_reason(step.choice));
         if done {
-            self.feed.cancel(prompt);
+            self.feed.complete(prompt);
             self.open -= 1;
         }
         Ok(open.then_some(step))

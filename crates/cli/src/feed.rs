@@ -52,8 +52,10 @@ impl Feed {
         }
     }
 
-    /// Ends a request: events that are under way may still come.
-    pub fn cancel(&mut self, request: usize) {
-        self.running[request] = None;
+    /// Ends a request of which nothing more is wanted: events that are under way may still come.
+    pub fn complete(&mut self, request: usize) {
+        if let Some(cancel) = self.running[request].take() {
+            cancel.complete();
+        }
     }
 }

@@ -111,7 +111,37 @@ fn inspect_and_check_env_describe() {
     assert_eq!(document["tensors"].as_array().unwrap().len(), names.len());
     let text = Program::new("inspect").arg(tiny()).run().ok().stdout;
     assert!(text.contains("656.6 kB") && text.contains("BF16"), "{text}");
+}
+
+#[test]
+fn check_env_lists_devices_and_what_each_runs() {
     let env = Program::new("check-env --json").run().json();
-    assert!(env.to_string().contains("cpu"), "{env}");
-    assert!(!Program::new("check-env").run().ok().stdout.is_empty());
+    assert_eq!(env["version"], env!("CARGO_PKG_VERSION"));
+    let has_gpu = env["no_gpu"].is_null();
+    // A reason for having no GPU, or a driver and at least one.
+    assert!(if has_gpu { env["cuda_driver"].is_string() } else { env["no_gpu"].is_string() }, "{env}");
+    let devices = env["devices"].as_array().unwrap();
+    assert_eq!(
+        (&devices[0]["name"], &devices[0]["capability"], devices.len() > 1),
+        (&json!("cpu"), &Value::Null, has_gpu)
+    );
+    for device in devices {
+        assert!(
+            ["description", "int8", "fp8"].iter().all(|key| device[key].as_str().is_some_and(|text| !text.is_empty()))
+        );
+        assert!(
+            device["memory_total"].as_u64() >= device["memory_free"].as_u64() && device["memory_total"] != 0,
+            "{device}"
+        );
+        assert!(device["name"] == "cpu" || device["capability"].as_str().unwrap().contains('.'), "{device}");
+    }
+    let text = Program::new("check-env --device cpu").run().ok().stdout;
+    assert!(
+        ["cpu: ", "memory", "INT8", "FP8"].iter().all(|part| text.contains(part)) && !text.contains("cuda:"),
+        "{text}"
+    );
+    assert_eq!(Program::new("check-env --device cpu --json").run().json()["devices"].as_array().unwrap().len(), 1);
+    Program::new("check-env --device cuda:99").run().fails(&["--device cuda:99"]);
+    Program::new("check-env --device tpu").run().fails(&["--device: expected", "tpu"]);
+    Program::new("check-env --device null").run().fails(&["--device: expected a device that computes", "null"]);
 }

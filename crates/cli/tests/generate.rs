@@ -167,3 +167,14 @@ fn nothing_to_generate_is_an_empty_answer() {
     let result = short("--input-ids 35 --max-new-tokens 0").json()["results"][0].clone();
     assert_eq!((&result["token_ids"], &result["finish_reason"]), (&json!([]), &json!("length")));
 }
+
+#[test]
+fn sequences_longer_than_the_model_was_made_for() {
+    let run = |model: &str, longest: &str| {
+        let program = Program::new("generate --json --max-new-tokens 2 --input-ids 35 --max-model-len").arg(longest);
+        program.arg(golden(model)).run()
+    };
+    run("llama", "99999").ok();
+    run("opt_f32", "96").ok();
+    run("opt_f32", "97").fails(&["--max-model-len: expected at most 96", "learned", "found 97"]);
+}

@@ -143,7 +143,8 @@ type Step = (u32, Vec<(u32, f32)>);
 fn greedy(device: &str, name: &str) -> Vec<Vec<Step>> {
     let options = EngineOptions {
         kv_dtype: Some(DType::F32),
-        max_model_len: Some(128),
+        // As many as OPT has positions for.
+        max_model_len: Some(96),
         max_batch: Some(8),
         ..EngineOptions::default()
     };

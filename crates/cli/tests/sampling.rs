@@ -101,6 +101,9 @@ fn prompts_have_log_probabilities_too() {
     let found: Vec<u64> = prompt.iter().map(|p| p["id"].as_u64().unwrap()).collect();
     assert_eq!(found, [74, 190, 3, 9], "every token but the first");
     assert!(prompt.iter().all(|p| p["top"].as_array().unwrap().len() == 3 && p["logprob"].as_f64().unwrap() <= 0.0));
+    let both = Program::new(flags).arg("35 74 190 3 9").words("--n 2").arg(golden("llama")).run().json();
+    let of_answer = |i: usize| both["results"][i]["prompt_logprobs"].clone();
+    assert!(of_answer(0) == result["prompt_logprobs"] && of_answer(1) == of_answer(0));
     // What was generated has the same log-probability when it comes as a prompt.
     let made = of(&result);
     let again = run(&format!("35 74 190 3 9 {} {}", made[0], made[1]));
@@ -116,6 +119,7 @@ fn the_engine_s_flags_do_not_change_greedy_answers() {
     for flags in ["--no-prefix-cache", "--overlap on", "--overlap off", "--speculate 4", "--kv-dtype f32"] {
         assert_eq!(ids(&format!("--ignore-eos {flags}")), plain, "{flags}");
     }
+    assert_eq!(ids("--ignore-eos --kv-cache-memory 64MB"), plain);
     for flags in ["--kv-dtype bf16", "--kv-dtype int8", "--kv-dtype fp8", "--lm-head int8"] {
         assert_eq!(ids(&format!("--ignore-eos {flags}")).len(), 12, "{flags}");
     }
@@ -132,6 +136,12 @@ fn wrong_values_are_named_by_their_flag() {
         ("--logit-bias 256=1", ["256", "256"]),
         ("--speculate 9999", ["--speculate", "9999"]),
         ("--max-batch 0", ["--max-batch", "found 0"]),
+        (
+            "--max-batch 18446744073709551615",
+            ["--max-batch: expected a number from 1 to", "found 18446744073709551615"],
+        ),
+        ("--max-model-len 18446744073709551615", ["--max-model-len: expected", "found 18446744073709551615"]),
+        ("--kv-cache-memory 99999GB", ["--kv-cache-memory: expected at most", "found 99999000000000"]),
     ] {
         short(flags).fails(&pieces);
     }
@@ -143,6 +153,8 @@ fn wrong_values_are_named_by_their_flag() {
         "--n 0",
         "--n 99999",
         "--kv-dtype int4",
+        "--kv-cache-memory 4XB",
+        "--kv-cache-memory 0",
         "--lm-head fp8",
         "--overlap maybe",
         "--speculate x",

@@ -171,6 +171,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn gemm_w8a8_kernel(&self, x: &Q8Rows<Self>, _: &CpuLinear, _: &Tensor<Self>) -> Result<String> {
+        let family = if kind_of(&x.codes)? == Q8::Int8 { self.isa } else { self.isa.of_floats() };
+        Ok(family.name().into())
+    }
+
     fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &CpuLinear, out: &mut Tensor<Self>) -> Result<()> {
         let shape = self.linear_shape(w);
         let fits = x.codes.cols == shape.k && out.cols == shape.n && out.rows == x.codes.rows;

@@ -90,6 +90,15 @@ impl Isa {
         }
     }
 
+    /// The family whose kernels multiply floats, FP8 codes among them: AMX and i8mm are for INT8 alone.
+    pub fn of_floats(self) -> Isa {
+        match self {
+            Isa::Amx => Isa::Avx512,
+            Isa::NeonI8mm => Isa::Neon,
+            other => other,
+        }
+    }
+
     /// Whether bf16 dot products of vectors are worth using. Cores with AMX have the instruction too, but take twice
     /// as long for it as for the f32 multiply-adds that it replaces.
     pub fn has_fast_bf16_dots(self) -> bool {

@@ -160,6 +160,10 @@ impl Backend for Cuda {
         launch::gemm_w8a8::gemm_w8a8(self, x, w, out)
     }
 
+    fn gemm_w8a8_kernel(&self, x: &Q8Rows<Self>, w: &Linear, out: &Tensor<Self>) -> Result<String> {
+        launch::gemm_w8a8::kernel(self, x, w, out)
+    }
+
     fn gemm_w8a8_add(
         &self,
         x: &Q8Rows<Self>,

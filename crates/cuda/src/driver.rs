@@ -34,6 +34,22 @@ pub fn present() -> Result<()> {
     PRESENT.get_or_init(start).clone()
 }
 
+/// The newest CUDA that this machine's driver runs, as `13.0`; none without a driver.
+pub fn version() -> Option<String> {
+    // SAFETY: only looks whether the library can be opened.
+    if !unsafe { sys::is_culib_present() } {
+        return None;
+    }
+    let mut version: c_int = 0;
+    // SAFETY: writes one integer, and needs no context.
+    let asked = unsafe { sys::cuDriverGetVersion(&mut version) };
+    (asked == sys::CUresult::CUDA_SUCCESS && version > 0).then(|| numbered(version))
+}
+
+fn numbered(version: c_int) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
 fn start() -> Result<()> {
     // SAFETY: only looks whether the library can be opened.
     if !unsafe { sys::is_culib_present() } {
@@ -46,9 +62,9 @@ fn start() -> Result<()> {
         check(sys::cuDriverGetVersion(&mut version), "ask the driver's version")?;
     }
     if version < NEEDED_VERSION {
-        let (major, minor) = (version / 1000, version % 1000 / 10);
+        let found = numbered(version);
         return Err(Error::unsupported(format!(
-            "the NVIDIA driver runs CUDA {major}.{minor}; CUDA 13.0 (driver 580) or newer is needed"
+            "the NVIDIA driver runs CUDA {found}; CUDA 13.0 (driver 580) or newer is needed"
         )));
     }
     if crate::modules::is_empty() {

@@ -18,7 +18,7 @@ mod timing;
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;
 pub use choose::{Choice, Tile};
-pub use driver::{Arch, DeviceInfo, count, info, present};
+pub use driver::{Arch, DeviceInfo, count, info, present, version};
 pub use linear::Linear;
 pub use support::{Family, describe, family};
 

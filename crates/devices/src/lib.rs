@@ -81,6 +81,8 @@ pub struct Device {
     pub name: String,
     /// What it is.
     pub description: String,
+    /// Compute capability of a GPU, such as `9.0`.
+    pub capability: Option<String>,
     /// Bytes free and in all.
     pub memory: (u64, u64),
     /// Kernels of the INT8 products.
@@ -96,17 +98,35 @@ pub fn devices() -> (Vec<Device>, Option<String>) {
     let mut found = vec![Device {
         name: "cpu".into(),
         description: format!("{} cores, {}", cores(), isa.name()),
+        capability: None,
         memory: (memory.free, memory.total),
         int8: isa.name().into(),
-        fp8: format!("{}, decoded exactly to f32", float_kernels(isa).name()),
+        fp8: format!("{}, decoded exactly to f32", isa.of_floats().name()),
     }];
-    let gpus = planish_cuda::count().and_then(|n| (0..n).map(gpu).collect::<Result<Vec<_>, _>>());
-    match gpus {
-        Ok(gpus) => {
-            found.extend(gpus);
+    match planish_cuda::count() {
+        Ok(0) => (found, Some("the driver knows of none".into())),
+        Ok(count) => {
+            found.extend((0..count).map(|ordinal| gpu(ordinal).unwrap_or_else(|error| unusable(ordinal, &error))));
             (found, None)
         }
         Err(error) => (found, Some(error.to_string())),
+    }
+}
+
+/// The newest CUDA that the NVIDIA driver of this machine runs, such as `13.0`; none without a driver.
+pub fn cuda_version() -> Option<String> {
+    planish_cuda::version()
+}
+
+/// A GPU that does not open: the others are none the worse for it.
+fn unusable(ordinal: usize, error: &planish_tensor::Error) -> Device {
+    Device {
+        name: format!("cuda:{ordinal}"),
+        description: format!("cannot be used: {error}"),
+        capability: None,
+        memory: (0, 0),
+        int8: "no".into(),
+        fp8: "no".into(),
     }
 }
 
@@ -116,19 +136,11 @@ fn gpu(ordinal: usize) -> planish_tensor::Result<Device> {
     Ok(Device {
         name: format!("cuda:{ordinal}"),
         description: format!("{}, sm_{}, {} multiprocessors", info.name, info.arch, info.sm_count),
+        capability: Some(format!("{}.{}", info.arch / 10, info.arch % 10)),
         memory: (memory.free, memory.total),
         int8: planish_cuda::describe(Q8::Int8, info.arch),
         fp8: planish_cuda::describe(Q8::E4M3, info.arch),
     })
-}
-
-/// The family whose kernels multiply floats: AMX and i8mm are for INT8 alone.
-fn float_kernels(isa: Isa) -> Isa {
-    match isa {
-        Isa::Amx => Isa::Avx512,
-        Isa::NeonI8mm => Isa::Neon,
-        other => other,
-    }
 }
 
 #[cfg(test)]
@@ -137,9 +149,16 @@ mod tests {
 
     #[test]
     fn amx_and_i8mm_multiply_no_floats() {
-        assert_eq!(float_kernels(Isa::Amx), Isa::Avx512);
-        assert_eq!(float_kernels(Isa::NeonI8mm), Isa::Neon);
-        assert_eq!(float_kernels(Isa::Avx2), Isa::Avx2);
+        assert_eq!(Isa::Amx.of_floats(), Isa::Avx512);
+        assert_eq!(Isa::NeonI8mm.of_floats(), Isa::Neon);
+        assert_eq!(Isa::Avx2.of_floats(), Isa::Avx2);
+    }
+
+    #[test]
+    fn a_gpu_that_does_not_open_is_listed_with_the_reason() {
+        let device = unusable(1, &planish_tensor::Error::Device("fell off the bus".into()));
+        assert_eq!((device.name.as_str(), device.int8.as_str(), device.memory), ("cuda:1", "no", (0, 0)));
+        assert!(device.description.contains("fell off the bus"));
     }
 
     struct Name;

@@ -69,6 +69,10 @@ pub struct EngineConfig {
 
 /// Most guesses for one sequence in a step: beyond that a wrong guess costs more than right ones save.
 const MOST_DRAFTS: usize = 32;
+/// Most of each count: slots are numbers of 32 bits, and more sequences or longer ones are a slip of the keyboard.
+const MOST: usize = 1 << 30;
+const MOST_SEQUENCES: usize = 1 << 16;
+const LONGEST: usize = 1 << 24;
 
 impl EngineOptions {
     /// Decides for a loaded model whose linears are 8-bit or not, and says in plain words what came out smaller than asked.
@@ -81,6 +85,7 @@ impl EngineOptions {
         memory: Memory,
     ) -> Result<(EngineConfig, Vec<String>)> {
         self.validate()?;
+        let mut notes: Vec<String> = self.beyond(plan)?.into_iter().collect();
         let (kv_dtype, math) = self.numbers(eight_bit);
         let page_size = self.page_size.unwrap_or(match self.fine_pages {
             true => device.fine_page_size,
@@ -90,13 +95,13 @@ impl EngineOptions {
         let max_batch = self.max_batch.unwrap_or(device.max_batch);
         let step_tokens = self.step_tokens.unwrap_or(device.step_tokens.max(max_batch));
         let step_rows = self.step_rows.unwrap_or(128.max(max_batch));
-        let free = memory.free.saturating_sub(Workspace::<B>::bytes(plan, step_tokens, step_rows) as u64);
-        let budget = self.kv_cache_memory.unwrap_or((free as f64 * device.kv_share) as u64);
+        let free = free_beside::<B>(plan, step_tokens, step_rows, memory)?;
+        let budget = self.budget(free, device.kv_share)?;
         let fitting = (budget / page_bytes).min(u32::MAX as u64 / page_size as u64) as usize;
         let asked_len = self.max_model_len.unwrap_or(plan.max_positions);
-        let (pages, max_model_len, notes) = match self.kv_pages {
-            Some(pages) => (pages, asked_len, Vec::new()),
-            None => self.fit(fitting, page_size, page_bytes, asked_len, max_batch)?,
+        let (pages, max_model_len) = match self.kv_pages {
+            Some(pages) => (pages, asked_len),
+            None => self.fit(fitting, page_size, page_bytes, asked_len, max_batch, &mut notes)?,
         };
         let config = EngineConfig {
             max_model_len,
@@ -127,17 +132,53 @@ impl EngineOptions {
         (self.kv_dtype.unwrap_or(kv_dtype), self.math.unwrap_or(math))
     }
 
+    /// Longest sequence that a model is loaded for, before it is known what its weights leave: no longer than all of the
+    /// memory could hold keys and values of. The sequences that are taken in the end are no longer than that.
+    pub(crate) fn positions<B: Backend>(&self, plan: &Plan, eight_bit: bool, memory: Memory) -> Result<usize> {
+        self.beyond(plan)?;
+        let asked = self.max_model_len.unwrap_or(plan.max_positions);
+        let token = KvPool::<B>::bytes_per_token(plan, self.numbers(eight_bit).0).max(1) as u64;
+        let most = memory.total / token;
+        Ok(if self.kv_pages.is_some() { asked } else { asked.min(most as usize).max(1) })
+    }
+
+    /// A note on sequences that are longer than the model was made for; an error where it has no positions for them.
+    fn beyond(&self, plan: &Plan) -> Result<Option<String>> {
+        let made_for = plan.max_positions;
+        let Some(asked) = self.max_model_len.filter(|asked| *asked > made_for) else { return Ok(None) };
+        if plan.arch.names.positions.is_some() {
+            return Err(Error::Options(format!(
+                "max_model_len: expected at most {made_for}, the positions that this model has learned, found {asked}"
+            )));
+        }
+        let note = format!("the model was made for sequences of {made_for} tokens; what follows them may be worthless");
+        Ok(Some(note))
+    }
+
+    /// Bytes for keys and values, where `free` are left.
+    fn budget(&self, free: u64, share: f64) -> Result<u64> {
+        match self.kv_cache_memory {
+            Some(asked) if asked > free => Err(Error::Options(format!(
+                "kv_cache_memory: expected at most {free} bytes, which are free beside weights and buffers, found {asked}"
+            ))),
+            Some(asked) => Ok(asked),
+            None => Ok((free as f64 * share) as u64),
+        }
+    }
+
     pub(crate) fn validate(&self) -> Result<()> {
         let counts = [
-            ("max_model_len", self.max_model_len),
-            ("max_batch", self.max_batch),
-            ("step_tokens", self.step_tokens),
-            ("step_rows", self.step_rows),
-            ("page_size", self.page_size),
-            ("kv_pages", self.kv_pages),
+            ("max_model_len", self.max_model_len, LONGEST),
+            ("max_batch", self.max_batch, MOST_SEQUENCES),
+            ("step_tokens", self.step_tokens, MOST),
+            ("step_rows", self.step_rows, MOST),
+            ("page_size", self.page_size, MOST),
+            ("kv_pages", self.kv_pages, MOST),
         ];
-        if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
-            return Err(Error::Options(format!("{name}: expected at least 1, found 0")));
+        for (name, found, most) in counts {
+            if let Some(found) = found.filter(|found| !(1..=most).contains(found)) {
+                return Err(Error::Options(format!("{name}: expected a number from 1 to {most}, found {found}")));
+            }
         }
         match self.speculate {
             Some(n) if n > MOST_DRAFTS => {
@@ -155,12 +196,13 @@ impl EngineOptions {
         page_bytes: u64,
         asked_len: usize,
         max_batch: usize,
-    ) -> Result<(usize, usize, Vec<String>)> {
+        notes: &mut Vec<String>,
+    ) -> Result<(usize, usize)> {
         let one = asked_len.div_ceil(page_size);
         // More than all sequences can fill is of use to the prefix cache only: taken if asked for, not by itself.
         let most = if self.kv_cache_memory.is_some() { fitting } else { one.saturating_mul(max_batch) };
         if fitting >= one {
-            return Ok((fitting.min(most), asked_len, Vec::new()));
+            return Ok((fitting.min(most), asked_len));
         }
         let given = (fitting as u64).saturating_mul(page_bytes);
         let needed = (one as u64).saturating_mul(page_bytes);
@@ -176,10 +218,49 @@ impl EngineOptions {
             )));
         }
         let fits = fitting * page_size;
-        let note = format!(
+        notes.push(format!(
             "the longest sequence is {fits} tokens, not {asked_len}: that takes {needed} bytes of keys and values, and \
              {given} are there"
+        ));
+        Ok((fitting, fits))
+    }
+}
+
+/// What the buffers of a step leave of the free memory.
+fn free_beside<B: Backend>(plan: &Plan, step_tokens: usize, step_rows: usize, memory: Memory) -> Result<u64> {
+    let needed = Workspace::<B>::bytes(plan, step_tokens, step_rows) as u64;
+    memory.free.checked_sub(needed).ok_or_else(|| {
+        Error::Options(format!(
+            "the buffers of a step of {step_tokens} tokens and {step_rows} rows of logits: expected at least {needed} bytes of \
+             free memory, found {}; a smaller --max-batch needs less",
+            memory.free
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use planish_checkpoint::config::Config;
+    use planish_cpu::Scalar;
+    use std::path::Path;
+
+    /// The rotary tables are made before the weights' share of the memory is known.
+    #[test]
+    fn a_model_is_loaded_for_no_longer_sequences_than_memory_holds() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data/llama");
+        let plan = Plan::new(&Config::open(&dir).unwrap()).unwrap();
+        let positions = |options: &EngineOptions, total| {
+            options.positions::<Scalar>(&plan, false, Memory { free: 0, total }).unwrap()
+        };
+        let d = EngineOptions::default();
+        let token = KvPool::<Scalar>::bytes_per_token(&plan, DType::F32) as u64;
+        assert_eq!((positions(&d, 1 << 40), positions(&d, 100 * token + 1)), (plan.max_positions, 100));
+        let long = EngineOptions { max_model_len: Some(1 << 20), ..d.clone() };
+        assert_eq!(
+            (positions(&long, 1 << 40), positions(&long, 5000 * token), positions(&long, 0)),
+            (1 << 20, 5000, 1)
         );
-        Ok((fitting, fits, vec![note]))
+        assert_eq!(positions(&EngineOptions { kv_pages: Some(1), ..d }, 0), plan.max_positions);
     }
 }

@@ -64,6 +64,14 @@ pub struct Cancel {
     pub(crate) id: u64,
 }
 
+impl Cancel {
+    /// Ends the request as one that is complete: a stop string was found in its text, which the engine does not know.
+    pub fn complete(self) {
+        // The word that follows when this is dropped finds no request any more.
+        let _ = self.commands.send(Command::Complete(self.id));
+    }
+}
+
 impl Drop for Cancel {
     fn drop(&mut self) {
         // An engine that has stopped has no requests left.

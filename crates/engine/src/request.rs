@@ -215,6 +215,8 @@ pub(crate) enum Command {
     },
     /// The caller has gone.
     Cancel(u64),
+    /// The caller has all that it wants.
+    Complete(u64),
     /// The caller has caught up.
     Room(u64),
     /// Answer whether the page tables add up.

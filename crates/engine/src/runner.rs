@@ -96,6 +96,7 @@ impl Runner {
             (Command::Generate { id, request, outlet }, None) => self.generate(id, *request, outlet),
             (Command::Score { id, tokens, first, chunks }, None) => self.score(id, tokens, first, chunks),
             (Command::Cancel(id), _) => self.cancel(id),
+            (Command::Complete(id), _) => self.complete(id),
             (Command::Room(id), _) => self.resume(id),
             (Command::Check(answer), _) => {
                 self.publish();

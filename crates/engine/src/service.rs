@@ -193,7 +193,7 @@ pub fn load<B: Backend>(
     let eight_bit = is_eight_bit(&plan, source)?;
     options.validate()?;
     let (_, math) = options.numbers(eight_bit);
-    let positions = options.max_model_len.unwrap_or(plan.max_positions);
+    let positions = options.positions::<B>(&plan, eight_bit, backend.memory())?;
     let how = LoadOptions { math, positions, int8_head: options.int8_head };
     let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::of_loading(&e))?;
     // What is free now, beside the weights, is what keys and values may have a share of.

@@ -122,7 +122,9 @@ impl Running {
         let answers = &self.choices[prompt * self.n..][..self.n];
         if answers.iter().all(Choice::is_done) {
             self.counts.answered_prompt(answers.iter().map(Choice::tokens).max().unwrap_or(0));
-            self.cancels[prompt] = None;
+            if let Some(cancel) = self.cancels[prompt].take() {
+                cancel.complete();
+            }
         }
         self.over = self.choices.iter().all(Choice::is_done);
     }

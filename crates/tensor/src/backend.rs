@@ -105,6 +105,10 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// `out[t, n] = (acc * xs[t]) * ws[n] + bias[n]`, see [`crate::q8`]; of other grids than the usual one as
     /// [`crate::grid`] says. `x` is on the grid of `w`.
     fn gemm_w8a8(&self, x: &Q8Rows<Self>, w: &Self::Linear, out: &mut Tensor<Self>) -> Result<()>;
+    /// The kernel that [`Backend::gemm_w8a8`] takes for these operands, by name, for people who measure.
+    fn gemm_w8a8_kernel(&self, _x: &Q8Rows<Self>, _w: &Self::Linear, _out: &Tensor<Self>) -> Result<String> {
+        Ok("gemm_w8a8".into())
+    }
     /// Adds the product of [`Backend::gemm_w8a8`] to `sum[t, n]`, as [`Backend::add`] would, if the device does so while it
     /// stores (`out` is then left alone), and returns true; otherwise writes it to `out` and returns false.
     fn gemm_w8a8_add(

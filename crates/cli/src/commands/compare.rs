@@ -1,7 +1,7 @@
 //! `planish compare`: is the quantized model still the same?
 use super::flags::EngineFlags;
 use super::tasks::{self, Kept, TaskFlags};
-use super::{bar, check_device, print, print_json};
+use super::{bar, check_device, check_place, print, print_json};
 use crate::Global;
 use anyhow::{Context, Result};
 use clap::Args;
@@ -58,6 +58,7 @@ pub struct Flags {
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     check_device(&global.device)?;
     check_device(flags.original_device.as_ref().unwrap_or(&global.device))?;
+    check_place("--html", flags.html.as_ref())?;
     let chosen = (!flags.tasks.is_empty()).then(|| select::select(&flags.tasks)).transpose()?;
     let text = match &flags.data {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("--data {}", path.display()))?,
@@ -66,7 +67,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let (original, quantized) = (Model::open(&flags.original)?, Model::open(&flags.quantized)?);
     let tokens = original.words()?.tokenizer.encode(&text, planish_text::SpecialText::Recognised)?;
     let windows = planish_eval::compare::windows(&tokens, flags.windows, flags.window_len)?;
-    let (of_original, options) = options(global, flags, &windows);
+    let made_for = original.plan.max_positions.min(quantized.plan.max_positions);
+    let (of_original, options) = options(global, flags, &windows, made_for);
     let (first, second) = (Pipeline::open(&original, &of_original)?, Pipeline::open(&quantized, &options)?);
     let shown = bar(global.talks(), windows.iter().map(|w| w.len() as u64).sum(), "comparing");
     let mut progress = |done: usize, _| shown.set_position(done as u64);
@@ -89,8 +91,9 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
 }
 
 /// How both models run.
-fn options(global: &Global, flags: &Flags, windows: &[&[u32]]) -> (PipelineOptions, PipelineOptions) {
-    let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(512);
+fn options(global: &Global, flags: &Flags, windows: &[&[u32]], made_for: usize) -> (PipelineOptions, PipelineOptions) {
+    // The sample answers need some room too, but no more than the models have.
+    let longest = windows.iter().map(|w| w.len()).max().unwrap_or(0).max(made_for.min(512));
     // Tasks have texts of their own lengths, and run many at once.
     let sizes = if flags.tasks.is_empty() { (Some(longest), Some(2)) } else { (None, None) };
     let engine = EngineFlags { max_model_len: sizes.0, max_batch: sizes.1, ..EngineFlags::default() };

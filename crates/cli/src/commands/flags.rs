@@ -4,6 +4,7 @@ use crate::Global;
 use anyhow::{Result, bail};
 use clap::Args;
 use planish::pipeline::{KV_DTYPES, kv_dtype};
+use planish::quantize::parse_size;
 use planish::{Generation, PipelineOptions};
 use planish_devices::Opening;
 use planish_engine::{EngineOptions, MOST_CHOICES, Sampling};
@@ -17,8 +18,8 @@ pub struct EngineFlags {
     /// Sequences that run at once
     #[arg(long)]
     pub max_batch: Option<usize>,
-    /// Bytes for keys and values (default: a share of the free memory)
-    #[arg(long)]
+    /// Bytes for keys and values, such as 500MB or 8GB (default: a share of the free memory)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub kv_cache_memory: Option<u64>,
     /// Element type of keys and values; int8 and fp8 keep a scale for each token and head
     #[arg(long, default_value = "auto", value_parser = KV_DTYPES.map(|(name, _)| name))]

@@ -7,7 +7,7 @@ use clap::Args;
 use planish::{Answer, Generation, Model, Pipeline};
 use planish_engine::TokenLogprobs;
 use planish_text::Message;
-use serde_json::{Value, json};
+use serde::{Serialize, Serializer};
 use std::time::Instant;
 
 /// Flags of the command.
@@ -47,11 +47,11 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let sampled = flags.sampling.generation()?;
     let model = Model::open(&flags.model)?;
     let pipeline = open(global, &model, &flags.engine.options(global))?;
-    let mut texts: Vec<Value> = flags.prompt.iter().map(|p| p.clone().into()).collect();
+    let mut texts = flags.prompt.clone();
     let mut prompts = flags.prompt.iter().map(|p| encode(&pipeline, p, flags.chat)).collect::<Result<Vec<_>>>()?;
     for ids in &flags.input_ids {
         prompts.push(parse_ids(ids)?);
-        texts.push(ids.clone().into());
+        texts.push(ids.clone());
     }
     let generation =
         Generation { n: flags.n, logprobs: flags.logprobs, prompt_logprobs: flags.prompt_logprobs, ..sampled };
@@ -62,7 +62,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         return print_json(&document(&texts, &answers, flags.n, seconds));
     }
     for (prompt, answers) in texts.iter().zip(answers.chunks(flags.n)) {
-        print(&format!("> {}\n", prompt.as_str().unwrap_or_default()))?;
+        print(&format!("> {prompt}\n"))?;
         for answer in answers {
             let number = if flags.n > 1 { format!("[{}] ", answer.choice) } else { String::new() };
             print(&format!("{number}{}\n\n", answer.text.trim()))?;
@@ -83,45 +83,94 @@ fn parse_ids(text: &str) -> Result<Vec<u32>> {
     words.map(|w| w.parse().map_err(|_| anyhow::anyhow!("--input-ids: expected token ids, found {w:?}"))).collect()
 }
 
-fn document(texts: &[Value], answers: &[Answer], n: usize, seconds: f64) -> Value {
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Document<'a> {
+    results: Vec<Outcome<'a>>,
+    usage: Usage,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: usize,
+    completion_tokens: usize,
+}
+
+#[derive(Serialize)]
+struct Outcome<'a> {
+    prompt: &'a str,
+    text: &'a str,
+    token_ids: &'a [u32],
+    prompt_token_ids: &'a [u32],
+    finish_reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    choice: Option<usize>,
+    #[serde(skip_serializing_if = "Logprobs::is_empty")]
+    logprobs: Logprobs<'a>,
+    #[serde(skip_serializing_if = "Logprobs::is_empty")]
+    prompt_logprobs: Logprobs<'a>,
+}
+
+/// Tokens and their log-probabilities, written one by one: those of a long prompt are many.
+struct Logprobs<'a>(&'a [u32], &'a [TokenLogprobs]);
+
+impl Logprobs<'_> {
+    fn is_empty(&self) -> bool {
+        self.1.is_empty()
+    }
+}
+
+impl Serialize for Logprobs<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let tokens = self.0.iter().zip(self.1);
+        to.collect_seq(tokens.map(|(id, l)| TokenRow { id: *id, logprob: l.chosen.into(), top: Top(&l.top) }))
+    }
+}
+
+#[derive(Serialize)]
+struct TokenRow<'a> {
+    id: u32,
+    logprob: f64,
+    top: Top<'a>,
+}
+
+struct Top<'a>(&'a [(u32, f32)]);
+
+impl Serialize for Top<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.0.iter().map(|&(id, p)| Likely { id, logprob: p.into() }))
+    }
+}
+
+#[derive(Serialize)]
+struct Likely {
+    id: u32,
+    logprob: f64,
+}
+
+fn document<'a>(texts: &'a [String], answers: &'a [Answer], n: usize, seconds: f64) -> Document<'a> {
     let of_prompt = texts.iter().zip(answers.chunks(n));
-    let results: Vec<Value> =
-        of_prompt.clone().flat_map(|(text, all)| all.iter().map(move |a| result(text, a, n))).collect();
-    json!({
-        "results": results,
-        "usage": {
+    Document {
+        results: of_prompt.clone().flat_map(|(text, all)| all.iter().map(move |a| outcome(text, a, n))).collect(),
+        usage: Usage {
             // The answers to one prompt share it: it is read once.
-            "prompt_tokens": of_prompt.map(|(_, all)| all[0].prompt_token_ids.len()).sum::<usize>(),
-            "completion_tokens": answers.iter().map(|a| a.token_ids.len()).sum::<usize>(),
+            prompt_tokens: of_prompt.map(|(_, all)| all[0].prompt_token_ids.len()).sum(),
+            completion_tokens: answers.iter().map(|a| a.token_ids.len()).sum(),
         },
-        "seconds": seconds,
-    })
+        seconds,
+    }
 }
 
-fn result(prompt: &Value, answer: &Answer, n: usize) -> Value {
-    let mut out = json!({
-        "prompt": prompt,
-        "text": answer.text,
-        "token_ids": answer.token_ids,
-        "prompt_token_ids": answer.prompt_token_ids,
-        "finish_reason": answer.finish_reason.name(),
-    });
-    if n > 1 {
-        out["choice"] = answer.choice.into();
+fn outcome<'a>(prompt: &'a str, answer: &'a Answer, n: usize) -> Outcome<'a> {
+    Outcome {
+        prompt,
+        text: &answer.text,
+        token_ids: &answer.token_ids,
+        prompt_token_ids: &answer.prompt_token_ids,
+        finish_reason: answer.finish_reason.name(),
+        choice: (n > 1).then_some(answer.choice),
+        logprobs: Logprobs(&answer.token_ids, &answer.logprobs),
+        prompt_logprobs: Logprobs(answer.prompt_token_ids.get(1..).unwrap_or_default(), &answer.prompt_logprobs),
     }
-    if !answer.logprobs.is_empty() {
-        out["logprobs"] = logprobs(&answer.token_ids, &answer.logprobs);
-    }
-    if !answer.prompt_logprobs.is_empty() {
-        out["prompt_logprobs"] = logprobs(&answer.prompt_token_ids[1..], &answer.prompt_logprobs);
-    }
-    out
-}
-
-fn logprobs(ids: &[u32], each: &[TokenLogprobs]) -> Value {
-    let of_token = |(l, id): (&TokenLogprobs, &u32)| {
-        let top: Vec<Value> = l.top.iter().map(|(id, p)| json!({"id": id, "logprob": p})).collect();
-        json!({"id": id, "logprob": l.chosen, "top": top})
-    };
-    each.iter().zip(ids).map(of_token).collect()
 }

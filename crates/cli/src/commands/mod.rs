@@ -21,9 +21,11 @@ mod usage;
 pub use planish::machine::{bar, check_device};
 
 use crate::Global;
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Error, Result, anyhow, bail};
 use planish::{Model, Pipeline, PipelineOptions};
-use std::io::Write;
+use serde::Serialize;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 /// Prints to stdout; a closed pipe is an error that the caller's caller knows.
 pub fn print(text: &str) -> Result<()> {
@@ -33,9 +35,29 @@ pub fn print(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Prints a JSON document.
-pub fn print_json(value: &serde_json::Value) -> Result<()> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+/// Prints a JSON document as it is made: it may be much larger than what it is made of.
+pub fn print_json(document: &impl Serialize) -> Result<()> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    serde_json::to_writer_pretty(&mut out, document).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+/// Refuses a file that cannot be written, before the work whose result it is to hold.
+pub fn check_place(flag: &str, file: Option<&PathBuf>) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!(
+            "{flag} {}: expected a file in a folder that is there, found no folder {}",
+            file.display(),
+            folder.display()
+        );
+    }
+    if file.is_dir() {
+        bail!("{flag} {}: expected a file, found a folder", file.display());
+    }
+    Ok(())
 }
 
 /// Loads a model and says what came out smaller than one might expect.

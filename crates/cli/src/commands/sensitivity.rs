@@ -1,6 +1,6 @@
 //! `planish sensitivity`: each layer's share of the damage that quantizing does.
 use super::quantize::RecipeFlags;
-use super::{print, print_json};
+use super::{check_place, print, print_json};
 use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -34,6 +34,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     if flags.tokens == 0 {
         bail!("--tokens: expected a number above 0, found 0");
     }
+    check_place("--html", flags.html.as_ref())?;
     let machine = global.machine();
     let recipe = decide_recipe(&machine, &flags.recipe.args()?)?;
     let prepared = Prepared::open(&machine, &flags.model, recipe, flags.tokens)?;

@@ -126,10 +126,18 @@ pub(crate) fn product(cuda: &Cuda, p: &Product) -> Result<()> {
     if p.t == 0 || p.n == 0 {
         return Ok(());
     }
+    queue(cuda, p, &chosen(cuda, p)?)
+}
+
+/// The name of the kernel that [`product`] queues.
+pub(crate) fn kernel(cuda: &Cuda, p: &Product) -> Result<String> {
+    Ok(chosen(cuda, p)?.kernel(p.element))
+}
+
+fn chosen(cuda: &Cuda, p: &Product) -> Result<Choice> {
     let device = Device { arch: cuda.arch(), sm_count: cuda.info().sm_count as usize };
-    let choice = choose(p.t, p.n, p.k, p.element, device, p.invariant)
-        .ok_or_else(|| Error::unsupported(format!("no sm_90a kernel multiplies {:?}", p.element)))?;
-    queue(cuda, p, &choice)
+    choose(p.t, p.n, p.k, p.element, device, p.invariant)
+        .ok_or_else(|| Error::unsupported(format!("no sm_90a kernel multiplies {:?}", p.element)))
 }
 
 impl Cuda {

@@ -156,6 +156,18 @@ pub(crate) fn gemm_w8a8(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Ten
     product(cuda, x, w, mode, out)
 }
 
+/// The name of the kernel that [`gemm_w8a8`] queues.
+pub(crate) fn kernel(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, out: &Tensor<Cuda>) -> Result<String> {
+    if !grids::is_usual(w.grid) {
+        return Ok("grid_product".into());
+    }
+    let mode = if w.interleaved { Mode::Woven } else { Mode::Plain };
+    match hopper(cuda, x, w, mode, out)? {
+        Some(product) => gemm_hopper::kernel(cuda, &product),
+        None => Ok(chosen(cuda, family_of(cuda, x, w)?, [x.codes.rows, w.n, w.k]).name.into()),
+    }
+}
+
 /// Whether products join gate and up by this nonlinearity.
 pub(crate) fn joins(act: Activation) -> bool {
     matches!(act, Activation::Silu | Activation::GeluTanh)

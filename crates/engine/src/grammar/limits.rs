@@ -12,6 +12,10 @@ pub const MAX_DEPTH: usize = 64;
 pub const MAX_REPEAT: u64 = 10_000;
 /// Longest time for a compilation. llguidance's own limits end most in a tenth of it; the rest is for a busy machine.
 pub const COMPILE_TIME: Duration = Duration::from_secs(3);
+/// Time that masks of a text may take, and so much more for each of its tokens. Others in the batch wait for a mask that is
+/// late: usual ones take well below a millisecond, those of an ambiguous grammar may take half a second each.
+const TEXT_TIME: Duration = Duration::from_secs(2);
+const TOKEN_TIME: Duration = Duration::from_millis(20);
 /// Keywords of JSON schema whose value is a count.
 const COUNTS: [&str; 6] = ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"];
 
@@ -28,6 +32,12 @@ pub fn parser_limits() -> ParserLimits {
         precompute_large_lexemes: true,
         verbose_errors: false,
     }
+}
+
+/// Whether the masks of a text have taken more time than its tokens allow.
+pub fn is_slow(spent: Duration, tokens: usize) -> bool {
+    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+    spent > TEXT_TIME.saturating_add(TOKEN_TIME.saturating_mul(tokens))
 }
 
 /// Refuses a text that is too long.

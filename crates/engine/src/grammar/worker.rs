@@ -1,5 +1,6 @@
 //! The one thread of a vocabulary on which masks are computed, in order of arrival.
 use super::compile::Compiled;
+use super::limits::is_slow;
 use super::{Mask, Vocabulary};
 use crate::error::{Error, Result};
 use llguidance::Matcher;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// What is known once a token was taken in.
 #[derive(Clone)]
@@ -121,7 +123,7 @@ fn work(inbox: Receiver<Job>) {
     for job in inbox {
         match job {
             Job::Enter { id, compiled, answer } => {
-                let mut follower = Follower { matcher: compiled.warm(), compiled, tokens: Vec::new(), answer };
+                let mut follower = Follower::new(compiled, answer);
                 follower.answer_with(Follower::look);
                 followers.insert(id, follower);
             }
@@ -148,13 +150,40 @@ struct Follower {
     /// All tokens taken in, to begin again from.
     tokens: Vec<u32>,
     answer: Arc<Answer>,
+    /// Time that it has taken so far.
+    spent: Duration,
+    /// Why it goes no further.
+    failed: Option<Error>,
 }
 
 impl Follower {
+    fn new(compiled: Arc<Compiled>, answer: Arc<Answer>) -> Follower {
+        let (matcher, tokens) = (compiled.warm(), Vec::new());
+        Follower { matcher, compiled, tokens, answer, spent: Duration::ZERO, failed: None }
+    }
+
     fn answer_with(&mut self, act: impl FnOnce(&mut Follower) -> Result<Step>) {
+        let step = match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => self.within_time(act),
+        };
+        self.failed = step.as_ref().err().cloned();
+        self.answer.put(step);
+    }
+
+    fn within_time(&mut self, act: impl FnOnce(&mut Follower) -> Result<Step>) -> Result<Step> {
+        let started = Instant::now();
         let panicked = |_| Err(Error::Grammar("the grammar's parser panicked".into()));
         let step = catch_unwind(AssertUnwindSafe(|| act(self))).unwrap_or_else(panicked);
-        self.answer.put(step);
+        self.spent += started.elapsed();
+        if is_slow(self.spent, self.tokens.len()) { Err(self.too_slow()) } else { step }
+    }
+
+    fn too_slow(&self) -> Error {
+        let (kind, seconds, tokens) = (self.compiled.kind(), self.spent.as_secs_f64(), self.tokens.len());
+        Error::Grammar(format!(
+            "{kind}: what may follow took {seconds:.1} s to compute for {tokens} tokens: too complex"
+        ))
     }
 
     fn take(&mut self, token: u32) -> Result<Step> {
@@ -193,8 +222,12 @@ impl Follower {
             Error::Grammar(format!("{kind}: {reason}"))
         };
         self.matcher = self.compiled.alone();
+        let started = Instant::now();
         for &token in &self.tokens {
             self.matcher.consume_token(token).map_err(|error| failed(error.to_string()))?;
+            if is_slow(self.spent + started.elapsed(), self.tokens.len()) {
+                return Err(self.too_slow());
+            }
         }
         step(&mut self.matcher).map_err(failed)
     }
@@ -204,4 +237,36 @@ fn step(matcher: &mut Matcher) -> Result<Step, String> {
     let complete = matcher.is_stopped();
     let mask = matcher.compute_mask_or_eos().map_err(|error| error.to_string())?;
     Ok(Step { mask: Arc::new(Mask::from_words(mask.into())), complete })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grammar::GrammarSpec;
+    use planish_text::Tokenizer;
+
+    #[test]
+    fn a_text_whose_masks_take_too_long_ends_and_stays_ended() {
+        let json = include_bytes!("../../../text/tests/data/smollm2/tokenizer.json");
+        let vocabulary = Vocabulary::new(Tokenizer::from_json(json).unwrap(), vec![2], 256);
+        let compiled = vocabulary.compiled(&GrammarSpec::Regex("[0-9]+".into())).unwrap();
+        let answer = Arc::new(Answer::default());
+        let mut follower = Follower::new(compiled, answer.clone());
+        let latest = || answer.lock().latest.clone().unwrap();
+        follower.answer_with(Follower::look);
+        assert!(latest().is_ok());
+        // Half an hour of masks: as if an ambiguous grammar had taken it.
+        follower.spent += Duration::from_secs(1800);
+        follower.answer_with(Follower::look);
+        let told = latest().err().unwrap().to_string();
+        assert!(
+            told.starts_with("regular expression: ") && told.contains("1800") && told.contains("too complex"),
+            "{told}"
+        );
+        follower.spent = Duration::ZERO;
+        follower.answer_with(Follower::look);
+        assert_eq!(latest().err().unwrap().to_string(), told);
+        assert!(!is_slow(Duration::from_secs(2), 0) && is_slow(Duration::from_millis(2001), 0));
+        assert!(!is_slow(Duration::from_secs(22), 1000) && is_slow(Duration::from_secs(23), 1000));
+    }
 }

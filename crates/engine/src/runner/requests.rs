@@ -188,6 +188,14 @@ impl Runner {
         }
     }
 
+    /// A caller has found the end of its text before the engine did.
+    pub(super) fn complete(&mut self, id: u64) {
+        if let Some(caller) = self.callers.get(&id) {
+            caller.sequences(id).for_each(|s| self.scheduler.remove(s));
+            self.finish(id, |now| now.finish(FinishReason::Stop));
+        }
+    }
+
     /// A request has come to a good end.
     fn finish(&mut self, id: u64, count: impl FnOnce(&mut crate::metrics::Snapshot)) {
         if let Some(caller) = self.let_go(id) {

@@ -1,8 +1,9 @@
 //! What goes wrong is told to those whom it concerns, and to them only; afterwards every page is back.
 use crate::setting::*;
 use planish_checkpoint::{shards::ModelFiles, source::TensorSource};
-use planish_engine::{EngineOptions, Error, Event, Handle, Request, Stream};
+use planish_engine::{EngineOptions, Error, Event, Grammar, GrammarSpec, Handle, Request, Stream, Vocabulary};
 use planish_tensor::HostTensor;
+use planish_text::Tokenizer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
@@ -185,6 +186,68 @@ fn a_sink_that_panics_ends_its_own_request() {
     assert_eq!(at_rest(&handle).cancelled, 1);
 }
 
+/// The model's 256 tokens are taken for the first of SmolLM2's, which are single bytes.
+fn grammar(lark: &str) -> Grammar {
+    let tokenizer = include_bytes!("../../../text/tests/data/smollm2/tokenizer.json");
+    let vocabulary = Vocabulary::new(Tokenizer::from_json(tokenizer).unwrap(), vec![2], 256);
+    Grammar::compile(&vocabulary, &GrammarSpec::Lark(lark.into())).unwrap()
+}
+
+/// After three letters the parser has more to keep in mind than it may.
+fn explosion() -> Grammar {
+    let optional: String = (0..1500).map(|i| format!(" x{i}?")).collect();
+    let rules: String = (0..1500).map(|i| format!("x{i}: \"x\" y{i}\ny{i}: \"z\" x{i} | \"y\"\n")).collect();
+    grammar(&format!("start: \"aaa\"{optional}\n{rules}"))
+}
+
+#[test]
+fn a_grammar_that_explodes_midway_ends_its_own_request() {
+    let explosion = explosion();
+    for options in both_loops(options(40)) {
+        let handle = open("llama", &options);
+        let bound = |n| Request { n, grammar: Some(explosion.clone()), ..request(&prompts()[0]) };
+        let others = [0, 1].map(|i| start(&handle, request(&prompts()[i])));
+        for n in [1, 3] {
+            let events: Vec<Event> = start(&handle, bound(n)).collect();
+            let tokens = events.iter().filter(|e| matches!(e, Event::Token { .. })).count();
+            assert!((3..=3 * n).contains(&tokens), "{tokens} tokens came before");
+            match events.last() {
+                Some(Event::Failed(Error::Grammar(told))) => assert!(told.starts_with("Lark grammar: "), "{told}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        for (i, stream) in others.into_iter().enumerate() {
+            assert_eq!(collect(stream).0, greedy("llama", i));
+        }
+        let now = at_rest(&handle);
+        assert_eq!((now.failed, now.finished_length), (2, 2));
+    }
+}
+
+#[test]
+fn a_caller_that_has_all_it_wants_is_no_deserter() {
+    for options in both_loops(options(30)) {
+        let (handle, gate) = gated("llama", &options);
+        let sink = || Box::new(|_| true);
+        let enough = handle.generate_with(Request { n: 3, ..request(&prompts()[0]) }, sink()).unwrap();
+        let gone = handle.generate_with(request(&prompts()[1]), sink()).unwrap();
+        (0..4).for_each(|_| gate.send(()).unwrap());
+        until("some tokens are there", || handle.metrics().generated_tokens > 0);
+        enough.complete();
+        drop(gone);
+        drop(gate);
+        let now = at_rest(&handle);
+        assert_eq!((now.finished_stop, now.cancelled, now.finished_length), (1, 1, 0), "{now:?}");
+        assert_eq!((now.request_latency.count(), now.inference_time.count()), (1, 1));
+        // One that has ended by itself is not counted again.
+        let sink = Box::new(|_| true);
+        let late = handle.generate_with(request(&prompts()[1]), sink).unwrap();
+        until("it has ended", || handle.metrics().finished_length == 1);
+        late.complete();
+        assert_eq!(at_rest(&handle).finished(), 2);
+    }
+}
+
 #[test]
 fn draining_finishes_what_runs_and_takes_nothing_new() {
     for options in both_loops(options(30)) {
@@ -199,7 +262,9 @@ fn draining_finishes_what_runs_and_takes_nothing_new() {
         handle.wait();
         assert!(matches!(handle.generate(request(&[1])), Err(Error::Stopped)));
         assert!(matches!(handle.check_integrity(), Err(Error::Stopped)));
-        assert_eq!(handle.metrics().finished_length, 1);
+        let now = handle.metrics();
+        assert!(now.finished_length == 1 && now.is_conserved() && now.running + now.queued == 0, "{now:?}");
+        assert_eq!(now.pages_free + now.pages_cached, now.pages_total, "every page is back");
     }
 }
 
@@ -223,6 +288,9 @@ fn stopping_tells_everyone_at_once() {
         drop(gate);
         streams.into_iter().for_each(|s| assert!(failure(s).contains("stopped")));
         assert!(matches!(score.last(), Some(Err(Error::Stopped))));
+        handle.wait();
+        let now = handle.metrics();
+        assert!(now.failed == 4 && now.is_conserved() && now.running + now.queued == 0, "{now:?}");
         drop(handle);
         assert!(told.load(SeqCst));
     }

@@ -1,5 +1,6 @@
 //! What is counted, and what an engine may use.
 use crate::setting::*;
+use planish_checkpoint::shards::ModelFiles;
 use planish_cpu::Scalar;
 use planish_engine::{EngineOptions, Request};
 use planish_model::Workspace;
@@ -28,6 +29,10 @@ fn counts_add_up() {
         assert!(prefill > 0.0 && decode > 0.0 && (inference - prefill - decode).abs() < 1e-6, "{parts:?}");
         assert!(inference <= now.request_latency.sum());
     }
+}
+
+fn model(name: &str) -> ModelFiles {
+    ModelFiles::open(&data(name)).unwrap()
 }
 
 const GIB: Memory = Memory { free: 1 << 30, total: 1 << 30 };
@@ -68,8 +73,55 @@ fn memory_is_never_exceeded() {
         d().decide::<Scalar>(&plan("llama"), false, &Preferences::CPU, nothing)
             .unwrap_err()
             .to_string()
-            .contains("one page")
+            .contains("a smaller --max-batch")
     );
+    let page = Memory { free: buffers + 100, total: 1 << 30 };
+    let told = d().decide::<Scalar>(&plan("llama"), false, &Preferences::CPU, page).unwrap_err().to_string();
+    assert!(told.contains("one page") && told.contains("found 0"), "{told}");
+    let much = decide(EngineOptions { kv_cache_memory: Some(1 << 30), ..d() }).unwrap_err();
+    assert!(much.contains("kv_cache_memory: expected at most") && much.contains("found 1073741824"), "{much}");
+    let broad = decide(EngineOptions { max_batch: Some(60_000), step_rows: Some(1 << 29), ..d() }).unwrap_err();
+    assert!(broad.contains("60000 tokens and 536870912 rows") && broad.contains("--max-batch"), "{broad}");
+}
+
+#[test]
+fn longer_sequences_than_the_model_was_made_for() {
+    let long = |name: &str, tokens: usize| {
+        let options = EngineOptions { max_model_len: Some(tokens), ..EngineOptions::default() };
+        options.decide::<Scalar>(&plan(name), false, &Preferences::CPU, GIB).map_err(|e| e.to_string())
+    };
+    let made_for = plan("llama").max_positions;
+    assert!(long("llama", made_for).unwrap().1.is_empty());
+    let (config, notes) = long("llama", made_for + 1).unwrap();
+    assert!(
+        config.max_model_len == made_for + 1 && notes[0].contains(&format!("made for sequences of {made_for} tokens"))
+    );
+    // Learned positions end where their table does.
+    let learned = plan("opt_f32").max_positions;
+    let told = format!("max_model_len: expected at most {learned}");
+    assert!(long("opt_f32", learned).is_ok());
+    assert!(long("opt_f32", learned + 1).unwrap_err().contains(&told));
+    let options = EngineOptions { max_model_len: Some(learned + 1), ..EngineOptions::default() };
+    let opened = planish_engine::Handle::start(Scalar, plan("opt_f32"), &model("opt_f32"), &options);
+    assert!(opened.err().unwrap().to_string().contains(&told));
+}
+
+/// What is asked for may be more than any machine has: an error, never an allocation of that size.
+#[test]
+fn nothing_is_allocated_for_absurd_numbers() {
+    let d = EngineOptions::default;
+    for (options, told) in [
+        (
+            EngineOptions { max_model_len: Some(usize::MAX), ..d() },
+            "max_model_len: expected a number from 1 to 16777216",
+        ),
+        (EngineOptions { max_batch: Some(usize::MAX), ..d() }, "max_batch: expected a number from 1 to 65536"),
+        (EngineOptions { kv_cache_memory: Some(u64::MAX), ..d() }, "kv_cache_memory: expected at most"),
+    ] {
+        let opened = planish_engine::Handle::start(Scalar, plan("llama"), &model("llama"), &options);
+        let found = opened.err().unwrap().to_string();
+        assert!(found.contains(told), "{found}");
+    }
 }
 
 #[test]

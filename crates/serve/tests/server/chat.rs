@@ -106,6 +106,9 @@ fn stop_strings_end_an_answer_and_are_left_out() {
         assert_eq!(text, expected);
     }
     server.at_rest();
+    // The engine knows of no stop strings: it is told that these requests are complete, or has come to their ends itself.
+    let page = server.get("/metrics");
+    assert!(page.text().contains("finished_reason=\"abort\"} 0"), "{}", page.text());
 }
 
 #[test]

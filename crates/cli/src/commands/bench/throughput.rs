@@ -3,7 +3,7 @@ use super::drive::{Run, drive, job};
 use super::lengths::{self, Span};
 use super::{Random, Target, counted, dataset, extend, page};
 use crate::Global;
-use crate::commands::{bar, print, print_json};
+use crate::commands::{bar, check_place, print, print_json};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use planish::Model;
@@ -52,6 +52,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
             bail!("--{name}: expected at least 1, found 0");
         }
     }
+    check_place("--html", flags.html.as_ref())?;
     let model = flags.target.model()?;
     let mut random = Random(flags.seed);
     let jobs = flags.jobs(&model, &mut random)?;

@@ -56,6 +56,8 @@ const MOST_TOKENS: usize = 65_536;
 struct Row {
     /// The operation of `planish_tensor::Backend`.
     op: &'static str,
+    /// The kernel that ran, by name.
+    kernel: String,
     /// Tokens, output columns, and input columns.
     size: [usize; 3],
     /// Type of the weight, or of the codes that are made.
@@ -81,7 +83,7 @@ impl Row {
             "n": n,
             "k": k,
             "dtype": self.dtype,
-            "kernel": self.op,
+            "kernel": self.kernel,
             "us": self.us,
             "tops": self.operations / self.us / 1e6,
             "gbps": self.bytes / self.us / 1e3,

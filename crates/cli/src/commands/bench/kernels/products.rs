@@ -25,7 +25,8 @@ pub fn measure<B: Backend>(b: &B, sizes: &Sizes, kind: Q8, tokens: &[usize], row
         let size = [t, sizes.v, sizes.h];
         let bytes = 2.0 * (sizes.v * sizes.h) as f64 + 4.0 * (t * (sizes.v + sizes.h)) as f64;
         let dtype = DType::BF16.to_string();
-        rows.push(Row { op: "gemm_float", size, dtype, us, operations: operations(size), bytes, reference, rel_err });
+        let (op, operations) = ("gemm_float", operations(size));
+        rows.push(Row { op, kernel: op.into(), size, dtype, us, operations, bytes, reference, rel_err });
     }
     Ok(())
 }
@@ -50,6 +51,7 @@ fn w8a8<B: Backend>(b: &B, kind: Q8, part: &LinearPart, t: usize, random: &mut R
     let mut out = b.alloc(b.activation_dtype(), t, n)?;
     let weights = copies(b, part)?;
     let us = time(b, &mut |turn| b.gemm_w8a8(&rows, &weights[turn % weights.len()], &mut out))?;
+    let kernel = b.gemm_w8a8_kernel(&rows, &weights[0], &out)?;
     let w = part.weight.bytes();
     let exact = |i: usize, j: usize| {
         let terms = x[i * k..][..k].iter().zip(&w[j * k..][..k]);
@@ -59,7 +61,8 @@ fn w8a8<B: Backend>(b: &B, kind: Q8, part: &LinearPart, t: usize, random: &mut R
     let rel_err = error(b, &out, random, &exact)?;
     let (size, dtype) = ([t, n, k], kind.dtype().to_string());
     let bytes = ((n + t) * k + 4 * (t + n) + out.dtype.size() * t * n) as f64;
-    Ok(Row { op: "gemm_w8a8", size, dtype, us, operations: operations(size), bytes, reference: ("", 0.0), rel_err })
+    let (op, operations) = ("gemm_w8a8", operations(size));
+    Ok(Row { op, kernel, size, dtype, us, operations, bytes, reference: ("", 0.0), rel_err })
 }
 
 /// Microseconds and error of a float product in the fast math.

@@ -81,7 +81,7 @@ fn row(
     rel_err: f64,
 ) -> Row {
     let operations = (size[0] * size[2]) as f64;
-    Row { op, size, dtype: kind.dtype().to_string(), us, operations, bytes, reference, rel_err }
+    Row { op, kernel: op.into(), size, dtype: kind.dtype().to_string(), us, operations, bytes, reference, rel_err }
 }
 
 /// The largest difference between what the codes of some tokens stand for and what those of the definition do, made of

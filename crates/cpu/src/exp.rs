@@ -3,6 +3,8 @@
 //!
 //! exp(x) = 2^n · exp(r) with n = round(x / ln 2) and |r| <= ln 2 / 2, where exp(r) = 1 + r + r²·p(r) and p is an
 //! interpolation in Chebyshev nodes (relative error 1.1e-8).
+#[cfg(target_arch = "aarch64")]
+use std::arch::aarch64::*;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
@@ -101,7 +103,35 @@ pub fn exp256(x: __m256) -> __m256 {
     _mm256_and_ps(p, keep)
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+/// exp of 4 lanes, to the bits of the wider ones.
+///
+/// # Safety
+/// Outside functions with the same target features: the machine must have NEON.
+#[cfg(target_arch = "aarch64")]
+#[inline]
+#[target_feature(enable = "neon")]
+pub fn exp128(x: float32x4_t) -> float32x4_t {
+    let low = vdupq_n_f32(EXP_LOW);
+    // NaN stays: FMIN and FMAX propagate it.
+    let y = vmaxq_f32(vminq_f32(x, vdupq_n_f32(EXP_HIGH)), low);
+    let n = vrndnq_f32(vmulq_n_f32(y, std::f32::consts::LOG2_E));
+    let r = vfmsq_f32(y, n, vdupq_n_f32(LN2_HIGH));
+    let r = vfmsq_f32(r, n, vdupq_n_f32(LN2_LOW));
+    let mut p = vdupq_n_f32(P[4]);
+    for c in [P[3], P[2], P[1], P[0]] {
+        p = vfmaq_f32(vdupq_n_f32(c), p, r);
+    }
+    let p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0));
+    let n = vcvtnq_s32_f32(n);
+    let half = vshrq_n_s32::<1>(n);
+    let bias = vdupq_n_s32(127);
+    let first = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(half, bias)));
+    let second = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vsubq_s32(n, half), bias)));
+    let p = vmulq_f32(vmulq_f32(p, first), second);
+    vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(p), vcltq_f32(x, low)))
+}
+
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
     use crate::isa::Isa;
@@ -110,22 +140,34 @@ mod tests {
         // SAFETY: the caller passes families that run here; the first lane is an f32.
         unsafe {
             match isa {
+                #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => _mm512_cvtss_f32(run512(x)),
-                _ => _mm256_cvtss_f32(run256(x)),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => _mm256_cvtss_f32(run256(x)),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => run128(x),
+                _ => unreachable!("not one of `families`"),
             }
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    #[target_feature(enable = "neon")]
+    fn run128(x: f32) -> f32 {
+        vgetq_lane_f32::<0>(exp128(vdupq_n_f32(x)))
+    }
+    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f")]
     fn run512(x: f32) -> __m512 {
         exp512(_mm512_set1_ps(x))
     }
+    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn run256(x: f32) -> __m256 {
         exp256(_mm256_set1_ps(x))
     }
 
     fn families() -> impl Iterator<Item = Isa> {
-        [Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.runs_here())
+        [Isa::Neon, Isa::Avx2, Isa::Avx512].into_iter().filter(|isa| isa.runs_here())
     }
 
     #[test]
@@ -142,11 +184,13 @@ mod tests {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512dq")]
     fn power(x: f32) -> f32 {
         _mm512_cvtss_f32(power512(_mm512_set1_ps(x)))
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn powers_of_two() {
         if !Isa::Avx512.runs_here() {

@@ -1,6 +1,6 @@
 //! Statistics of activations: Gram matrices and column maxima.
 //! Rows are summed from 0 in ascending order in stretches of [`STRETCH`]; each stretch is then added to the matrix.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod engine;
 
 use crate::isa::Isa;
@@ -19,7 +19,7 @@ pub fn accumulate_gram(threads: &Threads, isa: Isa, x: &[f32], k: usize, math: F
     assert_eq!((x.len(), gram.len()), (t * k, k * k), "accumulate_gram: x [t, {k}], gram [{k}, {k}]");
     assert!(isa.runs_here(), "this machine has no {}", isa.name());
     let gram = Shared(gram.as_mut_ptr());
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if engine::run(threads, isa, x, k, math, gram) {
         return;
     }

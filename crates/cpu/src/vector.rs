@@ -1,6 +1,6 @@
 //! A vector of f32 as the float kernels see it, so that one kernel text serves every instruction set.
 //! Kernels are `#[inline(always)]` generics, compiled for a family where [`Vector::enter`] calls them.
-// Families without vectors use `Shared` alone.
+// Families without vectors use `Shared` alone, and only some have bf16 dot products.
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 
 /// Something to compile with a family's instructions.
@@ -97,7 +97,7 @@ impl<T> Shared<T> {
 }
 
 /// Unsafe methods whose whole body rests on the trait's contract.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! methods {
     ($(fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block)*) => {$(
         #[inline(always)]
@@ -112,5 +112,9 @@ macro_rules! methods {
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use {avx2::Avx2, avx512::Avx512};

@@ -1,6 +1,8 @@
 //! Memory that calls lease and give back, so that a step of many small calls asks the system for none.
+#[cfg(target_arch = "x86_64")]
 use super::pairs::Table;
 use crate::buffer::Aligned;
+#[cfg(target_arch = "x86_64")]
 use planish_tensor::Q8;
 use std::sync::Mutex;
 
@@ -8,12 +10,17 @@ use std::sync::Mutex;
 pub(super) struct Arena {
     free: Mutex<Vec<Aligned>>,
     /// What codes stand for.
+    #[cfg(target_arch = "x86_64")]
     pub tables: [Table; 2],
 }
 
 impl Default for Arena {
     fn default() -> Self {
-        Arena { free: Mutex::default(), tables: [Q8::Int8, Q8::E4M3].map(Table::new) }
+        Arena {
+            free: Mutex::default(),
+            #[cfg(target_arch = "x86_64")]
+            tables: [Q8::Int8, Q8::E4M3].map(Table::new),
+        }
     }
 }
 

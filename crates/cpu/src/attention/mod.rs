@@ -3,20 +3,20 @@
 //! Within a segment, the softmax is carried from block to block (Milakov and Gimelshein 2018, Dao et al. 2022);
 //! segments start afresh and are merged in order, so that they may be computed anywhere.
 //! Scores are chains of fused multiply-adds over the head's channels, outputs over the keys, in ascending order.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod arena;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod scalar;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod scratch;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod segment;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod softmax;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod split;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
 
 use crate::isa::Isa;
@@ -25,7 +25,7 @@ use crate::threads::Threads;
 use crate::vector::Shared;
 use half::bf16;
 use planish_tensor::{AttentionShape, Batch, Q8};
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use segment::Floats;
 use std::ops::Range;
 
@@ -35,7 +35,7 @@ pub(crate) const KEYS: usize = 64;
 pub(crate) const SEGMENT: usize = 8 * KEYS;
 /// Elements of the query rows (tokens times heads of a group) that share the reading of a block, at most: what is known
 /// of these rows stays in the second-level cache.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const QUERIES: usize = 768 * 64;
 
 /// Keys or values of one layer: pages of `[nkv, page_size, d]`.
@@ -153,7 +153,7 @@ impl Quantized<'_> {
 
 /// The memory that calls of attention use again and again.
 pub struct Attention {
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     arena: arena::Arena,
     alone: Threads,
 }
@@ -161,7 +161,7 @@ pub struct Attention {
 impl Default for Attention {
     fn default() -> Self {
         Attention {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             arena: arena::Arena::default(),
             alone: Threads::new(1),
         }
@@ -196,6 +196,12 @@ impl Attention {
         assert_eq!(o.qkv.len(), t * o.shape.qkv_width(), "paged_attention: qkv is [t, (nq + 2 nkv) d]");
         assert_eq!(out.len(), t * o.shape.nq * o.shape.d, "paged_attention: out is [t, nq d]");
         assert!(isa.runs_here(), "this machine has no {}", isa.name());
+        #[cfg(target_arch = "aarch64")]
+        if isa != Isa::Scalar {
+            use crate::vector::Neon;
+            // SAFETY: the family runs here, as asserted, and the sizes are checked.
+            return unsafe { split::run::<Floats<Neon>>(threads, isa, o, &self.arena, out, quantized) };
+        }
         #[cfg(target_arch = "x86_64")]
         {
             use crate::vector::{Avx2, Avx512};

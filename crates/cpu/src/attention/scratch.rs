@@ -1,5 +1,8 @@
 //! Memory of one thread at work, and the layout of a state: what query rows know after some keys.
+// Tiles of bf16 pairs use more of it than those of f32.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 use super::arena::{Arena, Lease};
+#[cfg(target_arch = "x86_64")]
 use super::pairs::Table;
 use super::softmax::Row;
 use super::tile::MOST_ROWS;
@@ -29,6 +32,7 @@ pub(super) struct Scratch<'a> {
     /// Scales of the block's values, if they are codes.
     pub v_scales: [f32; KEYS],
     /// What INT8 and FP8 codes stand for.
+    #[cfg(target_arch = "x86_64")]
     pub tables: &'a [Table; 2],
     /// Keys that each row sees.
     pub visible: Vec<Range<usize>>,
@@ -54,6 +58,7 @@ impl<'a> Scratch<'a> {
             unit: 1.0,
             factors: [o.shape.scale; KEYS],
             v_scales: [1.0; KEYS],
+            #[cfg(target_arch = "x86_64")]
             tables: &arena.tables,
             visible: Vec::with_capacity(rows),
             following: None,

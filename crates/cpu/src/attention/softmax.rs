@@ -61,13 +61,17 @@ pub(super) unsafe fn weigh<V: Vector>(scores: *mut f32, row: &Row) -> f32 {
         let factor = V::splat(old - m).exp().first();
         // Sixteen running sums on every family.
         let parts = 16 / V::LANES;
-        let mut sums = [V::splat(0.0); 2];
+        let mut sums = [V::splat(0.0); 4];
         for i in 0..count {
             let p = load(i).sub(V::splat(m)).exp();
             p.store(scores.add(i * V::LANES));
             sums[i % parts] = if i < parts { p } else { sums[i % parts].add(p) };
         }
-        let sum = if parts == 2 { sums[0].add(sums[1]) } else { sums[0] };
+        let sum = match parts {
+            1 => sums[0],
+            2 => sums[0].add(sums[1]),
+            _ => sums[0].add(sums[2]).add(sums[1].add(sums[3])),
+        };
         *row.m = m;
         *row.l = (*row.l).mul_add(factor, sum.sum());
         factor

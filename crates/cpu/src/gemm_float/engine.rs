@@ -1,9 +1,17 @@
 //! The split of a product into tiles, and over the threads.
-use super::tile::{Dots, Full, Pairs, Product, Tile, multiply};
+// Only some families have bf16 dot products.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg(target_arch = "x86_64")]
+use super::tile::Dots;
+use super::tile::{Full, Pairs, Product, Tile, multiply};
 use super::{INLINE, PANEL, PackedFloat};
 use crate::isa::Isa;
 use crate::threads::Threads;
-use crate::vector::{Avx2, Avx512, DotVector, Shared, Vector, Work};
+#[cfg(target_arch = "aarch64")]
+use crate::vector::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::vector::{Avx2, Avx512};
+use crate::vector::{DotVector, Shared, Vector, Work};
 use half::bf16;
 use planish_tensor::{DType, FloatMath};
 use std::marker::PhantomData;
@@ -22,25 +30,37 @@ pub(super) fn run(threads: &Threads, x: &[f32], w: &PackedFloat, math: FloatMath
     let t = x.len() / w.k;
     let out = Shared(out.as_mut_ptr());
     let pairs = w.dtype == DType::BF16;
+    let _ = math; // asked for only where a family has bf16 dot products
     let job = |x: *const f32| Job { x, x_row: w.k, t, out, w };
     // SAFETY: the packed weight's family runs here (packing has checked it), and x, w and out
     // have the sizes asserted above.
     unsafe {
         match w.isa {
+            #[cfg(target_arch = "x86_64")]
             isa if pairs && math == FloatMath::Bf16 && isa.has_fast_bf16_dots() => {
                 let rounded = round_pairs::<Avx512>(threads, x, w.k);
                 let job = Job { x: rounded.as_ptr(), x_row: w.k.div_ceil(2), t, out, w };
                 split::<Dots<Avx512>>(threads, &job, 1, false);
             }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx if pairs => {
                 split::<Pairs<Avx512>>(threads, &job(x.as_ptr()), 2, w.k % 2 == 1);
             }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => split::<Full<Avx512>>(threads, &job(x.as_ptr()), 1, false),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni if pairs => {
                 split::<Pairs<Avx2>>(threads, &job(x.as_ptr()), 2, w.k % 2 == 1);
             }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::AvxVnni => split::<Full<Avx2>>(threads, &job(x.as_ptr()), 1, false),
-            Isa::Scalar | Isa::Neon | Isa::NeonI8mm => return false,
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonI8mm if pairs => {
+                split::<Pairs<Neon>>(threads, &job(x.as_ptr()), 2, w.k % 2 == 1);
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonI8mm => split::<Full<Neon>>(threads, &job(x.as_ptr()), 1, false),
+            _ => return false,
         }
     }
     true

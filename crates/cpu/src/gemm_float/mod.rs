@@ -1,11 +1,11 @@
 //! `out[t, n] = x[t, k] · w[n, k]ᵀ + bias` for float weights.
 //! In f32, every output is one chain of fused multiply-adds over the channels in ascending order, then the bias:
 //! the same bits on every family, for any number of rows and threads. In bf16, the chain is over pairs of channels.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod engine;
 mod pack;
 mod scalar;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(crate) mod tile;
 
 pub use pack::PackedFloat;
@@ -24,7 +24,7 @@ const INLINE: usize = 1 << 17;
 pub fn gemm_float(threads: &Threads, x: &[f32], w: &PackedFloat, math: FloatMath, out: &mut [f32]) {
     let t = x.len() / w.k;
     assert_eq!((x.len(), out.len()), (t * w.k, t * w.n), "gemm_float: x [t, {}], out [t, {}]", w.k, w.n);
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     if engine::run(threads, x, w, math, out) {
         return;
     }

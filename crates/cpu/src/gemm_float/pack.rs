@@ -86,7 +86,7 @@ impl PackedFloat {
     }
 
     /// The packed words.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(super) fn words(&self) -> *const u32 {
         self.data.bytes().as_ptr().cast()
     }

@@ -1,5 +1,7 @@
 //! The product tile: some rows of x against some columns of a packed panel, the sums held in registers.
 //! Every sum runs over the channels in ascending order, whatever the tile's shape, so shapes never change results.
+// Only some families have bf16 dot products.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 use crate::vector::{DotVector, Vector, Work};
 use std::marker::PhantomData;
 

@@ -1,11 +1,19 @@
 //! Gram matrices by the product's tiles: both operands are panels of x.
+// Only some families have bf16 dot products.
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 use super::STRETCH;
 use crate::buffer::Aligned;
 use crate::gemm_float::PANEL;
-use crate::gemm_float::tile::{Dots, Full, Product, Tile, multiply};
+#[cfg(target_arch = "x86_64")]
+use crate::gemm_float::tile::Dots;
+use crate::gemm_float::tile::{Full, Product, Tile, multiply};
 use crate::isa::Isa;
 use crate::threads::Threads;
-use crate::vector::{Avx2, Avx512, DotVector, Shared, Vector, Work};
+#[cfg(target_arch = "aarch64")]
+use crate::vector::Neon;
+#[cfg(target_arch = "x86_64")]
+use crate::vector::{Avx2, Avx512};
+use crate::vector::{DotVector, Shared, Vector, Work};
 use planish_tensor::FloatMath;
 use std::marker::PhantomData;
 
@@ -15,21 +23,29 @@ pub(super) fn run(threads: &Threads, isa: Isa, x: &[f32], k: usize, math: FloatM
     // SAFETY: the caller asserted that the family runs here; the caller asserted the sizes.
     unsafe {
         match (isa, math) {
+            #[cfg(target_arch = "x86_64")]
             (_, FloatMath::Bf16) if isa.has_fast_bf16_dots() => {
                 let packed = pack(threads, x, k, 2, |low, high, to| {
                     Avx512::enter_dot(Join::<Avx512> { low, high, to, family: PhantomData });
                 });
                 add::<Dots<Avx512>>(threads, &packed, t.div_ceil(2), STRETCH / 2, k, gram);
             }
+            #[cfg(target_arch = "x86_64")]
             (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, _) => {
                 let packed = pack(threads, x, k, 1, |row, _, to| to.copy_from_slice(row));
                 add::<Full<Avx512>>(threads, &packed, t, STRETCH, k, gram);
             }
+            #[cfg(target_arch = "x86_64")]
             (Isa::Avx2 | Isa::AvxVnni, _) => {
                 let packed = pack(threads, x, k, 1, |row, _, to| to.copy_from_slice(row));
                 add::<Full<Avx2>>(threads, &packed, t, STRETCH, k, gram);
             }
-            (Isa::Scalar | Isa::Neon | Isa::NeonI8mm, _) => return false,
+            #[cfg(target_arch = "aarch64")]
+            (Isa::Neon | Isa::NeonI8mm, _) => {
+                let packed = pack(threads, x, k, 1, |row, _, to| to.copy_from_slice(row));
+                add::<Full<Neon>>(threads, &packed, t, STRETCH, k, gram);
+            }
+            _ => return false,
         }
     }
     true

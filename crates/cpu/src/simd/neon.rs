@@ -1,6 +1,6 @@
 //! aarch64 NEON with dot products, without and with 8-bit matrix multiplication: 4 lanes.
 use super::{Op, Simd, four_deep, intrinsics};
-use crate::exp::{EXP_HIGH, EXP_LOW, LN2_HIGH, LN2_LOW, P};
+use crate::exp::exp128;
 use planish_tensor::float8;
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -65,30 +65,6 @@ fn smmla(mut acc: int32x4_t, x: int32x4_t, w: int32x4_t) -> int32x4_t {
 fn rows_of_pairs(a: int32x4_t, b: int32x4_t) -> (int32x4_t, int32x4_t) {
     let (a, b) = (vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b));
     (vreinterpretq_s32_s64(vtrn1q_s64(a, b)), vreinterpretq_s32_s64(vtrn2q_s64(a, b)))
-}
-
-/// As `exp256`.
-#[inline]
-#[target_feature(enable = "neon")]
-fn exp128(x: float32x4_t) -> float32x4_t {
-    let low = vdupq_n_f32(EXP_LOW);
-    // NaN stays: FMIN and FMAX propagate it.
-    let y = vmaxq_f32(vminq_f32(x, vdupq_n_f32(EXP_HIGH)), low);
-    let n = vrndnq_f32(vmulq_n_f32(y, std::f32::consts::LOG2_E));
-    let r = vfmsq_f32(y, n, vdupq_n_f32(LN2_HIGH));
-    let r = vfmsq_f32(r, n, vdupq_n_f32(LN2_LOW));
-    let mut p = vdupq_n_f32(P[4]);
-    for c in [P[3], P[2], P[1], P[0]] {
-        p = vfmaq_f32(vdupq_n_f32(c), p, r);
-    }
-    let p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0));
-    let n = vcvtnq_s32_f32(n);
-    let half = vshrq_n_s32::<1>(n);
-    let bias = vdupq_n_s32(127);
-    let first = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(half, bias)));
-    let second = vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(vsubq_s32(n, half), bias)));
-    let p = vmulq_f32(vmulq_f32(p, first), second);
-    vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(p), vcltq_f32(x, low)))
 }
 
 /// [`Simd::multiply`] of columns that are eight channels deep, two to a vector: rows by pairs, of whose sums the first

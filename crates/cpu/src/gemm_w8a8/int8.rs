@@ -18,6 +18,8 @@ impl Op for Product<'_> {
         let Product(b) = self;
         let (rows, groups) = (b.xs.len(), b.w.layout.kp / S::DEPTH);
         let surplus = surplus(s, &b);
+        let arranged = arrange(s, &b, groups);
+        let (x, ldx) = if S::GROUP == S::DEPTH { (b.x, b.ldx) } else { (arranged.as_ptr(), groups * S::GROUP) };
         let codes = b.w.codes.bytes().as_ptr();
         let tiles = rows.div_ceil(S::ROWS);
         // One tile never comes back to the same weights.
@@ -34,8 +36,8 @@ impl Op for Product<'_> {
                         let w = codes.add((panel.first * groups + g.start * panel.width) * S::DEPTH);
                         let target = Target::new(&b, rows.clone(), &panel);
                         let sums = Sums {
-                            x: b.x.add(rows.start * b.ldx + g.start * S::DEPTH),
-                            ldx: b.ldx,
+                            x: x.add(rows.start * ldx + g.start * S::GROUP),
+                            ldx,
                             groups: g.len(),
                             w,
                             partial: partial.as_mut_ptr().wrapping_add(rows.start * b.w.layout.width),
@@ -49,6 +51,22 @@ impl Op for Product<'_> {
             }
         }
     }
+}
+
+/// The activations in the order that the family reads; nothing if that is how they come.
+#[inline(always)]
+fn arrange<S: Simd>(s: S, b: &Block<'_>, groups: usize) -> Vec<u8> {
+    let (rows, row) = (b.xs.len(), groups * S::GROUP);
+    let mut to: Vec<u8> = Vec::new();
+    if S::GROUP != S::DEPTH {
+        to.reserve_exact(rows * row);
+        // SAFETY: every row has `groups` groups, and there is room for them, which they fill.
+        unsafe {
+            (0..rows).for_each(|r| s.arrange(b.x.add(r * b.ldx), groups, to.as_mut_ptr().add(r * row)));
+            to.set_len(rows * row);
+        }
+    }
+    to
 }
 
 /// What has to be subtracted from each token's sums.
@@ -66,8 +84,9 @@ pub(super) fn surplus<S: Simd>(s: S, b: &Block<'_>) -> [i32; BLOCK_ROWS] {
 
 #[derive(Clone, Copy)]
 struct Sums {
+    /// Groups as the family reads them.
     x: *const u8,
-    /// From row to row of `x`.
+    /// From row to row of `x`, in bytes.
     ldx: usize,
     /// Of `S::DEPTH` input channels.
     groups: usize,
@@ -104,9 +123,9 @@ impl Ahead {
 
     /// Asks for what belongs to group `g` of `bytes`.
     #[inline(always)]
-    fn ask<S: Simd>(&self, s: S, g: usize, bytes: usize) {
+    fn ask<S: Simd, const NEAR: bool>(&self, s: S, g: usize, bytes: usize) {
         let w = self.w.wrapping_add(g * self.stride);
-        if self.near {
+        if NEAR {
             for line in 0..bytes.div_ceil(64) {
                 s.prefetch(w.wrapping_add(line * 64));
             }
@@ -121,6 +140,18 @@ impl Ahead {
 impl Kernel for Sums {
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const V: usize>(self, s: S) {
+        // SAFETY: the caller's.
+        unsafe {
+            // A loop for each: a branch in it takes three percent.
+            let sums = if self.ahead.near { self.sum::<S, R, V, true>(s) } else { self.sum::<S, R, V, false>(s) };
+            self.finish::<S, R, V>(s, sums);
+        }
+    }
+}
+
+impl Sums {
+    #[inline(always)]
+    unsafe fn sum<S: Simd, const R: usize, const V: usize, const NEAR: bool>(&self, s: S) -> [[S::I; V]; R] {
         // Few rows: several sums for one output, or each addition would wait for the one before.
         let phases = match R {
             1 => 4,
@@ -137,31 +168,29 @@ impl Kernel for Sums {
             let mut g = 0;
             while g + phases <= self.groups {
                 for phase in 0..phases {
-                    self.step::<S, R, V>(s, g + phase, x, &mut acc[phase]);
+                    self.step::<S, R, V, NEAR>(s, g + phase, x, &mut acc[phase]);
                 }
                 g += phases;
             }
             while g < self.groups {
-                self.step::<S, R, V>(s, g, x, &mut acc[0]);
+                self.step::<S, R, V, NEAR>(s, g, x, &mut acc[0]);
                 g += 1;
             }
-            let mut sums = acc[0];
-            for phase in 1..phases {
-                for r in 0..R {
-                    for v in 0..V {
-                        sums[r][v] = s.iadd(sums[r][v], acc[phase][r][v]);
-                    }
+        }
+        let mut sums = acc[0];
+        for phase in 1..phases {
+            for r in 0..R {
+                for v in 0..V {
+                    sums[r][v] = s.iadd(sums[r][v], acc[phase][r][v]);
                 }
             }
-            s.settle(&mut sums);
-            self.finish::<S, R, V>(s, sums);
         }
+        s.settle(&mut sums);
+        sums
     }
-}
 
-impl Sums {
     #[inline(always)]
-    unsafe fn step<S: Simd, const R: usize, const V: usize>(
+    unsafe fn step<S: Simd, const R: usize, const V: usize, const NEAR: bool>(
         &self,
         s: S,
         g: usize,
@@ -171,34 +200,72 @@ impl Sums {
         // SAFETY: the caller's.
         unsafe {
             let bytes = V * S::LANES * S::DEPTH;
-            self.ahead.ask(s, g, bytes);
+            self.ahead.ask::<S, NEAR>(s, g, bytes);
             let mut codes = x;
             for r in 0..R {
-                codes[r] = x[r].add(g * S::DEPTH);
+                codes[r] = x[r].add(g * S::GROUP);
             }
             s.multiply(self.w.add(g * bytes), codes, acc);
         }
     }
 
+    /// Most tiles are whole and are summed in one go: their sums stay in registers. The others' take the way through memory.
     #[inline(always)]
-    unsafe fn finish<S: Simd, const R: usize, const V: usize>(&self, s: S, mut sums: [[S::I; V]; R]) {
-        for r in 0..R {
-            if r >= self.target.rows {
-                break;
-            }
-            // SAFETY: the caller's; `partial` is used only if it was allocated.
-            unsafe {
-                for v in 0..V {
-                    let partial = self.partial.wrapping_add((r * V + v) * S::LANES);
-                    if !self.target.first {
-                        sums[r][v] = s.iadd(sums[r][v], s.iload(partial));
+    unsafe fn finish<S: Simd, const R: usize, const V: usize>(&self, s: S, sums: [[S::I; V]; R]) {
+        let t = &self.target;
+        // SAFETY: the caller's; no family has more than sixteen lanes.
+        unsafe {
+            if !(t.first && t.last && t.is_whole::<S, R, V>()) {
+                let mut memory = [[[0i32; 16]; V]; R];
+                for r in 0..R {
+                    for v in 0..V {
+                        s.istore(memory[r][v].as_mut_ptr(), sums[r][v]);
                     }
-                    if self.target.last {
-                        let acc = s.isub(sums[r][v], s.isplat(*self.surplus.add(r)));
-                        let acc = self.target.shift(s, r, v * S::LANES, acc);
-                        self.target.put(s, r, v * S::LANES, s.to_float(acc));
+                }
+                return s.call(Part { of: *self, sums: memory });
+            }
+            let (mut ws, mut bias) = ([s.splat(0.0); V], [s.splat(0.0); V]);
+            for v in 0..V {
+                (ws[v], bias[v]) = (s.load(t.ws.add(v * S::LANES)), s.load(t.bias.add(v * S::LANES)));
+            }
+            for r in 0..R {
+                let (surplus, xs) = (s.isplat(*self.surplus.add(r)), s.splat(*t.xs.add(r)));
+                for v in 0..V {
+                    let acc = s.to_float(s.isub(sums[r][v], surplus));
+                    let y = s.add(s.mul(s.mul(acc, xs), ws[v]), bias[v]);
+                    s.store(t.out.add(r * t.ldo + v * S::LANES), y);
+                }
+            }
+        }
+    }
+}
+
+/// A tile of which not all is in use, or which is not summed in one go, or has zero points.
+struct Part<const R: usize, const V: usize> {
+    of: Sums,
+    sums: [[[i32; 16]; V]; R],
+}
+
+impl<const R: usize, const V: usize> Op for Part<R, V> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Part { of, sums } = self;
+        let target = of.target;
+        for (r, sums) in sums[..target.rows].iter().enumerate() {
+            // SAFETY: the tile's maker answers for the pointers; `partial` is used only if it was allocated.
+            unsafe {
+                for (v, sums) in sums.iter().enumerate() {
+                    let (mut acc, partial) = (s.iload(sums.as_ptr()), of.partial.wrapping_add((r * V + v) * S::LANES));
+                    if !target.first {
+                        acc = s.iadd(acc, s.iload(partial));
+                    }
+                    if target.last {
+                        let acc = s.isub(acc, s.isplat(*of.surplus.add(r)));
+                        let acc = target.shift(s, r, v * S::LANES, acc);
+                        target.put(s, r, v * S::LANES, s.to_float(acc));
                     } else {
-                        s.istore(partial, sums[r][v]);
+                        s.istore(partial, acc);
                     }
                 }
             }

@@ -62,6 +62,8 @@ struct Layout {
     depth: usize,
     /// INT8 codes are stored plus 128.
     unsigned: bool,
+    /// Bytes that so many INT8 activations take in the kernels' order.
+    group: usize,
 }
 
 struct LayoutOf {
@@ -75,7 +77,8 @@ impl Op for LayoutOf {
     fn run<S: Simd>(self, _: S) -> Layout {
         let depth = S::DEPTH;
         let kp = if self.kind == Q8::Int8 { self.k.next_multiple_of(padding(self.isa, depth)) } else { self.k };
-        Layout { lanes: S::LANES, width: S::LANES * S::VECTORS, kp, depth, unsigned: S::UNSIGNED_WEIGHTS }
+        let (lanes, width) = (S::LANES, S::LANES * S::VECTORS);
+        Layout { lanes, width, kp, depth, unsigned: S::UNSIGNED_WEIGHTS, group: S::GROUP }
     }
 }
 
@@ -286,7 +289,11 @@ struct Plan {
 
 impl Plan {
     fn new(t: usize, w: &PackedQ8, threads: usize) -> Plan {
-        let row_bytes = w.layout.kp * if w.kind == Q8::Int8 { 1 } else { size_of::<f32>() };
+        let row_bytes = if w.kind == Q8::Int8 {
+            w.layout.kp / w.layout.depth * w.layout.group
+        } else {
+            w.layout.kp * size_of::<f32>()
+        };
         let max_rows = (block_bytes(w) / row_bytes.max(1)).clamp(BLOCK_ROWS / 4, BLOCK_ROWS);
         let (mut row_blocks, panels) = (t.div_ceil(max_rows), w.panels());
         if t >= KEPT_ROWS * threads {

@@ -47,6 +47,12 @@ impl Target {
         }
     }
 
+    /// Whether all rows and columns of a tile of this size are in use, and nothing but scales and bias comes after the sums.
+    #[inline(always)]
+    pub fn is_whole<S: Simd, const R: usize, const V: usize>(&self) -> bool {
+        self.rows == R && self.columns == V * S::LANES && self.zeros.is_null()
+    }
+
     /// What is left of one vector of integer sums when the zero points' share is taken away.
     ///
     /// # Safety

@@ -1,5 +1,5 @@
 //! AVX2 with FMA and F16C, without and with VNNI: 8 lanes.
-use super::{Op, Simd, intrinsics};
+use super::{Op, Simd, four_deep, intrinsics};
 use crate::exp::exp256;
 use std::arch::x86_64::*;
 
@@ -33,14 +33,80 @@ pub(super) unsafe fn with_vnni<O: Op>(op: O) -> O::Out {
     op.run(AvxVnni(()))
 }
 
+/// Bytes 0 and 2 of each lane, and bytes 1 and 3, as 16-bit numbers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen(x: __m256i) -> [__m256i; 2] {
+    [_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x)]
+}
+
 /// Multiplies the even and the odd bytes as 16-bit numbers: nothing can saturate.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn dot_madd(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
-    let (w_even, w_odd) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w)), _mm256_srai_epi16::<8>(w));
-    let (x_even, x_odd) = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x));
-    let acc = _mm256_add_epi32(acc, _mm256_madd_epi16(w_even, x_even));
-    _mm256_add_epi32(acc, _mm256_madd_epi16(w_odd, x_odd))
+fn dot_madd(acc: __m256i, w: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+    _mm256_add_epi32(acc, _mm256_add_epi32(_mm256_madd_epi16(w[0], x[0]), _mm256_madd_epi16(w[1], x[1])))
+}
+
+/// [`Simd::multiply`] with activations that [`widen_groups`] made: weights are widened once for all rows.
+///
+/// # Safety
+/// As for [`Simd::multiply`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn multiply_wide<const R: usize, const V: usize>(
+    _: Avx2,
+    w: *const u8,
+    x: [*const u8; R],
+    acc: &mut [[__m256i; V]; R],
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let mut columns = [[_mm256_setzero_si256(); 2]; V];
+        for v in 0..V {
+            columns[v] = widen(_mm256_loadu_si256(w.add(v * 32).cast()));
+        }
+        for r in 0..R {
+            let x = [splat32(x[r]), splat32(x[r].add(4))];
+            for v in 0..V {
+                acc[r][v] = dot_madd(acc[r][v], columns[v], x);
+            }
+        }
+    }
+}
+
+/// Groups of four bytes, widened to bytes 0 and 2 and then bytes 1 and 3 as 16-bit numbers.
+///
+/// # Safety
+/// There are that many groups, and room for them.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn widen_groups(from: *const u8, groups: usize, to: *mut u8) {
+    let whole = groups / 8 * 8;
+    // SAFETY: the caller's.
+    unsafe {
+        for g in (0..whole).step_by(8) {
+            let [even, odd] = widen(_mm256_loadu_si256(from.add(4 * g).cast()));
+            let (low, high) = (_mm256_unpacklo_epi32(even, odd), _mm256_unpackhi_epi32(even, odd));
+            let to = to.add(8 * g).cast::<__m256i>();
+            _mm256_storeu_si256(to, _mm256_permute2x128_si256::<0x20>(low, high));
+            _mm256_storeu_si256(to.add(1), _mm256_permute2x128_si256::<0x31>(low, high));
+        }
+        for g in whole..groups {
+            let [a, b, c, d] = from.add(4 * g).cast::<[i8; 4]>().read().map(i16::from);
+            to.add(8 * g).cast::<[i16; 4]>().write_unaligned([a, c, b, d]);
+        }
+    }
+}
+
+/// The 32 bits at `p` in all lanes.
+///
+/// # Safety
+/// They are there.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn splat32(p: *const u8) -> __m256i {
+    // SAFETY: the caller's.
+    _mm256_set1_epi32(unsafe { p.cast::<i32>().read_unaligned() })
 }
 
 #[inline]
@@ -77,10 +143,11 @@ fn low_bytes(x: __m256i) -> u64 {
 }
 
 macro_rules! lanes8 {
-    ($token:ident, $with:ident, $unsigned:literal, $rows:literal, |$acc:ident, $w:ident, $x:ident| $dot:expr) => {
+    ($token:ident, $with:ident, $unsigned:literal, $rows:literal, $bytes:literal, $multiply:ident, |$acc:ident, $w:ident, $x:ident| $dot:expr) => {
         impl Simd for $token {
             type F = __m256;
             type I = __m256i;
+            const GROUP: usize = $bytes;
             const LANES: usize = 8;
             const VECTORS: usize = 2;
             const ROWS: usize = $rows;
@@ -123,6 +190,21 @@ macro_rules! lanes8 {
                     let $x = _mm256_set1_epi32(x);
                     $dot
                 }
+            }
+            #[inline(always)]
+            unsafe fn multiply<const R: usize, const V: usize>(
+                self,
+                w: *const u8,
+                x: [*const u8; R],
+                acc: &mut [[__m256i; V]; R],
+            ) {
+                // SAFETY: the caller's, and the token exists only where the features do.
+                unsafe { $multiply(self, w, x, acc) }
+            }
+            #[inline(always)]
+            unsafe fn arrange(self, from: *const u8, groups: usize, to: *mut u8) {
+                // SAFETY: the caller's.
+                unsafe { widen_groups(from, groups, to) }
             }
             #[inline(always)]
             fn call<O: Op>(self, op: O) -> O::Out {
@@ -212,5 +294,5 @@ macro_rules! lanes8 {
         }
     };
 }
-lanes8!(Avx2, with, false, 4, |acc, w, x| dot_madd(acc, w, x));
-lanes8!(AvxVnni, with_vnni, true, 6, |acc, w, x| _mm256_dpbusd_avx_epi32(acc, w, x));
+lanes8!(Avx2, with, false, 4, 8, multiply_wide, |acc, w, x| dot_madd(acc, widen(w), widen(x)));
+lanes8!(AvxVnni, with_vnni, true, 6, 4, four_deep, |acc, w, x| _mm256_dpbusd_avx_epi32(acc, w, x));

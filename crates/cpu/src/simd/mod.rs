@@ -24,6 +24,9 @@ pub(crate) trait Simd: Copy {
     const ROWS: usize;
     /// Neighbouring input channels of a column that lie together in a panel of INT8 weights.
     const DEPTH: usize = 4;
+    /// Bytes of so many activations of a token as [`Simd::multiply`] reads them; if these are more, [`Simd::arrange`] makes
+    /// them so.
+    const GROUP: usize = Self::DEPTH;
     /// Whether [`Simd::dot`] wants weights plus 128 as unsigned bytes.
     const UNSIGNED_WEIGHTS: bool;
 
@@ -98,6 +101,10 @@ pub(crate) trait Simd: Copy {
     /// Brings sums of [`Simd::multiply`] in order: rows, then vectors of columns.
     #[inline(always)]
     fn settle<const R: usize, const V: usize>(self, _acc: &mut [[Self::I; V]; R]) {}
+    /// Brings `groups` times [`Simd::DEPTH`] signed bytes into the order that [`Simd::multiply`] reads.
+    unsafe fn arrange(self, _from: *const u8, _groups: usize, _to: *mut u8) {
+        unreachable!("activations are used as they come")
+    }
     /// Sum of `n` signed bytes.
     unsafe fn sum_bytes(self, p: *const u8, n: usize) -> i32;
     /// Decodes `LANES` codes of E4M3 (NaN excepted) divided by [`Simd::E4M3_FACTOR`], or of E5M2.

@@ -290,6 +290,12 @@ impl Backend for Cpu {
         Ok(rowwise::argmax(&self.threads, self.isa, f32s(logits)?, logits.cols))
     }
 
+    fn each_row(&self, logits: &mut Tensor<Self>, with: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Result<bool> {
+        let v = logits.cols;
+        rowwise::each_row(&self.threads, f32s_mut(logits)?, v, with);
+        Ok(true)
+    }
+
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {
         let v = logits.cols;
         rowwise::log_softmax(&self.threads, self.isa, f32s_mut(logits)?, v);

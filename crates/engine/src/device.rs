@@ -2,8 +2,10 @@
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::recordings::Recordings;
+use crate::sampler::{self, NoChoice};
 use planish_model::{Decoder, KvPool, Workspace};
 use planish_tensor::{Backend, Batch, Courtesy, Judged, SampleRow, Target};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// What of a step's logits must come to the host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -88,6 +90,24 @@ impl<B: Backend> Device<B> {
         Ok(())
     }
 
+    /// The tokens of all rows, or a number of [`SampleRow`] in the place of one: from the back end, or by its threads. `None`
+    /// if neither is to be had.
+    fn sample(&mut self, rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
+        if let Some(chosen) = self.backend.sample(&mut self.ws.logits, rows)? {
+            return Ok(Some(chosen));
+        }
+        let chosen: Vec<AtomicU32> = rows.iter().map(|_| AtomicU32::new(SampleRow::NOT_A_NUMBER)).collect();
+        let called = self.backend.each_row(&mut self.ws.logits, &|r, logits| {
+            let token = match sampler::choose_as(logits, &rows[r]) {
+                Ok(token) => token,
+                Err(NoChoice::NotANumber) => SampleRow::NOT_A_NUMBER,
+                Err(NoChoice::NothingAllowed) => SampleRow::NOTHING_ALLOWED,
+            };
+            chosen[r].store(token, Relaxed);
+        })?;
+        Ok(called.then(|| chosen.into_iter().map(AtomicU32::into_inner).collect()))
+    }
+
     fn download(&self, values: &mut Vec<f32>) -> Result<()> {
         values.resize(self.ws.logits.rows * self.ws.logits.cols, 0.0);
         Ok(self.backend.download(&self.ws.logits, bytemuck::cast_slice_mut(values))?)
@@ -106,7 +126,7 @@ impl<B: Backend> Machine for Device<B> {
             out.likeliest = self.backend.argmax(&self.ws.logits)?;
         }
         if !want.sampled.is_empty() {
-            match self.backend.sample(&mut self.ws.logits, &want.sampled)? {
+            match self.sample(&want.sampled)? {
                 Some(chosen) => out.chosen = chosen,
                 None => self.download(&mut out.logits)?,
             }

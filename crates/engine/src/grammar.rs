@@ -9,7 +9,7 @@ mod cache;
 mod compile;
 mod guide;
 mod limits;
-mod mask;
+pub(crate) mod mask;
 mod vocabulary;
 mod worker;
 

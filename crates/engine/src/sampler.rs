@@ -24,7 +24,7 @@ mod weights;
 
 pub use history::History;
 
-use crate::grammar::Mask;
+use crate::grammar::{Mask, mask};
 use crate::request::{Sampling, TokenLogprobs};
 use planish_tensor::SampleRow;
 use weights::Weights;
@@ -52,27 +52,32 @@ pub fn choose(
     banned: &[u32],
     mask: Option<&Mask>,
 ) -> Result<u32, NoChoice> {
+    choose_as(logits, &row(sampling, history, banned, mask))
+}
+
+/// As [`choose`], with everything but the logits in `row`.
+pub fn choose_as(logits: &mut [f32], row: &SampleRow) -> Result<u32, NoChoice> {
     if weights::any_not_a_number(logits) {
         return Err(NoChoice::NotANumber);
     }
-    if let Some(mask) = mask {
-        mask.apply(logits);
+    if let Some(words) = &row.mask {
+        mask::apply(words, logits);
     }
-    for &id in banned {
+    for &id in &row.banned {
         change(logits, id, |_| f32::NEG_INFINITY);
     }
-    penalize(logits, sampling, history);
+    penalize(logits, row);
     let tops = weights::block_tops(logits);
     let max = weights::largest(&tops);
     if max == f32::NEG_INFINITY {
         return Err(NoChoice::NothingAllowed);
     }
-    if sampling.temperature < COLDEST {
+    if row.temperature < COLDEST {
         return Ok(weights::first_of(logits, &tops, max));
     }
-    let weights = Weights::of(logits, max, sampling.temperature);
-    let cutoff = cut::cutoff(&weights, sampling);
-    Ok(weights.draw(cutoff, uniform(sampling.seed, history.position() as u64)))
+    let weights = Weights::of(logits, max, row.temperature);
+    let cutoff = cut::cutoff(&weights, row);
+    Ok(weights.draw(cutoff, row.point))
 }
 
 /// What [`choose`] is to do, in words that a device understands: [`planish_tensor::Backend::sample`] gives the same token.
@@ -106,20 +111,20 @@ pub fn logprobs(logits: &[f32], chosen: u32, top: usize) -> TokenLogprobs {
     TokenLogprobs { chosen: of(chosen), top }
 }
 
-fn penalize(logits: &mut [f32], sampling: &Sampling, history: &History) {
-    let repetition = sampling.repetition_penalty;
+fn penalize(logits: &mut [f32], row: &SampleRow) {
+    let repetition = row.repetition_penalty;
     if repetition != 1.0 {
-        for (id, _) in history.seen() {
+        for &(id, _) in &row.seen {
             change(logits, id, |x| if x > 0.0 { x / repetition } else { x * repetition });
         }
     }
-    let (frequency, presence) = (sampling.frequency_penalty, sampling.presence_penalty);
+    let (frequency, presence) = (row.frequency_penalty, row.presence_penalty);
     if frequency != 0.0 || presence != 0.0 {
-        for (id, count) in history.seen().filter(|seen| seen.1 > 0) {
+        for &(id, count) in row.seen.iter().filter(|seen| seen.1 > 0) {
             change(logits, id, |x| x - (count as f32 * frequency + presence));
         }
     }
-    for &(id, bias) in &sampling.logit_bias {
+    for &(id, bias) in &row.bias {
         change(logits, id, |x| x + bias);
     }
 }

@@ -133,6 +133,40 @@ fn in_float() {
     check("llama", DType::BF16);
 }
 
+/// The device's threads draw where no row of a step has to come to the engine; log-probabilities make it come.
+#[test]
+fn drawn_by_any_number_of_threads_or_by_the_engine() {
+    let requests = |logprobs: Option<usize>| -> Vec<Request> {
+        let vary = |(i, request): (usize, Request)| Request {
+            sampling: Sampling {
+                temperature: [0.0, 0.7, 1.0, 1.5][i % 4],
+                top_k: [0, 3, 40][i % 3],
+                min_p: [0.0, 0.05][i % 2],
+                repetition_penalty: [1.0, 1.3, 0.9][i / 2 % 3],
+                presence_penalty: [0.0, 0.5][i / 3 % 2],
+                frequency_penalty: [0.0, -0.2, 0.4][i / 4 % 3],
+                logit_bias: if i % 5 == 0 { vec![(9, 2.0), (4, -3.0)] } else { Vec::new() },
+                ..request.sampling
+            },
+            stop_ids: (5..40).collect(),
+            min_new_tokens: i % 4,
+            logprobs,
+            ..request
+        };
+        self::requests().into_iter().enumerate().map(vary).collect()
+    };
+    let tokens = |answers: Vec<Answer>| -> Vec<Vec<u32>> {
+        answers.iter().map(|answer| answer.iter().map(|token| token.0).collect()).collect()
+    };
+    let options = EngineOptions { max_model_len: Some(128), kv_pages: Some(600), ..EngineOptions::default() };
+    let expected = tokens(alone(&open("w8a8_rtn", 1, options.clone()), &requests(Some(0))));
+    assert!(expected.iter().any(|answer| answer.len() > 8), "every text ends at once");
+    for threads in [1, 2, 5] {
+        let found = together(&open("w8a8_rtn", threads, options.clone()), &requests(None), 0..REQUESTS);
+        assert_eq!(tokens(found), expected, "{threads} threads");
+    }
+}
+
 #[test]
 fn in_int8() {
     for kv in [DType::F32, DType::BF16, DType::I8, DType::F8E4M3] {

@@ -161,6 +161,11 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn sample(&self, _logits: &mut Tensor<Self>, _rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
         Ok(None)
     }
+    /// Calls `with(r, row)` for each row of `logits[r, v]` F32, on its threads and in any order, and returns true. False,
+    /// and nothing is called, if rows do not lie in the host's memory.
+    fn each_row(&self, _logits: &mut Tensor<Self>, _with: &(dyn Fn(usize, &mut [f32]) + Sync)) -> Result<bool> {
+        Ok(false)
+    }
     /// `logits[r, v]` F32 become natural-log probabilities, by row.
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()>;
     /// What rows of `logits[r, v]` F32, which mean nothing afterwards, say of single tokens. Targets ascend by row.

@@ -30,7 +30,7 @@ impl Preferences {
         max_batch: 64,
         kv_share: 0.4,
         overlap: false,
-        sample: false,
+        sample: true,
     };
 }
 

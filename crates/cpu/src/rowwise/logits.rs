@@ -13,6 +13,14 @@ pub fn log_softmax(threads: &Threads, isa: Isa, logits: &mut [f32], v: usize) {
     split(threads, r, 2 * v, |rows| dispatch(isa, LogSoftmax { rows, logits: &logits }));
 }
 
+/// Calls `with` with each row of `logits[r, v]` and its number.
+pub fn each_row(threads: &Threads, logits: &mut [f32], v: usize, with: &(dyn Fn(usize, &mut [f32]) + Sync)) {
+    let r = row_count(logits.len(), v);
+    let logits = RowsMut::new(logits, r, v);
+    // SAFETY: each row is one task's.
+    threads.run(r, |r| with(r, unsafe { logits.row(r) }));
+}
+
 /// Index of the largest of each row of `logits[r, v]` (the first of equals); `u32::MAX` for a row with NaN.
 pub fn argmax(threads: &Threads, isa: Isa, logits: &[f32], v: usize) -> Vec<u32> {
     let r = row_count(logits.len(), v);

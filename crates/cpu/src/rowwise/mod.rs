@@ -16,7 +16,7 @@ mod quantize;
 pub use activation::{activate, softcap};
 pub use gated::{gated, gated_quantize};
 pub use layer_norm::layer_norm;
-pub use logits::{argmax, judge, log_softmax};
+pub use logits::{argmax, each_row, judge, log_softmax};
 pub use mixture::{add_gated, combine, route, select_rows};
 pub use norm::{add, add_rms_norm, add_rms_norm_quantize, rms_norm, rms_norm_stretches};
 pub use quantize::{Q8SliceMut, Units, quantize_on, quantize_rows, quantize_weight};

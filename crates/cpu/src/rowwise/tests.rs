@@ -308,3 +308,13 @@ fn argmax_takes_the_first_of_equals() {
         }
     }
 }
+
+#[test]
+fn each_row_is_called_once() {
+    for (threads, r, v) in [(1, 3, 5), (3, 0, 4), (3, 1, 7), (4, 33, 2)] {
+        let mut x = vec![1.0; r * v];
+        each_row(&Threads::new(threads), &mut x, v, &|row, x| x.iter_mut().for_each(|x| *x += row as f32));
+        let expected: Vec<f32> = (0..r * v).map(|i| 1.0 + (i / v) as f32).collect();
+        assert_eq!(x, expected, "{threads} threads, {r} rows");
+    }
+}

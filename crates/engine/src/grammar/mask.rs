@@ -30,15 +30,20 @@ impl Mask {
 
     /// Sets the logits of tokens that are not allowed to -inf.
     pub fn apply(&self, logits: &mut [f32]) {
-        let covered = logits.len().min(self.words.len() * 32);
-        let (inside, beyond) = logits.split_at_mut(covered);
-        beyond.fill(f32::NEG_INFINITY);
-        for (chunk, &word) in inside.chunks_mut(32).zip(&self.words) {
-            match word {
-                u32::MAX => {}
-                0 => chunk.fill(f32::NEG_INFINITY),
-                _ => apply_word(chunk, word),
-            }
+        apply(&self.words, logits);
+    }
+}
+
+/// As [`Mask::apply`], with the mask of these words.
+pub(crate) fn apply(words: &[u32], logits: &mut [f32]) {
+    let covered = logits.len().min(words.len() * 32);
+    let (inside, beyond) = logits.split_at_mut(covered);
+    beyond.fill(f32::NEG_INFINITY);
+    for (chunk, &word) in inside.chunks_mut(32).zip(words) {
+        match word {
+            u32::MAX => {}
+            0 => chunk.fill(f32::NEG_INFINITY),
+            _ => apply_word(chunk, word),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Top-k, top-p and min-p as one threshold: the key from which tokens are kept.
 use super::weights::{Weights, key, units, weight};
-use crate::request::Sampling;
+use planish_tensor::SampleRow;
 use std::cmp::Reverse;
 
 /// Where the search for top-p's threshold begins: tokens below it rarely matter.
@@ -11,16 +11,16 @@ const ENOUGH: usize = 2048;
 const FEW: usize = 32;
 
 /// The smallest key that is kept; 0 keeps all.
-pub fn cutoff(weights: &Weights<'_>, sampling: &Sampling) -> u64 {
+pub fn cutoff(weights: &Weights<'_>, row: &SampleRow) -> u64 {
     let mut cutoff = 0;
-    if sampling.top_k > 0 && sampling.top_k < weights.each.len() {
-        cutoff = kth(weights, sampling.top_k);
+    if row.top_k > 0 && row.top_k < weights.each.len() {
+        cutoff = kth(weights, row.top_k);
     }
-    if sampling.top_p < 1.0 {
-        cutoff = cutoff.max(nucleus(weights, sampling.top_p, cutoff));
+    if row.top_p < 1.0 {
+        cutoff = cutoff.max(nucleus(weights, row.top_p, cutoff));
     }
-    if sampling.min_p > 0.0 {
-        cutoff = cutoff.max(key(sampling.min_p, u32::MAX));
+    if row.min_p > 0.0 {
+        cutoff = cutoff.max(key(row.min_p, u32::MAX));
     }
     cutoff
 }

@@ -76,6 +76,34 @@ fn answers_do_not_depend_on_circumstances() {
     }
 }
 
+/// A stop id comes as a surprise to the overlapped loop, which has prepared the next step by then.
+#[test]
+fn texts_that_stop_early_disturb_nobody() {
+    let whole = [0, 1].map(|i| greedy("llama", i));
+    // Every third goes on to its length; the others stop here and there.
+    let stop = |i: usize| (!i.is_multiple_of(3)).then(|| whole[i % 2][1 + i * 5 % 20]);
+    let ask = |i: usize| Request { stop_ids: stop(i).into_iter().collect(), ..request(&prompts()[i % 2]) };
+    let expected = |i: usize| {
+        let text = &whole[i % 2];
+        match text.iter().position(|&token| Some(token) == stop(i)) {
+            Some(end) => (text[..end].to_vec(), Some(FinishReason::Stop)),
+            None => (text.clone(), Some(FinishReason::Length)),
+        }
+    };
+    for (overlap, speculate) in [(false, None), (true, None), (true, Some(4))] {
+        let options = EngineOptions { overlap: Some(overlap), speculate, ..options(100) };
+        let (handle, gate) = gated("llama", &options);
+        let streams: Vec<_> = (0..24).map(|i| handle.generate(ask(i)).unwrap()).collect();
+        drop(gate);
+        for (i, stream) in streams.into_iter().enumerate() {
+            assert_eq!(collect(stream), expected(i), "request {i}, overlap {overlap}, guesses {speculate:?}");
+        }
+        let now = at_rest(&handle);
+        assert_eq!((now.finished_length, now.finished_stop), (8, 16));
+        assert_eq!(now.prepared_again > 0, overlap && speculate.is_none(), "{now:?}");
+    }
+}
+
 #[test]
 fn a_cached_prefix_is_not_computed_again() {
     let run = |prefix_cache| {

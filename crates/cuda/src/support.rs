@@ -1,6 +1,7 @@
 //! Which 8-bit products each architecture runs, and by which kernels: the one table behind `check-env`, the errors of
 //! loading, and the choice of kernels.
 use crate::driver::Arch;
+use crate::launch::gemm_w8a8::FEW_TOKENS;
 use planish_tensor::{Error, Q8, Result};
 
 /// A family of product kernels.
@@ -52,6 +53,10 @@ pub fn family(kind: Q8, arch: Arch) -> Result<Family> {
 /// What `check-env` says.
 pub fn describe(kind: Q8, arch: Arch) -> String {
     match family(kind, arch) {
+        Ok(Family::Wgmma) => {
+            let (many, few) = (Family::Wgmma.name(), Family::Mma80.name());
+            format!("{many}; {few} for up to {FEW_TOKENS} tokens")
+        }
         Ok(family) => family.name().into(),
         Err(error) => format!("no: {error}"),
     }
@@ -82,6 +87,8 @@ mod tests {
 
     #[test]
     fn errors_name_what_can_be_done() {
+        assert_eq!(describe(Q8::Int8, 90), "wgmma; mma m16n8k32 for up to 16 tokens");
+        assert_eq!(describe(Q8::E4M3, 89), "mma m16n8k32");
         assert!(describe(Q8::Int8, 100).contains("use FP8"));
         assert!(describe(Q8::E4M3, 80).contains("use INT8"));
         assert!(describe(Q8::Int8, 61).contains("--device cpu"));

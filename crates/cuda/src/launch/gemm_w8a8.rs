@@ -234,7 +234,7 @@ fn chosen(cuda: &Cuda, family: &'static Family, size: [usize; 3]) -> &'static Ti
 }
 
 /// Up to here the portable kernels read weights faster than the Hopper ones.
-const FEW_TOKENS: usize = 16;
+pub(crate) const FEW_TOKENS: usize = 16;
 
 fn family_of(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear) -> Result<&'static Family> {
     let weight = w.q8.ok_or_else(|| Error::dtype("gemm_w8a8: the weight is float"))?;

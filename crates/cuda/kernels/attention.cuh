@@ -17,6 +17,7 @@ enum Take { TAKE_ALL = 0, TAKE_FEW = 1, TAKE_MANY = 2, TAKE_ONE = 3 };
 // token r / group.
 struct Attention {
     const float* qkv;             // [t, (nq + 2 nkv) d]
+    const unsigned short* queries; // [t, nq d], bf16 in the order of the cache's places, in place of those in qkv; or null
     const void* k;                // pages of [nkv, page_size, d]
     const void* v;
     const float* k_scales;        // pages of [nkv, page_size], or null
@@ -37,14 +38,14 @@ struct Attention {
 };
 
 #define ATTENTION_PARAMETERS                                                                                          \
-    const float *qkv, const void *k, const void *v, const float *k_scales, const float *v_scales,                     \
+    const float *qkv, const unsigned short *queries, const void *k, const void *v, const float *k_scales, const float *v_scales,                     \
         const unsigned *header, const unsigned *positions, const unsigned *query_starts, const unsigned *kv_lens,     \
         const unsigned *page_tables, float *out, float *part_o, float2 *part_ml,     \
         unsigned *counters, float scale, float softcap, int nq, int nkv, int d, int window, int kv_type,              \
         int tiles, int take, int splits, int slots, int tile_rows
 #define ATTENTION_ARGUMENTS                                                                                           \
     Attention {                                                                                                       \
-        qkv, k, v, k_scales, v_scales, header, positions, query_starts, kv_lens, page_tables, out, part_o,         \
+        qkv, queries, k, v, k_scales, v_scales, header, positions, query_starts, kv_lens, page_tables, out, part_o,         \
             part_ml, counters, scale, softcap, nq, nkv, d, window, kv_type, tiles, take, splits, slots, tile_rows \
     }
 

@@ -3,6 +3,7 @@
 // that spares byte permutations: q is laid out alike, and output channels are put back when they are written.
 #pragma once
 #include "attention.cuh"
+#include "channel_order.cuh"
 #include "shared_address.cuh"
 
 constexpr int PIECE = 64; // keys
@@ -93,7 +94,7 @@ __device__ __forceinline__ void widen(unsigned w, unsigned& even, unsigned& odd)
 // Where channel `i` of a step of 16 stands in q, and channel of output element (tile, e) of a lane's quad place `c`.
 template <class Cache>
 __device__ __forceinline__ int place_of(int i) {
-    return Cache::CODES ? (i / 4) * 2 + ((i & 2) >> 1) + 8 * (i & 1) : i;
+    return Cache::CODES ? place_of_code(i) : i;
 }
 template <class Cache>
 __device__ __forceinline__ int channel_of(int tile, int e, int c) {
@@ -201,8 +202,12 @@ __device__ __forceinline__ void stage_queries(
         float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (row < tile.rows) {
             int group = a.nq / a.nkv, packed = tile.first + row;
-            size_t token = tile.token + packed / group;
-            x = *(const float4*)(a.qkv + token * width + (kv_head * group + packed % group) * D + c);
+            size_t token = tile.token + packed / group, head = kv_head * group + packed % group;
+            if (a.queries) {
+                *(uint2*)(to + row * PITCH + c * 2) = *(const uint2*)(a.queries + (token * a.nq + head) * D + c);
+                continue;
+            }
+            x = *(const float4*)(a.qkv + token * width + head * D + c);
         }
         char* at = to + row * PITCH + (c & ~15) * 2;
         if constexpr (Cache::CODES) {

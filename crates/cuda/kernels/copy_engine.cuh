@@ -62,6 +62,13 @@ __device__ __forceinline__ void load_box(
             : "memory");
     }
 }
+// Loads a box of some heads of some tokens.
+__device__ __forceinline__ void load_box_of_heads(
+    uint32_t to, const TensorMap* map, int channel, int head, int token, uint32_t barrier) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+                 ::"r"(to), "l"(map), "r"(channel), "r"(head), "r"(token), "r"(barrier)
+                 : "memory");
+}
 // Loads `bytes` (a multiple of 16) that lie one after the other, both ends at multiples of 16.
 __device__ __forceinline__ void load_run(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),

@@ -1,5 +1,7 @@
 // Rotates q and k of each token and stores k and v in the pages; a warp takes one head of a token after another.
 // The arithmetic is that of the reference, product by product, so that 8-bit codes agree.
+// q may go to a place of its own, rounded to bf16 as attention would: what is in qkv then stays as it was.
+#include "channel_order.cuh"
 #include "dependency.cuh"
 
 enum KvType { KV_F32 = 0, KV_BF16 = 1, KV_I8 = 2, KV_E4M3 = 3 };
@@ -23,6 +25,10 @@ __device__ __forceinline__ unsigned short to_bf16(float x) {
     return (unsigned short)((bits + 0x7FFFu + (bits >> 16 & 1)) >> 16);
 }
 
+__device__ __forceinline__ unsigned bf16_pair(float low, float high) {
+    return to_bf16(low) | (unsigned)to_bf16(high) << 16;
+}
+
 // N neighbouring channels of a lane at a time.
 template <int N>
 struct Group {
@@ -39,18 +45,29 @@ struct Group {
         if constexpr (N == 4) *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
         else *to = x[0];
     }
+    // As bf16 to channel c of a row, or to the places that widened codes have.
+    __device__ __forceinline__ void round(unsigned short* row, int c, bool places) const {
+        if constexpr (N == 4) {
+            unsigned low = bf16_pair(x[0], x[places ? 2 : 1]), high = bf16_pair(x[places ? 1 : 2], x[3]);
+            unsigned short* place = row + (c & ~15) + place_of_code(c & 15);
+            if (places) *(unsigned*)place = low, *(unsigned*)(place + 8) = high;
+            else *(uint2*)(row + c) = make_uint2(low, high);
+        } else {
+            row[places ? (c & ~15) + place_of_code(c & 15) : c] = to_bf16(x[0]);
+        }
+    }
 };
 
 // One head. Channels of a lane: PASSES groups of N, 32 groups apart.
 template <int N, int PASSES>
 __device__ __forceinline__ void one_head(
-    int token, int head, float* qkv, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots, void* k,
+    int token, int head, float* qkv, unsigned short* queries, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots, void* k,
     void* v, float* k_scales, float* v_scales, int nq, int nkv, int d, int half, int interleaved, int kv_type,
     float k_fixed, float v_fixed) {
     int lane = threadIdx.x & 31, heads = nq + 2 * nkv;
     float* row = qkv + ((size_t)token * heads + head) * d;
-    bool rotates = cos_sin && head < nq + nkv, stores = head >= nq;
-    if (!rotates && !stores) return;
+    bool rotates = cos_sin && head < nq + nkv, stores = head >= nq, rounds = queries && !stores;
+    if (!rotates && !stores && !rounds) return;
     Group<N> x[PASSES];
 #pragma unroll
     for (int i = 0; i < PASSES; i++) {
@@ -100,8 +117,16 @@ __device__ __forceinline__ void one_head(
 #pragma unroll
         for (int i = 0; i < PASSES; i++) {
             int c = (i * 32 + lane) * N;
-            if (c < d) turned[i].store(row + c);
+            if (c < d && !queries) turned[i].store(row + c);
             x[i] = turned[i];
+        }
+    }
+    if (rounds) {
+        unsigned short* to = queries + ((size_t)token * nq + head) * d;
+#pragma unroll
+        for (int i = 0; i < PASSES; i++) {
+            int c = (i * 32 + lane) * N;
+            if (c < d) x[i].round(to, c, kv_type >= KV_I8);
         }
     }
     if (!stores) return;
@@ -114,15 +139,8 @@ __device__ __forceinline__ void one_head(
         for (int i = 0; i < PASSES; i++) {
             int c = (i * 32 + lane) * N;
             if (c >= d) continue;
-            if (kv_type == KV_F32) {
-                x[i].store((float*)to + at + c);
-            } else if constexpr (N == 4) {
-                unsigned low = to_bf16(x[i].x[0]) | (unsigned)to_bf16(x[i].x[1]) << 16;
-                unsigned high = to_bf16(x[i].x[2]) | (unsigned)to_bf16(x[i].x[3]) << 16;
-                *(uint2*)((unsigned short*)to + at + c) = make_uint2(low, high);
-            } else {
-                ((unsigned short*)to)[at + c] = to_bf16(x[i].x[0]);
-            }
+            if (kv_type == KV_F32) x[i].store((float*)to + at + c);
+            else x[i].round((unsigned short*)to + at, c, false);
         }
         return;
     }
@@ -160,14 +178,15 @@ __device__ __forceinline__ void one_head(
 
 #define ROPE(NAME, N, PASSES)                                                                                         \
     extern "C" __global__ void __launch_bounds__(128) NAME(                                                           \
-        float* qkv, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots,   \
+        float* qkv, unsigned short* queries, const float* cos_sin, const unsigned* header, const unsigned* positions, const unsigned* slots,   \
         void* k, void* v, float* k_scales, float* v_scales, int nq, int nkv, int d, int half, int interleaved,        \
         int kv_type, float k_fixed, float v_fixed) {                                                                  \
         grid_wait();                                                                                                  \
         grid_release();                                                                                               \
         int warps = blockDim.x >> 5, first = blockIdx.y * warps + (threadIdx.x >> 5);                                 \
-        for (int head = first; head < nq + 2 * nkv; head += gridDim.y * warps) {                                      \
-            one_head<N, PASSES>(blockIdx.x, head, qkv, cos_sin, header, positions, slots, k, v, k_scales, v_scales,   \
+        int heads = k ? nq + 2 * nkv : nq; /* without a cache q alone is rounded */                                   \
+        for (int head = first; head < heads; head += gridDim.y * warps) {                                             \
+            one_head<N, PASSES>(blockIdx.x, head, qkv, queries, cos_sin, header, positions, slots, k, v, k_scales, v_scales,   \
                 nq, nkv, d, half, interleaved, kv_type, k_fixed, v_fixed);                                            \
         }                                                                                                             \
     }

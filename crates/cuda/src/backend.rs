@@ -7,8 +7,9 @@ use crate::support::family;
 use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
-    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart, LinearShape,
-    Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver, Tensor,
+    Activation, Attended, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart,
+    LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver,
+    Tensor,
 };
 
 impl Backend for Cuda {
@@ -279,6 +280,18 @@ impl Backend for Cuda {
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
         launch::attention::paged_attention_quantize(self, qkv, shape, batch, kv, scratch, out)
+    }
+
+    fn rope_attention_quantize(
+        &self,
+        qkv: &mut Tensor<Self>,
+        rope: Option<&RopeTable<Self>>,
+        shape: &AttentionShape,
+        batch: &DeviceBatch,
+        kv: &mut KvLayer<Self>,
+        to: Attended<'_, Self>,
+    ) -> Result<()> {
+        launch::attention::rope_attention_quantize(self, qkv, rope, shape, batch, kv, to)
     }
 
     fn gemm_gated_quantize(

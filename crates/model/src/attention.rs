@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::tap::Tap;
 use crate::weights::HostNorm;
 use crate::workspace::Workspace;
-use planish_tensor::{AttentionShape, Backend, InputCodes, KvLayer};
+use planish_tensor::{Attended, AttentionShape, Backend, InputCodes, KvLayer};
 use std::collections::BTreeMap;
 
 /// Its weights on a device.
@@ -70,14 +70,15 @@ impl<B: Backend> Attention<B> {
                 norm.apply_stretches(b, &mut ws.qkv, first * shape.d, heads * shape.d / norm.weight.cols)?;
             }
         }
-        b.rope_store_kv(&mut ws.qkv, self.rope.map(|rule| &step.ropes[rule]), shape, step.batch, kv)?;
+        let rope = self.rope.map(|rule| &step.ropes[rule]);
         match (self.o.q8(), &tap) {
             (Some(kind), None) => {
                 ws.attended_q8.become_input(kind);
-                let (scratch, out) = (&mut ws.attended, &mut ws.attended_q8);
-                b.paged_attention_quantize(&ws.qkv, shape, step.batch, kv, scratch, out)?;
+                let to = Attended { scratch: &mut ws.attended, out: &mut ws.attended_q8 };
+                b.rope_attention_quantize(&mut ws.qkv, rope, shape, step.batch, kv, to)?;
             }
             (kind, _) => {
+                b.rope_store_kv(&mut ws.qkv, rope, shape, step.batch, kv)?;
                 b.paged_attention(&ws.qkv, shape, step.batch, kv, &mut ws.attended)?;
                 observe(b, Input::AttentionOutput, &ws.attended, kind, &mut ws.attended_q8, tap)?;
             }

@@ -2,7 +2,7 @@
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
 use crate::mixture::Mixer;
 use crate::{
-    Activation, AttentionShape, Batch, Courtesy, DType, Error, FloatMath, Grid, HostTensor, Judged, KvLayer,
+    Activation, Attended, AttentionShape, Batch, Courtesy, DType, Error, FloatMath, Grid, HostTensor, Judged, KvLayer,
     LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow,
     Solver, Target, Tensor,
 };
@@ -252,6 +252,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()> {
         self.paged_attention(qkv, shape, batch, kv, scratch)?;
         self.quantize_rows(scratch, out)
+    }
+
+    /// [`Backend::rope_store_kv`], then [`Backend::paged_attention_quantize`]. What `qkv` holds afterwards is not said.
+    fn rope_attention_quantize(
+        &self,
+        qkv: &mut Tensor<Self>,
+        rope: Option<&RopeTable<Self>>,
+        shape: &AttentionShape,
+        batch: &Self::Batch,
+        kv: &mut KvLayer<Self>,
+        to: Attended<'_, Self>,
+    ) -> Result<()> {
+        self.rope_store_kv(qkv, rope, shape, batch, kv)?;
+        self.paged_attention_quantize(qkv, shape, batch, kv, to.scratch, to.out)
     }
 
     /// [`Backend::gemm_w8a8`] of gate and up (from [`Backend::load_gated`]), then [`Backend::gated_quantize`];

@@ -1,5 +1,5 @@
 //! What the operations between the linears need to know of a network: attention, rotary angles, nonlinearities.
-use crate::{Backend, Tensor};
+use crate::{Backend, Q8Rows, Tensor};
 
 /// Sizes and rules of one attention layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,6 +34,14 @@ pub struct RopeTable<B: Backend> {
     pub half: usize,
     /// Pairs are neighbours.
     pub interleaved: bool,
+}
+
+/// Where attention leaves codes: `scratch[t, nq d]` may be used or not.
+pub struct Attended<'a, B: Backend> {
+    /// What it attended to, before it is quantized.
+    pub scratch: &'a mut Tensor<B>,
+    /// The codes, on the grid that they say.
+    pub out: &'a mut Q8Rows<B>,
 }
 
 /// The nonlinearity of an MLP.

@@ -2,12 +2,13 @@
 //! multiply-adds) give a row the same bits, so what is chosen here never shows in a result.
 mod shapes;
 
-use super::tensor_map::{BF16, Map, U8};
+use super::rope_store_kv::{self, Stored};
+use super::tensor_map::{BF16, Heads, Map, U8};
 use super::{Grid, Param, address, params};
 use crate::{Cuda, DeviceBatch};
 use cudarc::driver::sys;
 use planish_tensor::layout::require;
-use planish_tensor::{AttentionShape, DType, Error, KvLayer, Q8Rows, Result, Tensor};
+use planish_tensor::{Attended, AttentionShape, DType, Error, KvLayer, Q8Rows, Result, RopeTable, Tensor};
 use shapes::{Blocks, Launch};
 
 /// Keys that are attended to on their own before they are merged with those before.
@@ -16,6 +17,8 @@ const SEGMENT: usize = 128;
 const FEW: usize = 16;
 /// Keys that a warp which attends by itself copies at a time.
 const EACH_KEYS: usize = 32;
+/// Query rows of a block of the kernel of Hopper, less what is not a whole token's.
+const HOPPER_ROWS: usize = 128;
 /// The widest head.
 const WIDEST: usize = 256;
 /// A sequence is not split if its parts would take more memory than this.
@@ -34,7 +37,7 @@ pub(crate) fn paged_attention(
     kv: &KvLayer<Cuda>,
     out: &mut Tensor<Cuda>,
 ) -> Result<()> {
-    let call = Call { cuda, qkv, shape, batch, kv, out: address(out) };
+    let call = Call { cuda, qkv, shape, batch, kv, out: address(out), queries: 0 };
     call.check("paged_attention", out)?;
     call.attend()
 }
@@ -53,6 +56,25 @@ pub(crate) fn paged_attention_quantize(
     super::quantize_rows::quantize_rows(cuda, scratch, out)
 }
 
+/// Where a kernel takes queries in bf16, the rotation leaves them so: attention would round them anyway, and half as much is
+/// written and read.
+pub(crate) fn rope_attention_quantize(
+    cuda: &Cuda,
+    qkv: &mut Tensor<Cuda>,
+    rope: Option<&RopeTable<Cuda>>,
+    shape: &AttentionShape,
+    batch: &DeviceBatch,
+    kv: &mut KvLayer<Cuda>,
+    to: Attended<'_, Cuda>,
+) -> Result<()> {
+    let call = Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries: 0 };
+    call.check("rope_attention_quantize", to.scratch)?;
+    let queries = if call.many_by_hopper().is_some() { call.room_for_queries()? } else { 0 };
+    rope_store_kv::turn(cuda, qkv, rope, shape, batch, Stored { kv, queries })?;
+    Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries }.attend()?;
+    super::quantize_rows::quantize_rows(cuda, to.scratch, to.out)
+}
+
 /// The operands of one call.
 struct Call<'a> {
     cuda: &'a Cuda,
@@ -61,6 +83,8 @@ struct Call<'a> {
     batch: &'a DeviceBatch,
     kv: &'a KvLayer<Cuda>,
     out: u64,
+    /// `[t, nq d]` in bf16, in place of those in `qkv`; or 0.
+    queries: u64,
 }
 
 /// Kernels with the same arithmetic.
@@ -139,16 +163,39 @@ impl Call<'_> {
         }
         let few = self.few();
         let all = few.is_none();
+        let hopper = self.many_by_hopper();
+        let queries = match hopper.is_some() && self.queries == 0 {
+            true => self.round_queries()?,
+            false => self.queries,
+        };
+        let call = Call { queries, ..*self };
         match few {
-            Some(few) if self.only_few() => return self.launch(few),
+            Some(few) if call.only_few() => return call.launch(few),
             // Sequences that have one token among others with many.
-            Some(few) if self.batch.s > 1 => self.launch(few)?,
+            Some(few) if call.batch.s > 1 => call.launch(few)?,
             _ => {}
         }
-        match self.hopper().filter(|_| !all) {
-            Some(hopper) => self.launch(hopper),
-            None => self.launch(self.many(all)),
+        match hopper {
+            Some(hopper) => call.launch(hopper),
+            None => call.launch(call.many(all)),
         }
+    }
+
+    /// The kernel of Hopper, where it is what attends with many rows.
+    fn many_by_hopper(&self) -> Option<Launch> {
+        let others = self.batch.t == 0 || self.family() == Family::Plain || self.each().is_some();
+        if others || self.only_few() || self.few().is_none() { None } else { self.hopper() }
+    }
+
+    fn room_for_queries(&self) -> Result<u64> {
+        self.cuda.scratch("queries of attention", self.batch.t * self.shape.nq * self.shape.d * 2)
+    }
+
+    /// The queries of `qkv` as the kernel of Hopper takes them.
+    fn round_queries(&self) -> Result<u64> {
+        let queries = self.room_for_queries()?;
+        rope_store_kv::round_queries(self.cuda, self.qkv, self.shape, self.batch, self.kv.k.dtype, queries)?;
+        Ok(queries)
     }
 
     fn family(&self) -> Family {
@@ -193,10 +240,11 @@ impl Call<'_> {
         let grid = Grid { blocks, threads: l.threads, shared: l.shared, shared_limit: limit };
         // The order of ATTENTION_PARAMETERS.
         let map = |cache| l.boxes.map(|boxed| self.map(cache, boxed)).transpose();
-        let maps = [map(&kv.k)?, map(&kv.v)?];
+        let maps = [if l.takes_queries { Some(self.queries_map()?) } else { None }, map(&kv.k)?, map(&kv.v)?];
         let mut parameters: Vec<Param<'_>> = maps.iter().flatten().map(Param::from).collect();
         parameters.extend_from_slice(params![
             address(self.qkv),
+            self.queries,
             address(&kv.k),
             address(&kv.v),
             scales(&kv.k_scales),
@@ -224,6 +272,14 @@ impl Call<'_> {
             self.tile_rows(),
         ]);
         self.cuda.launch(l.file, &l.name, grid, &parameters)
+    }
+
+    /// Queries as the copy engine sees them: heads of one key head, of the whole tokens of a tile.
+    fn queries_map(&self) -> Result<sys::CUtensorMap> {
+        let (shape, group) = (self.shape, self.group());
+        let box_tokens = HOPPER_ROWS / group;
+        Heads { address: self.queries, d: shape.d, heads: shape.nq, tokens: self.batch.t, box_heads: group, box_tokens }
+            .encode()
     }
 
     /// A cache as the copy engine sees it: a row for each vector; `boxed` keys and channels at a time.

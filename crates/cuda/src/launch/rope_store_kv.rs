@@ -1,4 +1,5 @@
-//! `rope_store_kv`: q and k rotated in place, k and v stored; a warp takes one or a few heads of a token. `clear_pages`.
+//! `rope_store_kv`: q and k rotated in place, k and v stored; a warp takes one or a few heads of a token. The same with q
+//! in bf16 for attention. `clear_pages`.
 use super::attention::kv_type;
 use super::{Grid, address, params};
 use crate::{Cuda, DeviceBatch};
@@ -14,6 +15,13 @@ const MANY: usize = 1024;
 /// The widest head.
 const WIDEST: usize = 256;
 
+/// Where keys, values and perhaps queries go.
+pub(crate) struct Stored<'a> {
+    pub(crate) kv: &'a mut KvLayer<Cuda>,
+    /// `[t, nq d]` for rotated queries in bf16: `qkv` then stays as it is. Or 0.
+    pub(crate) queries: u64,
+}
+
 pub(crate) fn rope_store_kv(
     cuda: &Cuda,
     qkv: &mut Tensor<Cuda>,
@@ -22,42 +30,95 @@ pub(crate) fn rope_store_kv(
     batch: &DeviceBatch,
     kv: &mut KvLayer<Cuda>,
 ) -> Result<()> {
+    turn(cuda, qkv, rope, shape, batch, Stored { kv, queries: 0 })
+}
+
+pub(crate) fn turn(
+    cuda: &Cuda,
+    qkv: &mut Tensor<Cuda>,
+    rope: Option<&RopeTable<Cuda>>,
+    shape: &AttentionShape,
+    batch: &DeviceBatch,
+    Stored { kv, queries }: Stored<'_>,
+) -> Result<()> {
     let d = shape.d;
     let turns = rope.is_none_or(|r| 2 * r.half <= d && r.cos_sin.cols == 2 * r.half && r.cos_sin.dtype == DType::F32);
     require("rope_store_kv", qkv.cols == shape.qkv_width() && qkv.rows == batch.t && turns)?;
     if qkv.dtype != DType::F32 || kv.k.dtype != kv.v.dtype {
         return Err(Error::dtype("rope_store_kv: q, k and v are F32, keys and values are stored alike"));
     }
+    let rope = rope.map(|r| (address(&r.cos_sin), r.half, r.interleaved));
+    queue(cuda, address(qkv), queries, rope, shape, batch, Cache::Of(kv))
+}
+
+/// Rounds queries that lie rotated in `qkv` to bf16, in the order that attention over a cache of this type takes.
+pub(crate) fn round_queries(
+    cuda: &Cuda,
+    qkv: &Tensor<Cuda>,
+    shape: &AttentionShape,
+    batch: &DeviceBatch,
+    cache: DType,
+    queries: u64,
+) -> Result<()> {
+    queue(cuda, address(qkv), queries, None, shape, batch, Cache::None(cache))
+}
+
+/// What keys and values go to.
+enum Cache<'a> {
+    Of(&'a KvLayer<Cuda>),
+    /// Nothing: only queries are wanted, as attention over a cache of this type takes them.
+    None(DType),
+}
+
+/// `rope`: angles, half, interleaved.
+fn queue(
+    cuda: &Cuda,
+    qkv: u64,
+    queries: u64,
+    rope: Option<(u64, usize, bool)>,
+    shape: &AttentionShape,
+    batch: &DeviceBatch,
+    cache: Cache<'_>,
+) -> Result<()> {
+    let d = shape.d;
     if d > WIDEST {
         return Err(Error::unsupported(format!("rope_store_kv: heads of {d} channels, at most {WIDEST}")));
     }
-    let (angles, half, interleaved) = rope.map_or((0, 0, false), |r| (address(&r.cos_sin), r.half, r.interleaved));
+    let (angles, half, interleaved) = rope.unwrap_or((0, 0, false));
     let scales = |t: &Option<Tensor<Cuda>>| t.as_ref().map_or(0, address);
+    let (addresses, dtype, fixed, heads) = match cache {
+        Cache::Of(kv) => {
+            let addresses = [address(&kv.k), address(&kv.v), scales(&kv.k_scales), scales(&kv.v_scales)];
+            (addresses, kv.k.dtype, kv.fixed, shape.nq + 2 * shape.nkv)
+        }
+        Cache::None(dtype) => ([0; 4], dtype, None, shape.nq),
+    };
+    let [k, v, k_scales, v_scales] = addresses;
     // 0: each head has a scale of its own.
-    let [k_fixed, v_fixed] = kv.fixed.unwrap_or_default();
-    let grid = Grid::of(batch.t, 32 * WARPS);
-    let heads = if batch.t >= MANY { WARPS * HEADS } else { WARPS };
-    let grid = Grid { blocks: [batch.t, (shape.nq + 2 * shape.nkv).div_ceil(heads), 1], ..grid };
+    let [k_fixed, v_fixed] = fixed.unwrap_or_default();
+    let heads_of_block = if batch.t >= MANY { WARPS * HEADS } else { WARPS };
+    let grid = Grid { blocks: [batch.t, heads.div_ceil(heads_of_block), 1], ..Grid::of(batch.t, 32 * WARPS) };
     cuda.launch(
         "rope_store_kv",
         kernel(d, half, interleaved),
         grid,
         params![
-            address(qkv),
+            qkv,
+            queries,
             angles,
             batch.header(),
             batch.positions(),
             batch.slots(),
-            address(&kv.k),
-            address(&kv.v),
-            scales(&kv.k_scales),
-            scales(&kv.v_scales),
+            k,
+            v,
+            k_scales,
+            v_scales,
             shape.nq,
             shape.nkv,
             d,
             half,
             i32::from(interleaved),
-            kv_type(kv.k.dtype)?,
+            kv_type(dtype)?,
             k_fixed,
             v_fixed,
         ],

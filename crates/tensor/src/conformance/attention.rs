@@ -3,6 +3,7 @@ mod chunks;
 mod clear;
 mod paged;
 mod store;
+mod together;
 
 use super::case::{Judge, encode};
 use super::data::Random;
@@ -13,6 +14,7 @@ pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
     clear::cases(judge, random);
     paged::cases(judge, random);
     chunks::cases(judge, random);
+    together::cases(judge, random);
 }
 
 /// Element types of caches.

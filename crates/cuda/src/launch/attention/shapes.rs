@@ -1,5 +1,5 @@
 //! How each attention kernel is launched: sizes as its `.cu` states them.
-use super::{Call, EACH_KEYS, FEW, SEGMENT, length_class};
+use super::{Call, EACH_KEYS, FEW, HOPPER_ROWS, SEGMENT, length_class};
 use planish_tensor::DType;
 
 /// Keys in the shared memory of a plain block.
@@ -34,6 +34,8 @@ pub(super) struct Launch {
     pub(super) blocks: Blocks,
     /// Keys and channels of what the copy engine brings at a time, for kernels that have it do so.
     pub(super) boxes: Option<[usize; 2]>,
+    /// Queries are in bf16, and the copy engine may bring them too.
+    pub(super) takes_queries: bool,
 }
 
 /// How tiles, heads and splits are spread over blocks.
@@ -94,6 +96,7 @@ impl Call<'_> {
             shared: 4 * (FEW * (even + SEGMENT) + PLAIN_KEYS * (even + 1)),
             blocks: Blocks::Box,
             boxes: None,
+            takes_queries: false,
         }
     }
 
@@ -121,6 +124,7 @@ impl Call<'_> {
             shared,
             blocks: Blocks::Box,
             boxes: None,
+            takes_queries: false,
         })
     }
 
@@ -143,6 +147,7 @@ impl Call<'_> {
             shared: EACH_WARPS * (EACH_STAGES * (EACH_KEYS * (shape.d + 4) + 8) + 8 * SEGMENT) + 1024,
             blocks: Blocks::Warps,
             boxes: Some([EACH_KEYS, shape.d]),
+            takes_queries: false,
         })
     }
 
@@ -159,6 +164,7 @@ impl Call<'_> {
             shared: rows * pitch(2 * d) + self.scale_bytes() + many_stages(dtype, d) * 64 * pitch(d * dtype.size()),
             blocks: Blocks::Row,
             boxes: None,
+            takes_queries: false,
         }
     }
 
@@ -170,10 +176,10 @@ impl Call<'_> {
     /// With many rows on Hopper; sizes as in `attention_hopper.cu`. The copy engine brings bf16 by whole groups of eight
     /// keys, which swizzle together.
     pub(super) fn hopper(&self) -> Option<Launch> {
-        let (d, dtype, rows) = (self.shape.d, self.kv.k.dtype, 128);
+        let (d, dtype, rows) = (self.shape.d, self.kv.k.dtype, HOPPER_ROWS);
         let (codes, page_size) = (dtype != DType::BF16, self.page_size());
         let pages = codes || page_size.is_power_of_two() && page_size >= 8;
-        let fits = self.cuda.arch() == 90 && matches!(d, 64 | 128) && pages;
+        let fits = self.cuda.arch() == 90 && matches!(d, 64 | 128) && pages && self.group() <= rows;
         let stages = match (d, codes) {
             (64, _) => 6,
             (_, true) => 3,
@@ -183,13 +189,14 @@ impl Call<'_> {
         fits.then(|| Launch {
             file: "attention_hopper",
             name: format!("attention_hopper_{}_{d}", type_name(dtype)),
-            tiles: self.most_tiles(rows),
+            tiles: self.most_tiles(rows / self.group() * self.group()),
             take: Take::Many,
             splits: 1,
-            threads: 512,
+            threads: if codes { 512 } else { 384 },
             shared: stages * unit + 2 * rows * (2 * d + 4) + raw + 2 * self.scale_bytes() + 64 + 256 + 1024,
             blocks: Blocks::Resident,
             boxes: Some([page_size.min(SEGMENT), 64]),
+            takes_queries: true,
         })
     }
 

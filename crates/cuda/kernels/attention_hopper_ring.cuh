@@ -1,0 +1,112 @@
+// What a block of the kernel for many rows on Hopper holds in shared memory, and the order in which blocks take tiles.
+#pragma once
+#include "attention_mma.cuh"
+#include "copy_engine.cuh"
+
+// A tile and the key head it is of.
+struct Task {
+    Tile tile;
+    int kv_head, unused;
+};
+
+// What the rows of a tile see: all of them the keys from `from` to `to`.
+struct Seen {
+    int from, to;
+    // Whether some row does not see all keys of a segment.
+    __device__ bool edge(int segment) const { return segment * SEGMENT < from || (segment + 1) * SEGMENT > to; }
+};
+
+template <class Cache, int D>
+struct Hopper {
+    static constexpr int ROWS = 128, BLOCKS = D / 64;
+    static constexpr int UNIT = SEGMENT * D * 2;                   // a segment's keys or values
+    static constexpr int CHUNKS = D * Cache::BYTES / 16;           // of a vector
+    static constexpr int STAGES = D == 64 ? 6 : Cache::CODES ? 3 : 5;
+    static constexpr int RAW = Cache::CODES ? 3 : 1;               // units of codes
+    static constexpr int RAW_UNIT = Cache::CODES ? SEGMENT * D : 0;
+    static constexpr int Q = ROWS * D * 2, QS = 2;                 // buffers of queries
+    // Of so many segments: copies run ahead by all units of both rings.
+    static constexpr int SCALED = 8, SCALES = Cache::CODES ? SCALED * 2 * SEGMENT * 4 : 0;
+    static constexpr int ENDS = QS * ROWS * 4, INFO = QS * sizeof(Task);
+    static constexpr int CHECKS = 4; // more than there can be values of edges in the ring
+    static constexpr int SHARED = STAGES * UNIT + QS * Q + RAW * RAW_UNIT + SCALES + ENDS + INFO + 256 + 1024;
+
+    // Warps that bring codes widen them too: then queries have a warpgroup of their own.
+    static constexpr int BRINGING = Cache::CODES ? 256 : 128, WORKING = 256, THREADS = BRINGING + WORKING;
+    static constexpr int WORK_REGISTERS = Cache::CODES ? 208 : 232, BRING_REGISTERS = Cache::CODES ? 48 : 40;
+    static_assert(WORK_REGISTERS * WORKING + BRING_REGISTERS * BRINGING <= 65536 / THREADS / 8 * 8 * THREADS, "more than a block gets");
+    static constexpr int CHECKING = 96; // threads that look for what is not a number
+    static constexpr int Q_WRITERS = Cache::CODES ? 128 : 32, Q_READERS = Cache::CODES ? WORKING : WORKING + CHECKING;
+
+    unsigned ring, queries, raw, scales, full, empty, q_full, q_empty, checked; // addresses in shared memory
+    char* memory;
+    int *ends, *found;
+    Task* info;
+
+    __device__ void place(char* at) {
+        unsigned base = shared_address(at), up = (1024 - base % 1024) % 1024;
+        memory = at + up;
+        ring = base + up;
+        queries = ring + STAGES * UNIT;
+        raw = queries + QS * Q;
+        scales = raw + RAW * RAW_UNIT;
+        ends = (int*)(memory + (scales - ring) + SCALES);
+        info = (Task*)((char*)ends + ENDS);
+        full = scales + SCALES + ENDS + INFO;
+        empty = full + STAGES * 8;
+        q_full = empty + STAGES * 8;
+        q_empty = q_full + QS * 8;
+        checked = q_empty + QS * 8;
+        found = (int*)(memory + (checked - ring) + CHECKS * 8);
+    }
+
+    // One thread makes all barriers.
+    __device__ void make_barriers() const {
+        for (int i = 0; i < STAGES; i++) {
+            barrier_init(full + i * 8, Cache::CODES ? 128 : 1);
+            barrier_init(empty + i * 8, WORKING);
+        }
+        for (int i = 0; i < QS; i++) {
+            barrier_init(q_full + i * 8, Q_WRITERS);
+            barrier_init(q_empty + i * 8, Q_READERS);
+        }
+        for (int i = 0; i < CHECKS; i++) barrier_init(checked + i * 8, CHECKING);
+    }
+
+    // Where a chunk of 16 bytes of bf16 stands in a matrix of `rows`.
+    __device__ __forceinline__ static unsigned place_of_chunk(int rows, int row, int chunk) {
+        return (chunk >> 3) * rows * 128 + row * 128 + ((chunk & 7) ^ (row & 7)) * 16;
+    }
+
+    // What is masked counts times 0, which must not meet NaN.
+    __device__ void clear_ring() const {
+        for (int i = threadIdx.x; i < STAGES * UNIT / 16; i += blockDim.x) ((uint4*)memory)[i] = make_uint4(0, 0, 0, 0);
+        copy_engine_fence();
+    }
+
+    // Tiles and heads are taken in rounds of one for each block; blocks change places from round to round, so that none has
+    // the same stretch of every sequence, and with it always more or less to do than others.
+    __device__ static int rounds(const Attention& a) { return (a.tiles * a.nkv + gridDim.x - 1) / gridDim.x; }
+    __device__ static int nth_of_round(int round) {
+        int blocks = gridDim.x, turn = blocks * 79 / 128;
+        return round * blocks + (blockIdx.x + round * turn) % blocks;
+    }
+    // The last tiles of a sequence have the most to do. Past the end there are tiles without rows. Tiles have whole tokens.
+    __device__ static Tile nth_tile(const Attention& a, int flat) {
+        if (flat >= a.tiles * a.nkv) return Tile{};
+        int group = a.nq / a.nkv;
+        return find_tile(a, a.tiles - 1 - flat / a.nkv, ROWS / group * group, flat % a.nkv);
+    }
+
+    __device__ static int start_of(const Attention& a, int end) { return a.window ? max(end - a.window, 0) : 0; }
+    __device__ __forceinline__ Seen seen_by(const Attention& a, int slot, int rows) const {
+        const int* its = ends + slot * ROWS;
+        return {start_of(a, its[rows - 1]), its[0]};
+    }
+    // Tells what a tile's rows see. Thread `first` of `step`; the first also tells which tile it is.
+    __device__ __forceinline__ void tell(const Attention& a, const Tile& tile, int kv_head, int slot, int first, int step) const {
+        if (first == 0) info[slot] = {tile, kv_head, 0};
+        if (tile.rows == 0) return;
+        for (int row = first; row < ROWS; row += step) ends[slot * ROWS + row] = row_of(a, tile, kv_head, row).end;
+    }
+};

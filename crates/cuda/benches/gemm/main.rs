@@ -1,7 +1,9 @@
 //! Matrix products on the first GPU: error against sums in f64 (INT8: equality), µs, TOP/s and GB/s.
-//! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89|90] [t=TOKENS] [--short] [--tiles]`; with
-//! `--tiles` every tile of the sm_90a kernels beside the chosen one. Weights rotate through more memory than the second-level cache holds, so that every product reads them from memory. On an H200 beside cuBLASLt,
-//! if it is found (INT8: sums without scales; FP8: one scale).
+//! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89|90] [t=TOKENS] [--short] [--tiles]
+//! [--sustained]`; with `--tiles` every tile of the sm_90a kernels beside the chosen one, with `--sustained` each for half
+//! a second, so that the card reaches its limit of power and lowers its clock; else bursts of some milliseconds. Weights
+//! rotate through more memory than the second-level cache holds, so that every product reads them from memory. On an H200
+//! beside cuBLASLt, if it is found (INT8: sums without scales; FP8: one scale).
 mod vendor;
 
 use planish_cuda::{Cuda, Linear, Options};
@@ -77,6 +79,11 @@ impl Asked {
         self.words.iter().any(|a| a == word)
     }
 
+    /// Microseconds of a round of products, and most of them.
+    fn round(&self) -> (f64, usize) {
+        if self.has("--sustained") { (100e3, usize::MAX) } else { (1500.0, 40) }
+    }
+
     fn short(&self) -> bool {
         self.has("--short")
     }
@@ -132,10 +139,11 @@ struct Row {
 }
 
 /// Microseconds: the median of several rounds, each of several products.
-fn median(cuda: &Cuda, copies: usize, product: &mut dyn FnMut(usize) -> Result<()>) -> Result<f64> {
+fn median(cuda: &Cuda, asked: &Asked, copies: usize, product: &mut dyn FnMut(usize) -> Result<()>) -> Result<f64> {
     product(0)?;
     let one = cuda.time(&mut || product(copies - 1))?;
-    let each = ((1500.0 / one) as usize).clamp(1, 40);
+    let (round, most) = asked.round();
+    let each = ((round / one) as usize).clamp(1, most);
     let mut at = 0;
     let mut rounds = (0..5)
         .map(|_| {
@@ -208,7 +216,7 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
         cuda.upload(&xs.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(), &mut x.scales)?;
         let mut kernels = cuda.w8a8_kernels(&x, &weights[0])?;
         if let Some(vendor) = &vendor {
-            let us = theirs(cuda, vendor, kind, &tokens, &weights, (n, k))?;
+            let us = theirs(cuda, vendor, asked, kind, (&tokens, &weights), (n, k))?;
             note(&mut rows, asked, "cuBLASLt", &Product { t, n, k, bytes: n * k }, us, 0.0);
         }
         let few = [(1, "int8_few_1"), (4, "int8_few_4")].iter().find(|f| f.0 == t).map(|f| f.1);
@@ -228,13 +236,14 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
                 (sum * scales, size * scales)
             };
             let error = error(cuda, &out, &mut random, &term)?;
-            let us = median(cuda, weights.len(), &mut |i| cuda.gemm_w8a8_by(kernel, &x, &weights[i], &mut out))?;
+            let us = median(cuda, asked, weights.len(), &mut |i| cuda.gemm_w8a8_by(kernel, &x, &weights[i], &mut out))?;
             note(&mut rows, asked, kernel, &Product { t, n, k, bytes: n * k }, us, error);
         }
         if asked.has("--tiles") {
             let mut out = poisoned(cuda, t, n)?;
             for tile in cuda.hopper_tiles(&x, &weights[0], &out) {
-                let us = median(cuda, weights.len(), &mut |i| cuda.gemm_w8a8_tile(&tile, &x, &weights[i], &mut out))?;
+                let us =
+                    median(cuda, asked, weights.len(), &mut |i| cuda.gemm_w8a8_tile(&tile, &x, &weights[i], &mut out))?;
                 let name = format!("{} ({:.1})", tile.tile.name(), tile.expected);
                 note(&mut rows, asked, &name, &Product { t, n, k, bytes: n * k }, us, 0.0);
             }
@@ -258,7 +267,7 @@ fn gated(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result
         cuda.upload(&random.codes(kind, t * k), &mut x.codes)?;
         cuda.upload(&0.01f32.to_le_bytes().repeat(t), &mut x.scales)?;
         let mut out = poisoned(cuda, t, n / 2)?;
-        let us = median(cuda, 1, &mut |_| cuda.gemm_w8a8_gated(&x, &weight, Activation::Silu, &mut out))?;
+        let us = median(cuda, asked, 1, &mut |_| cuda.gemm_w8a8_gated(&x, &weight, Activation::Silu, &mut out))?;
         note(&mut rows, asked, "joined", &Product { t, n, k, bytes: n * k }, us, 0.0);
     }
     close(&rows, n, k);
@@ -269,9 +278,9 @@ fn gated(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result
 fn theirs(
     cuda: &Cuda,
     vendor: &Vendor,
+    asked: &Asked,
     kind: Q8,
-    tokens: &[u8],
-    weights: &[Linear],
+    (tokens, weights): (&[u8], &[Linear]),
     (n, k): (usize, usize),
 ) -> Result<f64> {
     let t = tokens.len() / k;
@@ -279,7 +288,7 @@ fn theirs(
     let mut padded = tokens.to_vec();
     padded.resize(t.next_multiple_of(16) * k, 0);
     let mut product = vendor.product(cuda, kind, &padded, n, k)?;
-    median(cuda, weights.len(), &mut |i| product.run(weights[i].address()))
+    median(cuda, asked, weights.len(), &mut |i| product.run(weights[i].address()))
 }
 
 fn poisoned(cuda: &Cuda, t: usize, n: usize) -> Result<Tensor<Cuda>> {
@@ -342,7 +351,8 @@ fn float(
                 products.fold((0.0, 0.0), |(s, m), p| (s + p, m + p.abs()))
             };
             let error = error(cuda, &out, &mut random, &term)?;
-            let us = median(cuda, weights.len(), &mut |i| cuda.gemm_float_by(kernel, &x, &weights[i], &mut out))?;
+            let us =
+                median(cuda, asked, weights.len(), &mut |i| cuda.gemm_float_by(kernel, &x, &weights[i], &mut out))?;
             let kernel = format!("{kernel} {math:?}");
             note(&mut rows, asked, &kernel, &Product { t, n, k, bytes: n * k * dtype.size() }, us, error);
         }

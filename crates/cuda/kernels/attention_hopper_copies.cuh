@@ -8,7 +8,36 @@ struct HopperCopies : Hopper<Cache, D> {
     using H::ROWS, H::BLOCKS, H::UNIT, H::CHUNKS, H::STAGES, H::RAW, H::RAW_UNIT, H::Q, H::QS, H::SCALED, H::CHECKS;
     using H::ring, H::queries, H::raw, H::scales, H::full, H::empty, H::q_full, H::q_empty, H::checked, H::memory, H::info;
 
-    // ---- codes: a warpgroup copies and widens keys and values, another has the queries
+    // ---- queries, by the copy engine
+
+    // One warp calls. Boxes of the heads of whole tokens and 64 channels, past the end of the tile too.
+    __device__ __forceinline__ void copy_queries(
+        const Attention& a, const TensorMap* map, const Tile& tile, int kv_head, int turn) const {
+        int lane = threadIdx.x & 31, slot = turn % QS, group = a.nq / a.nkv;
+        unsigned barrier = q_full + slot * 8;
+        barrier_wait(q_empty + slot * 8, (turn / QS & 1) ^ 1);
+        H::tell(a, tile, kv_head, slot);
+        if (tile.rows > 0 && lane == 0) barrier_expect(barrier, ROWS / group * group * D * 2);
+        else barrier_arrive(barrier);
+        if (tile.rows > 0 && lane < BLOCKS) {
+            unsigned to = queries + slot * Q + lane * ROWS * 128;
+            load_box_of_heads(to, map, lane * 64, kv_head * group, tile.token + tile.first / group, barrier);
+        }
+        __syncwarp();
+    }
+
+    // Of all tiles; at last an end without rows.
+    __device__ void copy_all_queries(const Attention& a, const TensorMap* map) const {
+        int turn = 0;
+        for (int round = 0; round < H::rounds(a); round++) {
+            int flat = H::nth_of_round(round);
+            Tile tile = H::nth_tile(a, flat);
+            if (tile.rows > 0) copy_queries(a, map, tile, flat % a.nkv, turn++);
+        }
+        copy_queries(a, map, Tile{}, 0, turn);
+    }
+
+    // ---- codes: a warpgroup copies and widens keys and values, another has its first warp bring the queries
 
     // Units are numbered on and on over a block's tiles: keys are even, values odd. This copies those of codes.
     struct Copier {
@@ -94,35 +123,6 @@ struct HopperCopies : Hopper<Cache, D> {
         while (copier.given < copier.issued) copier.give();
     }
 
-    // Queries of each tile, and what the rows see; at last an end without rows.
-    __device__ void stage(const Attention& a) const {
-        int turn = 0;
-        for (int round = 0; round < H::rounds(a); round++) {
-            int flat = H::nth_of_round(round);
-            Tile tile = H::nth_tile(a, flat);
-            if (tile.rows > 0) stage_tile(a, tile, turn++, flat % a.nkv);
-        }
-        stage_tile(a, Tile{}, turn, 0);
-    }
-
-    __device__ __forceinline__ void stage_tile(const Attention& a, const Tile& tile, int turn, int kv_head) const {
-        int slot = turn % QS, thread = threadIdx.x & 127, group = a.nq / a.nkv;
-        barrier_wait(q_empty + slot * 8, (turn / QS & 1) ^ 1);
-        H::tell(a, tile, kv_head, slot, thread, 128);
-        char* to = memory + (queries - ring) + slot * Q;
-        if (tile.rows > 0) {
-            // Rows past the end repeat the last one, and what becomes of them is not stored: a condition would keep loads
-            // from running ahead.
-#pragma unroll 8
-            for (int i = thread; i < ROWS * D / 8; i += 128) {
-                int row = i / (D / 8), chunk = i % (D / 8), packed = tile.first + min(row, tile.rows - 1);
-                size_t head = (size_t)(tile.token + packed / group) * a.nq + kv_head * group + packed % group;
-                *(uint4*)(to + H::place_of_chunk(ROWS, row, chunk)) = *(const uint4*)(a.queries + head * D + chunk * 8);
-            }
-        }
-        barrier_arrive(q_full + slot * 8);
-    }
-
     // ---- bf16: a warp has the copy engine bring everything, three others look at values
 
     // Units of a box of each page and 64 channels; each lane sees to the keys of a box. Where no row sees any key of a box
@@ -155,22 +155,6 @@ struct HopperCopies : Hopper<Cache, D> {
             }
         }
         copy_queries(a, q_map, Tile{}, 0, turn);
-    }
-
-    // Boxes of the heads of whole tokens and 64 channels, past the end of the tile too.
-    __device__ __forceinline__ void copy_queries(
-        const Attention& a, const TensorMap* map, const Tile& tile, int kv_head, int turn) const {
-        int lane = threadIdx.x & 31, slot = turn % QS, group = a.nq / a.nkv;
-        unsigned barrier = q_full + slot * 8;
-        barrier_wait(q_empty + slot * 8, (turn / QS & 1) ^ 1);
-        H::tell(a, tile, kv_head, slot, lane, 32);
-        if (tile.rows > 0 && lane == 0) barrier_expect(barrier, ROWS / group * group * D * 2);
-        else barrier_arrive(barrier);
-        if (tile.rows > 0 && lane < BLOCKS) {
-            unsigned to = queries + slot * Q + lane * ROWS * 128;
-            load_box_of_heads(to, map, lane * 64, kv_head * group, tile.token + tile.first / group, barrier);
-        }
-        __syncwarp();
     }
 
     // Looks for NaN and infinities among the values of segments that not every row sees all of.

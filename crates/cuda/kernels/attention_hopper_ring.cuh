@@ -31,12 +31,12 @@ struct Hopper {
     static constexpr int CHECKS = 4; // more than there can be values of edges in the ring
     static constexpr int SHARED = STAGES * UNIT + QS * Q + RAW * RAW_UNIT + SCALES + ENDS + INFO + 256 + 1024;
 
-    // Warps that bring codes widen them too: then queries have a warpgroup of their own.
+    // Warps that bring codes widen them too: then queries have a warp of their own.
     static constexpr int BRINGING = Cache::CODES ? 256 : 128, WORKING = 256, THREADS = BRINGING + WORKING;
     static constexpr int WORK_REGISTERS = Cache::CODES ? 208 : 232, BRING_REGISTERS = Cache::CODES ? 48 : 40;
     static_assert(WORK_REGISTERS * WORKING + BRING_REGISTERS * BRINGING <= 65536 / THREADS / 8 * 8 * THREADS, "more than a block gets");
     static constexpr int CHECKING = 96; // threads that look for what is not a number
-    static constexpr int Q_WRITERS = Cache::CODES ? 128 : 32, Q_READERS = Cache::CODES ? WORKING : WORKING + CHECKING;
+    static constexpr int Q_READERS = Cache::CODES ? WORKING : WORKING + CHECKING;
 
     unsigned ring, queries, raw, scales, full, empty, q_full, q_empty, checked; // addresses in shared memory
     char* memory;
@@ -67,7 +67,7 @@ struct Hopper {
             barrier_init(empty + i * 8, WORKING);
         }
         for (int i = 0; i < QS; i++) {
-            barrier_init(q_full + i * 8, Q_WRITERS);
+            barrier_init(q_full + i * 8, 32);
             barrier_init(q_empty + i * 8, Q_READERS);
         }
         for (int i = 0; i < CHECKS; i++) barrier_init(checked + i * 8, CHECKING);
@@ -103,10 +103,11 @@ struct Hopper {
         const int* its = ends + slot * ROWS;
         return {start_of(a, its[rows - 1]), its[0]};
     }
-    // Tells what a tile's rows see. Thread `first` of `step`; the first also tells which tile it is.
-    __device__ __forceinline__ void tell(const Attention& a, const Tile& tile, int kv_head, int slot, int first, int step) const {
-        if (first == 0) info[slot] = {tile, kv_head, 0};
+    // Tells which tile it is and what its rows see. One warp calls.
+    __device__ __forceinline__ void tell(const Attention& a, const Tile& tile, int kv_head, int slot) const {
+        int lane = threadIdx.x & 31;
+        if (lane == 0) info[slot] = {tile, kv_head, 0};
         if (tile.rows == 0) return;
-        for (int row = first; row < ROWS; row += step) ends[slot * ROWS + row] = row_of(a, tile, kv_head, row).end;
+        for (int row = lane; row < ROWS; row += 32) ends[slot * ROWS + row] = row_of(a, tile, kv_head, row).end;
     }
 };

@@ -4,7 +4,7 @@ use crate::batch::Batch;
 use crate::source::Model;
 use crate::words::Words;
 use anyhow::{Context, Result, anyhow, bail};
-use planish_devices::{Opening, Work, with_device};
+use planish_devices::{Opening, Work, give_back_unused, with_device};
 use planish_engine::{EngineOptions, Grammar, GrammarSpec, Handle, Request, Sampling, Vocabulary};
 use planish_tensor::{Backend, DType};
 use planish_text::{ChatInput, Message, SpecialText};
@@ -114,7 +114,12 @@ impl Pipeline {
         let start = Start { model, options: &options.engine };
         // Words and weights are read at the same time: both take long, and neither needs the other.
         let (handle, words) = std::thread::scope(|scope| {
-            let words = scope.spawn(|| model.find_words());
+            let words = scope.spawn(|| {
+                let words = model.find_words();
+                // Before the weights are all there: what reading took should not count on top of them.
+                give_back_unused();
+                words
+            });
             (with_device(device, options.opening, start), words.join())
         });
         let handle = handle?.with_context(|| model.path.display().to_string())?;

@@ -80,6 +80,19 @@ fn ask_for_large_pages(ptr: *mut u8, len: usize) {
 #[cfg(not(target_os = "linux"))]
 fn ask_for_large_pages(_: *mut u8, _: usize) {}
 
+/// Gives memory back to the system that the allocator holds though nobody uses it, as much is after a file of many small
+/// parts was read. Where the allocator cannot be asked nothing happens.
+pub fn give_back_unused() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: glibc's; it may be called at any time and leaves all that is allocated alone.
+        unsafe { malloc_trim(0) };
+    }
+}
+
 /// Memory of a CPU tensor.
 pub enum CpuBuf {
     /// Writable memory.

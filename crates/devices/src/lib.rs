@@ -5,6 +5,8 @@ use planish_cpu::{Cpu, Isa, Null};
 use planish_cuda::{Cuda, Options};
 use planish_tensor::{Backend, Q8};
 
+pub use planish_cpu::buffer::give_back_unused;
+
 /// Work that runs on whichever back end was asked for.
 pub trait Work {
     /// What the work gives back.

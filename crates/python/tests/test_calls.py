@@ -166,7 +166,7 @@ class Settings(unittest.TestCase):
         self.assertIsInstance(failed.exception, RuntimeError)
         with self.assertRaisesRegex(ValueError, "device: expected auto, cpu"):
             pipeline(testbed.TINY, EngineConfig(device="tpu"))
-        with self.assertRaisesRegex(ValueError, "max_batch: expected at least 1"):
+        with self.assertRaisesRegex(ValueError, "max_batch: expected a number from 1 to"):
             pipeline(testbed.TINY, testbed.config(max_batch=0))
         with self.assertRaisesRegex(TypeError, "engine_config"):
             pipeline(testbed.TINY, {"threads": 1})

@@ -33,6 +33,7 @@ pub(crate) fn rope_store_kv(
     turn(cuda, qkv, rope, shape, batch, Stored { kv, queries: 0 })
 }
 
+/// [`rope_store_kv`]; or, where there is room for queries, the same with these rounded there and `qkv` left alone.
 pub(crate) fn turn(
     cuda: &Cuda,
     qkv: &mut Tensor<Cuda>,

@@ -42,25 +42,37 @@ __device__ __forceinline__ void load_part(const float* row, int first, int v, fl
     }
 }
 
-// best[row, part]: the largest rank.
-extern "C" __global__ void __launch_bounds__(THREADS) argmax_parts(const float* logits, int v, int parts, u64* best) {
-    __shared__ u64 shared[32];
-    grid_wait();
-    grid_release();
-    int part = blockIdx.x % parts;
-    float4 x[TURNS];
-    load_part(logits + static_cast<size_t>(blockIdx.x / parts) * v, part * PART, v, -INFINITY, x);
+// The largest rank of this thread's columns.
+__device__ __forceinline__ u64 best_of(const float4 (&x)[TURNS], int first, int v) {
     u64 top = 0;
 #pragma unroll
     for (int i = 0; i < TURNS; i++) {
-        int at = part * PART + 4 * (threadIdx.x + i * THREADS);
+        int at = first + 4 * (threadIdx.x + i * THREADS);
         if (at < v) {
             top = larger(top, larger(rank(x[i].x, at), rank(x[i].y, at + 1)));
             top = larger(top, larger(rank(x[i].z, at + 2), rank(x[i].w, at + 3)));
         }
     }
-    top = block_max(top, shared);
+    return top;
+}
+
+// best[row, part]: the largest rank.
+extern "C" __global__ void __launch_bounds__(THREADS) argmax_parts(const float* logits, int v, int parts, u64* best) {
+    __shared__ u64 shared[32];
+    grid_wait();
+    grid_release();
+    int first = blockIdx.x % parts * PART;
+    float4 x[TURNS];
+    load_part(logits + static_cast<size_t>(blockIdx.x / parts) * v, first, v, -INFINITY, x);
+    u64 top = block_max(best_of(x, first, v), shared);
     if (threadIdx.x == 0) best[blockIdx.x] = top;
+}
+
+// In a warp: the largest rank of a row's parts.
+__device__ __forceinline__ u64 best_of_parts(const u64* best, int parts) {
+    u64 top = 0;
+    for (int i = threadIdx.x % 32; i < parts; i += 32) top = larger(top, best[i]);
+    return warp_max(top);
 }
 
 // A warp for each row: its largest rank's column.
@@ -69,9 +81,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) argmax_rows(const u64* bes
     grid_release();
     int row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
     if (row >= rows) return;
-    u64 top = 0;
-    for (int i = threadIdx.x % 32; i < parts; i += 32) top = larger(top, best[static_cast<size_t>(row) * parts + i]);
-    top = warp_max(top);
+    u64 top = best_of_parts(best + static_cast<size_t>(row) * parts, parts);
     if (threadIdx.x % 32 == 0) out[row] = top == ~0ull ? ~0u : ~static_cast<unsigned>(top);
 }
 
@@ -83,15 +93,16 @@ __device__ __forceinline__ float warp_largest(float v) {
 // -infinity has no weight, also where it is the largest of its part.
 __device__ __forceinline__ float weight(float x, float top) { return x == -INFINITY ? 0.f : expf(__fsub_rn(x, top)); }
 
-// tops[row, part]: the largest of the part, NaN left out; sums[row, part]: the sum of exp(x - top).
-extern "C" __global__ void __launch_bounds__(THREADS)
-softmax_parts(const float* logits, int v, int parts, float* tops, double* sums) {
+// The largest of a part and the sum of exp(x - largest).
+struct Part {
+    float top;
+    double sum;
+};
+
+// Of the block's part, NaN left out of the largest: in every thread.
+__device__ __forceinline__ Part sum_part(const float4 (&x)[TURNS]) {
     __shared__ float largest[32];
     __shared__ double shared[32];
-    grid_wait();
-    grid_release();
-    float4 x[TURNS];
-    load_part(logits + static_cast<size_t>(blockIdx.x / parts) * v, blockIdx.x % parts * PART, v, -INFINITY, x);
     float top = -INFINITY;
 #pragma unroll
     for (int i = 0; i < TURNS; i++) top = fmaxf(top, fmaxf(fmaxf(x[i].x, x[i].y), fmaxf(x[i].z, x[i].w)));
@@ -105,17 +116,11 @@ softmax_parts(const float* logits, int v, int parts, float* tops, double* sums) 
     for (int i = 0; i < TURNS; i++) {
         sum += (weight(x[i].x, top) + weight(x[i].y, top)) + (weight(x[i].z, top) + weight(x[i].w, top));
     }
-    sum = block_sum(sum, shared);
-    if (threadIdx.x == 0) tops[blockIdx.x] = top, sums[blockIdx.x] = sum;
+    return {top, block_sum(sum, shared)};
 }
 
-// Joins the parts' sums, in each block again, and subtracts.
-extern "C" __global__ void __launch_bounds__(THREADS)
-softmax_apply(float* logits, int v, int parts, const float* tops, const double* sums) {
-    grid_wait();
-    grid_release();
-    size_t row = blockIdx.x / parts;
-    tops += row * parts, sums += row * parts;
+// In a warp: the parts of a row joined.
+__device__ __forceinline__ Part join_parts(const float* tops, const double* sums, int parts) {
     float top = -INFINITY;
     for (int i = threadIdx.x % 32; i < parts; i += 32) top = fmaxf(top, tops[i]);
     top = warp_largest(top);
@@ -124,7 +129,28 @@ softmax_apply(float* logits, int v, int parts, const float* tops, const double* 
         // A part of -infinities alone has the sum 0, or NaN if it has a NaN.
         sum += tops[i] == -INFINITY ? sums[i] : sums[i] * exp(static_cast<double>(tops[i]) - top);
     }
-    float shift = __double2float_rn(log(warp_sum(sum)));
+    return {top, warp_sum(sum)};
+}
+
+// tops[row, part]: the largest of the part, NaN left out; sums[row, part]: the sum of exp(x - top).
+extern "C" __global__ void __launch_bounds__(THREADS)
+softmax_parts(const float* logits, int v, int parts, float* tops, double* sums) {
+    grid_wait();
+    grid_release();
+    float4 x[TURNS];
+    load_part(logits + static_cast<size_t>(blockIdx.x / parts) * v, blockIdx.x % parts * PART, v, -INFINITY, x);
+    Part part = sum_part(x);
+    if (threadIdx.x == 0) tops[blockIdx.x] = part.top, sums[blockIdx.x] = part.sum;
+}
+
+// Joins the parts' sums, in each block again, and subtracts.
+extern "C" __global__ void __launch_bounds__(THREADS)
+softmax_apply(float* logits, int v, int parts, const float* tops, const double* sums) {
+    grid_wait();
+    grid_release();
+    size_t row = blockIdx.x / parts;
+    Part all = join_parts(tops + row * parts, sums + row * parts, parts);
+    float top = all.top, shift = __double2float_rn(log(all.sum));
     int first = blockIdx.x % parts * PART;
     float* to = logits + row * v;
 #pragma unroll
@@ -137,6 +163,40 @@ softmax_apply(float* logits, int v, int parts, const float* tops, const double* 
             store4(to, at, v, x);
         }
     }
+}
+
+// Of the logits' rows `rows[n]` alone, place by place: what argmax_parts and softmax_parts find, in one reading.
+extern "C" __global__ void __launch_bounds__(THREADS) judge_parts(const float* logits, int v, int parts, const unsigned* rows,
+                                                                  u64* best, float* tops, double* sums) {
+    __shared__ u64 shared[32];
+    grid_wait();
+    grid_release();
+    int first = blockIdx.x % parts * PART;
+    float4 x[TURNS];
+    load_part(logits + static_cast<size_t>(rows[blockIdx.x / parts]) * v, first, v, -INFINITY, x);
+    u64 top = block_max(best_of(x, first, v), shared);
+    Part part = sum_part(x);
+    if (threadIdx.x == 0) best[blockIdx.x] = top, tops[blockIdx.x] = part.top, sums[blockIdx.x] = part.sum;
+}
+
+// A warp for each target, a place among `rows` and a token: the bits of its log-probability, as softmax_apply leaves it,
+// and whether it is the likeliest.
+extern "C" __global__ void __launch_bounds__(THREADS)
+judge_targets(const float* logits, int v, int parts, const unsigned* rows, const u64* best, const float* tops,
+              const double* sums, const uint2* targets, int count, uint2* out) {
+    grid_wait();
+    grid_release();
+    int i = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    if (i >= count) return;
+    unsigned place = targets[i].x, token = targets[i].y;
+    size_t first = static_cast<size_t>(place) * parts;
+    u64 likeliest = best_of_parts(best + first, parts);
+    Part all = join_parts(tops + first, sums + first, parts);
+    if (threadIdx.x % 32 != 0) return;
+    float x = __fsub_rn(logits[static_cast<size_t>(rows[place]) * v + token], all.top);
+    float log_prob = __fsub_rn(x, __double2float_rn(log(all.sum)));
+    bool greedy = likeliest != ~0ull && ~static_cast<unsigned>(likeliest) == token;
+    out[i] = make_uint2(__float_as_uint(log_prob), greedy);
 }
 
 // x = cap tanh(x / cap), by element.

@@ -7,9 +7,9 @@ use crate::support::family;
 use crate::{Cuda, launch};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
-    Activation, Attended, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, KvLayer, LinearPart,
-    LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow, Solver,
-    Tensor,
+    Activation, Attended, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, Judged, KvLayer,
+    LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow,
+    Solver, Target, Tensor,
 };
 
 impl Backend for Cuda {
@@ -223,6 +223,10 @@ impl Backend for Cuda {
 
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {
         launch::logits::log_softmax(self, logits)
+    }
+
+    fn judge(&self, logits: &mut Tensor<Self>, targets: &[Target]) -> Result<Vec<Judged>> {
+        launch::logits::judge(self, logits, targets)
     }
 
     fn observe_columns(&self, x: &Tensor<Self>, absmax: &mut Tensor<Self>) -> Result<()> {

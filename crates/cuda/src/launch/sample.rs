@@ -1,14 +1,11 @@
 //! Choosing tokens: `kernels/sample.cu`.
-use super::logits::read_words;
+use super::logits::{read_words, write_words};
 use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
-use crate::driver::check;
-use cudarc::driver::sys;
 use planish_tensor::layout::require;
 use planish_tensor::{Result, SampleRow, Tensor};
 use std::collections::HashSet;
-use std::ffi::c_void;
 
 /// Words of the kernels' `Row`; threads of a block; tokens in a block of weights, and words that it takes in shared memory.
 const ROW: usize = 18;
@@ -40,7 +37,7 @@ pub(crate) fn sample(cuda: &Cuda, logits: &mut Tensor<Cuda>, rows: &[SampleRow])
     // A whole number of kilobytes, so that the answers are aligned whatever the lists are.
     let room = (4 * words.len()).next_multiple_of(1024);
     let at = cuda.scratch("sampling", room + 4 * rows.len())?;
-    upload(cuda, &words, at)?;
+    write_words(cuda, &words, at)?;
     let out = at + room as u64;
     let blocks = v.div_ceil(BLOCK);
     let (name, members, stride) = match cuda.arch() >= 90 {
@@ -83,12 +80,4 @@ fn append(words: &mut Vec<u32>, count: usize, list: impl Iterator<Item = u32>) -
     let at = words.len() as u32;
     words.extend(list);
     [at, count as u32]
-}
-
-/// Queues the copy of `words`, which the driver has taken when this returns.
-fn upload(cuda: &Cuda, words: &[u32], to: u64) -> Result<()> {
-    cuda.context.enter()?;
-    let (from, bytes) = (words.as_ptr().cast::<c_void>(), 4 * words.len());
-    // SAFETY: the destination has room, as asked for; the source is pageable, so it is staged before the call returns.
-    check(unsafe { sys::cuMemcpyHtoDAsync_v2(to, from, bytes, cuda.context.stream) }, "copy to the device")
 }

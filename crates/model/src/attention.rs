@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::tap::Tap;
 use crate::weights::HostNorm;
 use crate::workspace::Workspace;
-use planish_tensor::{Attended, AttentionShape, Backend, InputCodes, KvLayer};
+use planish_tensor::{Attended, AttentionShape, Backend, InputCodes, KvLayer, RopeTable};
 use std::collections::BTreeMap;
 
 /// Its weights on a device.
@@ -62,6 +62,34 @@ impl<B: Backend> Attention<B> {
         ws: &mut Workspace<B>,
         tap: &mut Option<&mut dyn Tap<B>>,
     ) -> Result<bool> {
+        let (b, shape, rope) = (step.backend, &self.shape, self.rotation(step));
+        self.project(step, normed, ws)?;
+        match (self.o.q8(), &tap, step.wanted) {
+            (Some(kind), None, None) => {
+                ws.attended_q8.become_input(kind);
+                let to = Attended { scratch: &mut ws.attended, out: &mut ws.attended_q8 };
+                b.rope_attention_quantize(&mut ws.qkv, rope, shape, step.batch, kv, to)?;
+            }
+            (kind, _, wanted) => {
+                b.rope_store_kv(&mut ws.qkv, rope, shape, step.batch, kv)?;
+                b.paged_attention(&ws.qkv, shape, step.batch, kv, &mut ws.attended)?;
+                if let Some(rows) = wanted {
+                    ws.narrow(b, step.batch, rows)?;
+                }
+                observe(b, Input::AttentionOutput, &ws.attended, kind, &mut ws.attended_q8, tap)?;
+            }
+        }
+        let to = Residual { sum: may_add.then_some(&mut ws.x), delta: &mut ws.delta };
+        self.o.apply_residual(b, step.math, &ws.attended, &ws.attended_q8, to)
+    }
+    /// Only what tokens after these need: stores keys and values.
+    pub fn store(&self, step: &Step<'_, B>, normed: bool, kv: &mut KvLayer<B>, ws: &mut Workspace<B>) -> Result<()> {
+        self.project(step, normed, ws)?;
+        Ok(step.backend.rope_store_kv(&mut ws.qkv, self.rotation(step), &self.shape, step.batch, kv)?)
+    }
+
+    /// Queries, keys and values, normed by head if they are.
+    fn project(&self, step: &Step<'_, B>, normed: bool, ws: &mut Workspace<B>) -> Result<()> {
         let (b, shape) = (step.backend, &self.shape);
         let x = if normed { &ws.normed } else { &ws.x };
         self.qkv.apply(b, step.math, x, &ws.normed_q8, &mut ws.qkv)?;
@@ -70,20 +98,10 @@ impl<B: Backend> Attention<B> {
                 norm.apply_stretches(b, &mut ws.qkv, first * shape.d, heads * shape.d / norm.weight.cols)?;
             }
         }
-        let rope = self.rope.map(|rule| &step.ropes[rule]);
-        match (self.o.q8(), &tap) {
-            (Some(kind), None) => {
-                ws.attended_q8.become_input(kind);
-                let to = Attended { scratch: &mut ws.attended, out: &mut ws.attended_q8 };
-                b.rope_attention_quantize(&mut ws.qkv, rope, shape, step.batch, kv, to)?;
-            }
-            (kind, _) => {
-                b.rope_store_kv(&mut ws.qkv, rope, shape, step.batch, kv)?;
-                b.paged_attention(&ws.qkv, shape, step.batch, kv, &mut ws.attended)?;
-                observe(b, Input::AttentionOutput, &ws.attended, kind, &mut ws.attended_q8, tap)?;
-            }
-        }
-        let to = Residual { sum: may_add.then_some(&mut ws.x), delta: &mut ws.delta };
-        self.o.apply_residual(b, step.math, &ws.attended, &ws.attended_q8, to)
+        Ok(())
+    }
+
+    fn rotation<'a>(&self, step: &Step<'a, B>) -> Option<&'a RopeTable<B>> {
+        self.rope.map(|rule| &step.ropes[rule])
     }
 }

@@ -73,6 +73,8 @@ pub struct Step<'a, B: Backend> {
     pub batch: &'a B::Batch,
     /// Rotary angles by each of the plan's rules.
     pub ropes: &'a [RopeTable<B>],
+    /// In the last block: how many rows of the batch are wanted (its logit rows), if not all of them.
+    pub wanted: Option<usize>,
 }
 
 impl<B: Backend> Block<B> {
@@ -113,7 +115,8 @@ impl<B: Backend> Block<B> {
         self.attention.weight_bytes() + mlp
     }
 
-    /// Runs the block on `ws.x` (and a pending `ws.delta`); leaves the MLP's output pending, if it is not added already.
+    /// Runs the block on `ws.x` (and a pending `ws.delta`); leaves the MLP's output pending, if it is not added already. What
+    /// follows attention runs on the rows alone that are wanted.
     pub fn run(&self, step: &Step<'_, B>, kv: &mut KvLayer<B>, ws: &mut Workspace<B>) -> Result<()> {
         self.attend(step, kv, ws, &mut None)?;
         self.normalize_for_mlp(step, ws, &mut None)?;
@@ -131,6 +134,13 @@ impl<B: Backend> Block<B> {
             _ => unreachable!("a workspace has room for every kind of layer that its plan has"),
         }
         norm_pending(step, ws, self.after_mlp.as_ref())
+    }
+
+    /// Only what tokens after these need of the last block: stores its keys and values.
+    pub fn store(&self, step: &Step<'_, B>, kv: &mut KvLayer<B>, ws: &mut Workspace<B>) -> Result<()> {
+        let norm = self.before_attention.as_ref();
+        normalize(step, ws, norm, self.attention.q8(), Input::AttentionNorm, &mut None)?;
+        self.attention.store(step, norm.is_some(), kv, ws)
     }
 
     /// Runs the block up to the input of its last linear, and shows every input to the tap.

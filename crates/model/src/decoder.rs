@@ -88,8 +88,10 @@ impl<B: Backend> Ends<B> {
             backend.add(&mut ws.x, &ws.delta)?;
             ws.pending = false;
         }
-        ws.selected.set_rows(rows);
-        backend.gather_rows(&ws.x, batch, &mut ws.selected)?;
+        if !ws.widen() {
+            ws.selected.set_rows(rows);
+            backend.gather_rows(&ws.x, batch, &mut ws.selected)?;
+        }
         self.project(backend, math, rows, ws)
     }
 
@@ -187,11 +189,20 @@ impl<B: Backend> Decoder<B> {
     pub fn queue(&self, backend: &B, batch: &B::Batch, kv: &mut KvPool<B>, ws: &mut Workspace<B>) -> Result<()> {
         ws.pending = false;
         self.ends.embed(backend, batch, ws)?;
-        let step = Step { backend, math: self.math, batch, ropes: &self.ropes };
-        for (block, kv) in self.blocks.iter().zip(&mut kv.layers) {
+        let mut step = Step { backend, math: self.math, batch, ropes: &self.ropes, wanted: None };
+        let mut blocks = self.blocks.iter().zip(&mut kv.layers);
+        let last = blocks.next_back();
+        for (block, kv) in blocks {
             block.run(&step, kv, ws)?;
         }
-        match ws.logits.rows {
+        let rows = ws.logits.rows;
+        step.wanted = (rows < ws.x.rows).then_some(rows);
+        match last {
+            Some((block, kv)) if rows == 0 => block.store(&step, kv, ws)?,
+            Some((block, kv)) => block.run(&step, kv, ws)?,
+            None => {}
+        }
+        match rows {
             0 => Ok(()),
             rows => self.ends.logits(backend, self.math, batch, rows, ws),
         }

@@ -30,6 +30,10 @@ pub struct Workspace<B: Backend> {
     pub attended_q8: Q8Rows<B>,
     /// `[r, h]` hidden states whose logits are wanted.
     pub selected: Tensor<B>,
+    /// `[r, nq d]` what attention gave for them.
+    selected_attended: Tensor<B>,
+    /// Whether those two have changed places with `x` and `attended`.
+    narrowed: bool,
     /// `[r, h]` the same after the final norm.
     pub selected_normed: Tensor<B>,
     /// `[r, h]` the same quantized.
@@ -61,6 +65,8 @@ impl<B: Backend> Workspace<B> {
             normed_q8: q8(tokens, h)?,
             attended_q8: q8(tokens, attended)?,
             selected: tensor(rows, h)?,
+            selected_attended: tensor(rows, attended)?,
+            narrowed: false,
             selected_normed: tensor(rows, h)?,
             selected_q8: q8(rows, h)?,
             logits: backend.alloc(DType::F32, rows, plan.vocab)?,
@@ -74,7 +80,7 @@ impl<B: Backend> Workspace<B> {
         let codes = code_bytes(&grids, h) + code_bytes(&grids, attended);
         let mlp = if plan.has_dense_layers() { MlpRows::<B>::token_bytes(&grids, plan.ffn) } else { 0 };
         let mixture = mixtures(plan).map_or(0, |e| MixtureRows::<B>::token_bytes(plan, e));
-        let row = size_of::<f32>() * (2 * h + plan.vocab) + code_bytes(&grids, h);
+        let row = size_of::<f32>() * (2 * h + attended + plan.vocab) + code_bytes(&grids, h);
         tokens * (size_of::<f32>() * floats + codes + mlp + mixture) + rows * row
     }
 
@@ -86,6 +92,39 @@ impl<B: Backend> Workspace<B> {
 
     /// Prepares for `tokens` tokens.
     pub fn set_tokens(&mut self, tokens: usize) {
+        self.widen();
+        self.set_rows(tokens);
+        self.pending = false;
+    }
+
+    /// Leaves in `x` and `attended` the batch's logit rows alone, so that whatever follows runs on them; until
+    /// [`Workspace::widen`].
+    pub(crate) fn narrow(&mut self, backend: &B, batch: &B::Batch, rows: usize) -> Result<()> {
+        for (from, to) in [(&self.x, &mut self.selected), (&self.attended, &mut self.selected_attended)] {
+            to.set_rows(rows);
+            backend.gather_rows(from, batch, to)?;
+        }
+        self.swap_selected();
+        self.narrowed = true;
+        self.set_rows(rows);
+        Ok(())
+    }
+
+    /// Puts `x` and `attended` back. True if they had been narrowed: `selected` has what `x` had then.
+    pub(crate) fn widen(&mut self) -> bool {
+        let narrowed = std::mem::take(&mut self.narrowed);
+        if narrowed {
+            self.swap_selected();
+        }
+        narrowed
+    }
+
+    fn swap_selected(&mut self) {
+        std::mem::swap(&mut self.x, &mut self.selected);
+        std::mem::swap(&mut self.attended, &mut self.selected_attended);
+    }
+
+    fn set_rows(&mut self, tokens: usize) {
         let tensors = [&mut self.x, &mut self.delta, &mut self.normed, &mut self.qkv, &mut self.attended];
         tensors.into_iter().for_each(|t| t.set_rows(tokens));
         for q in [&mut self.normed_q8, &mut self.attended_q8] {
@@ -97,7 +136,6 @@ impl<B: Backend> Workspace<B> {
         if let Some(rows) = &mut self.mixture {
             rows.set_rows(tokens);
         }
-        self.pending = false;
     }
 
     /// Tokens that fit.

@@ -65,6 +65,24 @@ impl Model {
         download(&self.ws.logits)
     }
 
+    /// Logits of the last position, of a text whose first tokens have a step of their own.
+    fn in_two_steps(&mut self, tokens: &[u32], first: usize) -> Vec<f32> {
+        let whole = Batch { tokens: tokens.to_vec(), ..Batch::fresh(&[tokens.len()], PAGE) };
+        for part in [0..first, first..tokens.len()] {
+            let batch = Batch {
+                tokens: whole.tokens[part.clone()].to_vec(),
+                positions: whole.positions[part.clone()].to_vec(),
+                slots: whole.slots[part.clone()].to_vec(),
+                query_starts: vec![0, part.len() as u32],
+                kv_lens: vec![part.end as u32],
+                logit_rows: if part.end < tokens.len() { vec![] } else { vec![part.len() as u32 - 1] },
+                ..whole.clone()
+            };
+            self.decoder.forward(&Scalar, &batch, &mut self.kv, &mut self.ws).unwrap();
+        }
+        download(&self.ws.logits)
+    }
+
     /// The likeliest next token, step by step, with the KV cache.
     fn greedy(&mut self, prompt: &[u32], count: usize) -> Vec<u32> {
         let mut out: Vec<u32> = Vec::new();
@@ -115,6 +133,7 @@ fn check_both(name: &str) {
     check_float(name, "config.json");
     check_float(name, "config_v4.json");
     check_batched(name);
+    check_narrowed(name);
 }
 
 /// Texts that run together give what each gives alone, to the bit.
@@ -122,6 +141,19 @@ fn check_batched(name: &str) {
     let (mut model, prompts) = (Model::open(&data(name), "config.json"), prompts());
     let alone: Vec<f32> = prompts.iter().flat_map(|prompt| model.logits(prompt, 0)).collect();
     assert_eq!(model.together(&prompts), alone, "{name}");
+}
+
+/// Rows that are wanted alone, and those after tokens of which none was wanted, are as among all, to the bit.
+fn check_narrowed(name: &str) {
+    let (mut model, prompts) = (Model::open(&data(name), "config.json"), prompts());
+    let (all, len) = (model.logits(&prompts[0], 0), prompts[0].len());
+    let width = all.len() / len;
+    for first in [len - 1, len / 2, 1] {
+        assert!(model.logits(&prompts[0], first) == all[first * width..], "{name} from {first}");
+    }
+    assert!(model.in_two_steps(&prompts[0], len - 3) == all[(len - 1) * width..], "{name} in two steps");
+    let again = model.logits(&prompts[0], 0);
+    assert!(again == all, "{name}: all rows after some");
 }
 
 /// Float models of transformers: both prompts' logits, and greedy tokens, from both spellings of the configuration.
@@ -165,18 +197,21 @@ fn internlm2() {
 fn mixtral() {
     check_float("mixtral", "config.json");
     check_float("mixtral", "config_v4.json");
+    check_narrowed("mixtral");
 }
 
 #[test]
 fn qwen2_moe() {
     check_float("qwen2_moe", "config.json");
     check_float("qwen2_moe", "config_v4.json");
+    check_narrowed("qwen2_moe");
 }
 
 #[test]
 fn qwen3_moe() {
     check_float("qwen3_moe", "config.json");
     check_float("qwen3_moe", "config_v4.json");
+    check_narrowed("qwen3_moe");
 }
 
 /// InternLM3 is Llama with biases that are asked for by other names.
@@ -221,6 +256,12 @@ fn other_networks_are_refused() {
     assert!(error.contains("; left over: model.layers.0.self_attn.k_proj.bias, "), "{error}");
     let error = plan("qwen2").check_tensors(&qwen3).unwrap_err().to_string();
     assert!(error.contains("model.layers.1.self_attn.q_norm.weight"), "{error}");
+}
+
+/// The same over codes, where attention quantizes what it gives.
+#[test]
+fn codes_are_narrowed_alike() {
+    check_narrowed("w8a8_rtn");
 }
 
 /// An INT8 output projection is another function, but barely.

@@ -222,7 +222,7 @@ impl<'a, B: Backend> Lane<'a, B> {
             _ => &mut self.kv,
         };
         let batch = self.backend.upload_batch(&Batch::fresh(sequences, self.page_size), pool.pages)?;
-        let step = Step { backend: self.backend, math, batch: &batch, ropes: &self.ropes };
+        let step = Step { backend: self.backend, math, batch: &batch, ropes: &self.ropes, wanted: None };
         let kv = &mut pool.layers[0];
         match tap {
             Some(tap) => block.observe(&step, kv, &mut self.ws, tap)?,

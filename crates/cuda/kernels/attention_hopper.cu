@@ -185,11 +185,16 @@ struct HopperWork : HopperCopies<Cache, D> {
         grid_release();
         __syncthreads();
         if (threadIdx.x < H::BRINGING) {
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(H::BRING_REGISTERS));
             if constexpr (Cache::CODES) {
-                if (threadIdx.x < 128) s.copy_codes(a);
-                else if (threadIdx.x < 160) s.copy_all_queries(a, q_map);
+                if (threadIdx.x < 128) {
+                    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(H::WIDEN_REGISTERS));
+                    s.copy_codes(a);
+                } else {
+                    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(H::BRING_REGISTERS));
+                    if (threadIdx.x < 160) s.copy_all_queries(a, q_map);
+                }
             } else {
+                asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(H::BRING_REGISTERS));
                 if (threadIdx.x < 32) s.copy_boxes(a, q_map, k_map, v_map);
                 else s.check_values(a);
             }

@@ -85,18 +85,25 @@ struct HopperCopies : Hopper<Cache, D> {
             const char* from = s.memory + (s.raw - s.ring) + given % RAW * RAW_UNIT;
             char* to = s.memory + given % STAGES * UNIT;
             barrier_wait(s.empty + given % STAGES * 8, (given / STAGES & 1) ^ 1);
-            // Channels take the places of `place_of`: in q too, and in the output they are put back.
-#pragma unroll 4
-            for (int n = 0; n < CHUNKS; n++) {
-                int at = n * 32 + lane, line = warp * 32 + at / CHUNKS, chunk = at % CHUNKS;
-                uint4 codes = *(const uint4*)(from + (line * CHUNKS + chunk) * 16);
-                uint4 even, odd;
-                widen<Cache>(codes.x, even.x, odd.x);
-                widen<Cache>(codes.y, even.y, odd.y);
-                widen<Cache>(codes.z, even.z, odd.z);
-                widen<Cache>(codes.w, even.w, odd.w);
-                *(uint4*)(to + H::place_of_chunk(SEGMENT, line, 2 * chunk)) = even;
-                *(uint4*)(to + H::place_of_chunk(SEGMENT, line, 2 * chunk + 1)) = odd;
+            // Channels take the places of `place_of`: in q too, and in the output they are put back. Codes of a few chunks are
+            // on their way at once.
+            constexpr int BATCH = CHUNKS < 4 ? CHUNKS : 4;
+#pragma unroll 1
+            for (int n = 0; n < CHUNKS; n += BATCH) {
+                uint4 codes[BATCH];
+#pragma unroll
+                for (int i = 0; i < BATCH; i++) codes[i] = *(const uint4*)(from + (warp * 32 * CHUNKS + (n + i) * 32 + lane) * 16);
+#pragma unroll
+                for (int i = 0; i < BATCH; i++) {
+                    int at = (n + i) * 32 + lane, line = warp * 32 + at / CHUNKS, chunk = at % CHUNKS;
+                    uint4 even, odd;
+                    widen<Cache>(codes[i].x, even.x, odd.x);
+                    widen<Cache>(codes[i].y, even.y, odd.y);
+                    widen<Cache>(codes[i].z, even.z, odd.z);
+                    widen<Cache>(codes[i].w, even.w, odd.w);
+                    *(uint4*)(to + H::place_of_chunk(SEGMENT, line, 2 * chunk)) = even;
+                    *(uint4*)(to + H::place_of_chunk(SEGMENT, line, 2 * chunk + 1)) = odd;
+                }
             }
             barrier_arrive(s.full + given % STAGES * 8);
             given++;

@@ -33,8 +33,10 @@ struct Hopper {
 
     // Warps that bring codes widen them too: then queries have a warp of their own.
     static constexpr int BRINGING = Cache::CODES ? 256 : 128, WORKING = 256, THREADS = BRINGING + WORKING;
-    static constexpr int WORK_REGISTERS = Cache::CODES ? 208 : 232, BRING_REGISTERS = Cache::CODES ? 48 : 40;
-    static_assert(WORK_REGISTERS * WORKING + BRING_REGISTERS * BRINGING <= 65536 / THREADS / 8 * 8 * THREADS, "more than a block gets");
+    static constexpr int WORK_REGISTERS = Cache::CODES ? 208 : 232;
+    static constexpr int BRING_REGISTERS = Cache::CODES ? 24 : 40, WIDEN_REGISTERS = Cache::CODES ? 72 : 0;
+    static_assert(WORK_REGISTERS * WORKING + (BRING_REGISTERS + WIDEN_REGISTERS) * 128 <= 65536 / THREADS / 8 * 8 * THREADS,
+                  "more than a block gets");
     static constexpr int CHECKING = 96; // threads that look for what is not a number
     static constexpr int Q_READERS = Cache::CODES ? WORKING : WORKING + CHECKING;
 

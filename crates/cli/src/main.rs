@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use planish::line::one_line;
 use planish::machine::{MOST_THREADS, Machine};
+use planish_devices::{DEVICE_HELP, Place};
 use std::process::ExitCode;
 
 /// Quantize a language model to 8 bits (weights and activations), prove that it is still the same model, and run it.
@@ -23,7 +24,7 @@ struct Cli {
 #[derive(Args, Clone)]
 struct Global {
     /// Where to run: auto, cpu, cuda, cuda:N or null
-    #[arg(long, global = true, default_value = "auto")]
+    #[arg(long, global = true, default_value = "auto", value_parser = parse_device)]
     device: String,
     /// Threads of the CPU (default: all cores)
     #[arg(long, global = true, value_parser = parse_threads)]
@@ -116,6 +117,12 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Inspect(flags) => commands::inspect::run(global, flags),
         Command::CheckEnv => commands::check_env::run(global),
     }
+}
+
+/// The name of a device, or of several; whether they are there is seen when they are opened.
+fn parse_device(name: &str) -> Result<String, String> {
+    let known: Result<Place, _> = name.parse();
+    known.map(|_| name.to_owned()).map_err(|_| format!("expected {DEVICE_HELP}"))
 }
 
 /// A number of threads that a process can start.

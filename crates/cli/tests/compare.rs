@@ -142,6 +142,10 @@ fn check_env_lists_devices_and_what_each_runs() {
     );
     assert_eq!(Program::new("check-env --device cpu --json").run().json()["devices"].as_array().unwrap().len(), 1);
     Program::new("check-env --device cuda:99").run().fails(&["--device cuda:99"]);
-    Program::new("check-env --device tpu").run().fails(&["--device: expected", "tpu"]);
+    for wrong in ["tpu", "cuda:1,", "cuda:", "cuda:1,1", "cuda:x"] {
+        let refused = Program::new("check-env --device").arg(wrong).run();
+        assert!(refused.code == 2 && refused.stderr.contains("expected auto, cpu, cuda, cuda:N or null"), "{wrong}");
+        assert!(refused.stderr.contains(wrong) && refused.stdout.is_empty(), "{}", refused.stderr);
+    }
     Program::new("check-env --device null").run().fails(&["--device: expected a device that computes", "null"]);
 }

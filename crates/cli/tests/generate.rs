@@ -144,16 +144,26 @@ fn wrong_input_is_one_line_and_exit_code_1() {
     }
     short("--input-ids 35 --top-p 0").fails(&["top_p"]);
     short("--input-ids 35 --top-p 2").fails(&["top_p"]);
-    short("--input-ids 35 --device tpu").fails(&["tpu", "cpu"]);
+    let several = short("--input-ids 35 --device cuda:0,1").fails(&["--device cuda:0,1: expected one device, found 2"]);
+    assert!(several.ends_with("name one of them, such as cuda:0"), "{several}");
+    short("--input-ids 35 --device cuda:1-3").fails(&["--device cuda:1-3: expected one device, found 3", "cuda:1"]);
     short("--input-ids 35 --max-model-len 0").fails(&["--max-model-len"]);
     Program::new("generate ./no/such/model --input-ids 35").run().fails(&["./no/such/model"]);
 }
 
 #[test]
 fn wrong_usage_is_exit_code_2() {
-    for words in
-        ["generate --bogus", "", "nonsense", "generate m --threads 0", "generate m --threads 999999999", "quantize m"]
-    {
+    for words in [
+        "generate --bogus",
+        "",
+        "nonsense",
+        "generate m --threads 0",
+        "generate m --threads 999999999",
+        "quantize m",
+        "generate m --device tpu",
+        "generate m --device cuda:1,",
+        "compare m n --original-device cuda:",
+    ] {
         let output = Program::new(words).run();
         assert_eq!(output.code, 2, "{words:?}: {}", output.stderr);
         assert_eq!(output.stdout, "");

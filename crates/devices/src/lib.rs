@@ -1,10 +1,13 @@
 //! The one place that names the back ends and opens them.
 #![forbid(unsafe_code)]
 
+mod place;
+
 use planish_cpu::{Cpu, Isa, Null};
 use planish_cuda::{Cuda, Options};
 use planish_tensor::{Backend, Q8};
 
+pub use place::Place;
 pub use planish_cpu::buffer::give_back_unused;
 
 /// Work that runs on whichever back end was asked for.
@@ -24,6 +27,11 @@ pub enum Error {
     /// No such name.
     #[error("--device: expected {DEVICE_HELP}, found {0}")]
     Unknown(String),
+    /// A model is not spread over several devices.
+    #[error(
+        "--device {0}: expected one device, found {1}: a model runs on one GPU; name one of them, such as cuda:{2}"
+    )]
+    Several(String, usize, usize),
     /// There is no such device, or it cannot be used.
     #[error("--device {0}: {1}")]
     Unusable(String, planish_tensor::Error),
@@ -43,32 +51,21 @@ pub struct Opening {
 pub fn with_device<W: Work>(device: &str, opening: Opening, work: W) -> Result<W::Output, Error> {
     let cpu = |work: W| work.run(Cpu::new(opening.threads.unwrap_or_else(cores), Isa::best()));
     let batch_invariant = opening.batch_invariant;
-    match device {
-        "auto" => match Cuda::open(Options { batch_invariant, ..Options::default() }) {
+    match device.parse()? {
+        Place::Auto => match Cuda::open(Options { batch_invariant, ..Options::default() }) {
             Ok(cuda) => Ok(work.run(cuda)),
             Err(_) => Ok(cpu(work)),
         },
-        "cpu" => Ok(cpu(work)),
-        "null" => Ok(work.run(Null)),
-        other => {
-            let options = cuda_options(other).ok_or_else(|| Error::Unknown(other.into()))?;
-            let cuda =
-                Cuda::open(Options { batch_invariant, ..options }).map_err(|e| Error::Unusable(other.into(), e))?;
-            Ok(work.run(cuda))
-        }
+        Place::Cpu => Ok(cpu(work)),
+        Place::Null => Ok(work.run(Null)),
+        Place::Cuda { ordinals, kernels_of } => match ordinals[..] {
+            [ordinal] => {
+                let cuda = Cuda::open(Options { ordinal, kernels_of, batch_invariant });
+                Ok(work.run(cuda.map_err(|e| Error::Unusable(device.into(), e))?))
+            }
+            _ => Err(Error::Several(device.into(), ordinals.len(), ordinals[0])),
+        },
     }
-}
-
-/// `cuda`, `cuda:1` or `cuda:1@80`.
-fn cuda_options(name: &str) -> Option<Options> {
-    let rest = name.strip_prefix("cuda")?;
-    let (place, kernels) = rest.split_once('@').map_or((rest, None), |(place, arch)| (place, Some(arch)));
-    let ordinal = match place {
-        "" => 0,
-        place => place.strip_prefix(':')?.parse().ok()?,
-    };
-    let kernels_of = kernels.map(str::parse).transpose().ok()?;
-    Some(Options { ordinal, kernels_of, ..Options::default() })
 }
 
 /// Cores that this process may use.
@@ -180,13 +177,11 @@ mod tests {
     }
 
     #[test]
-    fn names_of_gpus() {
-        let options = |ordinal, kernels_of| Some(Options { ordinal, kernels_of, ..Options::default() });
-        assert_eq!(cuda_options("cuda"), options(0, None));
-        assert_eq!(cuda_options("cuda:3"), options(3, None));
-        assert_eq!(cuda_options("cuda:1@80"), options(1, Some(80)));
-        for bad in ["cuda:", "cuda1", "cuda:x", "cuda:0@", "cud"] {
-            assert_eq!(cuda_options(bad), None, "{bad}");
+    fn several_gpus_are_no_device_for_a_model() {
+        for (name, count, first) in [("cuda:0,1", 2, 0), ("cuda:2-5", 4, 2)] {
+            let error = with_device(name, Opening::default(), Name).unwrap_err().to_string();
+            let begins = format!("--device {name}: expected one device, found {count}");
+            assert!(error.starts_with(&begins) && error.ends_with(&format!("such as cuda:{first}")), "{error}");
         }
     }
 }

@@ -49,7 +49,9 @@ fn is_of_arguments(cause: &(dyn std::error::Error + 'static)) -> bool {
         (_, _, Some(text), _) => {
             matches!(text, Text::ChatInput { .. } | Text::TemplateRefused(_) | Text::EmptyStop(_) | Text::Encode { .. })
         }
-        (.., Some(device)) => matches!(device, planish_devices::Error::Unknown(_)),
+        (.., Some(device)) => {
+            matches!(device, planish_devices::Error::Unknown(_) | planish_devices::Error::Several(..))
+        }
         _ => false,
     }
 }

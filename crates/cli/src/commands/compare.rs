@@ -27,7 +27,7 @@ pub struct Flags {
     /// The quantized one
     quantized: String,
     /// Device of the original, if not --device's
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = crate::parse_device)]
     original_device: Option<String>,
     /// Element type of the quantized model's keys and values, as in `generate`
     #[arg(long, default_value = "auto", value_parser = KV_DTYPES.map(|(name, _)| name))]

@@ -1,8 +1,9 @@
 //! The suite of `planish_tensor::conformance` on every GPU of this machine, and there with the kernels of older ones.
 use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
-use planish_tensor::DType;
 use planish_tensor::conformance::{self, Tolerance};
+use planish_tensor::{DType, Q8};
+use std::ops::RangeInclusive;
 
 /// The first GPU, or a line that says why there is none.
 fn open(options: Options) -> Option<Cuda> {
@@ -30,9 +31,33 @@ fn check(options: Options) {
     let report = conformance::run_within(&Scalar, &cuda, tolerance());
     println!("{report}");
     report.assert_ok();
+    let lacks = lacking(cuda.arch());
+    assert_eq!(report.lacks, lacks, "what sm_{} says it does not run\n{report}", cuda.arch());
     for operation in &report.operations {
-        let may_lack = cuda.arch() < 89;
-        assert!(operation.cases > 0 && (may_lack || operation.unsupported == 0), "{report}");
+        let refuses = !lacks.is_empty() && MULTIPLY.contains(&operation.name);
+        assert!(operation.cases > 0 && (operation.unsupported > 0) == refuses, "{}\n{report}", operation.name);
+    }
+}
+
+/// What architectures do not multiply. Everything else that the suite tries runs on all of them: it fails where a case is
+/// refused for any other reason.
+const LACKING: [(RangeInclusive<u32>, &[Q8]); 3] =
+    [(70..=88, &[Q8::E4M3, Q8::E5M2]), (89..=99, &[]), (100..=u32::MAX, &[Q8::Int8])];
+
+/// The operations with cases of every 8-bit type as weights.
+const MULTIPLY: [&str; 3] = ["gemm_w8a8", "gemm_gated_quantize", "mix"];
+
+fn lacking(arch: u32) -> &'static [Q8] {
+    let found = LACKING.iter().find(|(archs, _)| archs.contains(&arch));
+    found.unwrap_or_else(|| panic!("no kernels are made for sm_{arch}")).1
+}
+
+/// Without a GPU too: the table is what the crate says of its architectures.
+#[test]
+fn architectures_lack_what_they_say() {
+    for arch in [70, 72, 75, 80, 86, 87, 89, 90, 100, 103, 120] {
+        let lacks: Vec<Q8> = Q8::ALL.into_iter().filter(|&kind| planish_cuda::family(kind, arch).is_err()).collect();
+        assert_eq!(lacks, lacking(arch), "sm_{arch}");
     }
 }
 

@@ -9,6 +9,10 @@ pub(super) trait Case {
     fn operation(&self) -> &'static str;
     /// Sizes and kinds, for people.
     fn describe(&self) -> String;
+    /// 8-bit types of the weights that are multiplied: what a back end without one of them refuses.
+    fn multiplies(&self) -> Vec<Q8> {
+        Vec::new()
+    }
     /// Runs the operation.
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>>;
 }

@@ -128,6 +128,10 @@ impl Case for GatedProduct {
         format!("x [{}, {}] · 2 x {} {:?} {:?}", self.xs.len(), self.k, self.f, self.kind, self.act)
     }
 
+    fn multiplies(&self) -> Vec<Q8> {
+        vec![self.kind]
+    }
+
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         let (t, f) = (self.xs.len(), self.f);
         let w = b.load_gated(&self.parts)?;

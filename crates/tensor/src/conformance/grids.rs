@@ -113,6 +113,10 @@ impl Case for Product {
         format!("x [{}, {}] · {weights:?} {:?}", self.zeros.len(), self.k, self.grid)
     }
 
+    fn multiplies(&self) -> Vec<Q8> {
+        vec![self.kind]
+    }
+
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         let (linear, t) = (b.load_linear(&self.parts)?, self.zeros.len());
         let mut x = b.alloc_q8_for(self.kind, &[self.grid], t, self.k)?;

@@ -117,6 +117,10 @@ impl Case for Mix {
         format!("x [{}, {}], {:?} of {kinds:?} {:?}", self.x.len() / self.h, self.h, self.routing, self.how)
     }
 
+    fn multiplies(&self) -> Vec<Q8> {
+        self.parts.iter().flatten().filter_map(|part| Q8::from_dtype(part.weight.dtype())).collect()
+    }
+
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         let (t, e, c) = (self.x.len() / self.h, self.routing.experts, self.routing.chosen);
         let (mut experts, mut weights) = (vec![0; t * c], vec![0.0; t * c]);

@@ -1,5 +1,6 @@
 //! The one suite that every back end passes: every operation of [`Backend`] on seeded cases, against a reference.
 //! Sizes are mostly odd; rows of zeros, NaN and infinity, unaligned weights and rows past the end are among the cases.
+//! A back end refuses products of the 8-bit types that it says it does not run ([`Backend::runs`]), and nothing else.
 mod attention;
 mod case;
 mod data;
@@ -12,7 +13,7 @@ mod rows;
 
 pub use report::{Operation, Report};
 
-use crate::{Backend, DType, Error, Result};
+use crate::{Backend, DType, Error, Q8, Result};
 use case::{Case, Judge};
 use data::Random;
 
@@ -64,14 +65,14 @@ pub fn run<R: Backend, B: Backend>(reference: &R, tested: &B) -> Report {
 
 /// As [`run`], within a stated tolerance.
 pub fn run_within<R: Backend, B: Backend>(reference: &R, tested: &B, tolerance: Tolerance) -> Report {
-    let mut comparison = Comparison { reference, tested, tolerance, report: Report::new(tested.describe()) };
+    let mut comparison = Comparison { reference, tested, tolerance, report: Report::of(tested) };
     every_case(&mut comparison, tested.activation_dtype());
     comparison.report.finish(tolerance.neighbours)
 }
 
 /// Only runs every operation: for a back end that computes nothing.
 pub fn run_unchecked<B: Backend>(tested: &B) -> Report {
-    let mut rehearsal = Rehearsal { tested, report: Report::new(tested.describe()) };
+    let mut rehearsal = Rehearsal { tested, report: Report::of(tested) };
     every_case(&mut rehearsal, tested.activation_dtype());
     rehearsal.report.finish(0.0)
 }
@@ -95,12 +96,12 @@ struct Comparison<'a, R, B> {
 
 impl<R: Backend, B: Backend> Judge for Comparison<'_, R, B> {
     fn hear(&mut self, case: &impl Case) {
-        let operation = self.report.operation(case.operation());
+        let (lacks, operation) = self.report.operation(case.operation());
         let outputs = match case.run(self.reference) {
             Ok(expected) => case.run(self.tested).map(|found| (expected, found)),
             Err(error) => return operation.fail(case, &format!("the reference fails: {error}")),
         };
-        let Some((expected, found)) = judged(operation, case, outputs) else { return };
+        let Some((expected, found)) = judged(operation, lacks, case, outputs) else { return };
         for (expected, found) in expected.iter().zip(&found) {
             match case::compare(expected, found, &self.tolerance) {
                 Ok(agreement) => operation.note(agreement),
@@ -117,23 +118,64 @@ struct Rehearsal<'a, B> {
 
 impl<B: Backend> Judge for Rehearsal<'_, B> {
     fn hear(&mut self, case: &impl Case) {
-        let operation = self.report.operation(case.operation());
-        judged(operation, case, case.run(self.tested));
+        let (lacks, operation) = self.report.operation(case.operation());
+        judged(operation, lacks, case, case.run(self.tested));
     }
 }
 
-/// Counts a case; what it gave, if it ran.
-fn judged<T>(operation: &mut Operation, case: &impl Case, outcome: Result<T>) -> Option<T> {
+/// Counts a case; what it gave, if it ran as a back end without the types `lacks` is to run it.
+fn judged<T>(operation: &mut Operation, lacks: &[Q8], case: &impl Case, outcome: Result<T>) -> Option<T> {
     operation.cases += 1;
-    match outcome {
-        Ok(outputs) => Some(outputs),
-        Err(Error::Unsupported(_)) => {
-            operation.unsupported += 1;
-            None
+    let lacking = case.multiplies().into_iter().find(|kind| lacks.contains(kind));
+    match (outcome, lacking) {
+        (Ok(outputs), None) => return Some(outputs),
+        (Err(Error::Unsupported(_)), Some(_)) => operation.unsupported += 1,
+        (Ok(_), Some(kind)) => operation.fail(case, &format!("multiplies {kind:?}, which it says it does not run")),
+        (Err(error), _) => operation.fail(case, &error.to_string()),
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::case::Output;
+    use super::*;
+
+    struct Product;
+
+    impl Case for Product {
+        fn operation(&self) -> &'static str {
+            "product"
         }
-        Err(error) => {
-            operation.fail(case, &error.to_string());
-            None
+
+        fn describe(&self) -> String {
+            "a product".into()
         }
+
+        fn multiplies(&self) -> Vec<Q8> {
+            vec![Q8::E4M3, Q8::Int8]
+        }
+
+        fn run<B: Backend>(&self, _: &B) -> Result<Vec<Output>> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Whether it counts as run, as refused, and as failed.
+    fn judge(lacks: &[Q8], outcome: Result<()>) -> (bool, usize, usize) {
+        let mut operation = Operation::default();
+        let ran = judged(&mut operation, lacks, &Product, outcome).is_some();
+        (ran, operation.unsupported, operation.failed)
+    }
+
+    #[test]
+    fn only_products_of_types_that_a_back_end_lacks_may_be_refused() {
+        let refuse = || Err(Error::unsupported("no kernel"));
+        assert_eq!(judge(&[], Ok(())), (true, 0, 0));
+        assert_eq!(judge(&[], refuse()), (false, 0, 1));
+        assert_eq!(judge(&[Q8::E5M2], refuse()), (false, 0, 1));
+        assert_eq!(judge(&[Q8::E5M2, Q8::E4M3], refuse()), (false, 1, 0));
+        assert_eq!(judge(&[Q8::Int8], Ok(())), (false, 0, 1));
+        assert_eq!(judge(&[Q8::Int8], Err(Error::Device("broken".into()))), (false, 0, 1));
     }
 }

@@ -133,6 +133,10 @@ impl Case for W8A8 {
         format!("x [{}, {}] · {weights:?}", self.xs.len(), self.k)
     }
 
+    fn multiplies(&self) -> Vec<Q8> {
+        vec![self.kind]
+    }
+
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         let linear = b.load_linear(&self.parts)?;
         let codes = put(b, self.kind.dtype(), self.k, &self.x)?;

@@ -1,5 +1,6 @@
 //! What a run of the suite found, operation by operation.
 use super::case::{Agreement, Case};
+use crate::{Backend, Q8};
 use std::fmt;
 
 /// Most failures of one operation that are described.
@@ -10,6 +11,8 @@ const DESCRIBED: usize = 8;
 pub struct Report {
     /// What was tested, in the back end's own words.
     pub tested: String,
+    /// 8-bit types whose products the back end says it does not run.
+    pub lacks: Vec<Q8>,
     /// In the order of the suite.
     pub operations: Vec<Operation>,
 }
@@ -21,7 +24,7 @@ pub struct Operation {
     pub name: &'static str,
     /// Cases tried.
     pub cases: usize,
-    /// Cases that the back end declared itself unable to run.
+    /// Cases that the back end refused, as it was to: products of types that it lacks.
     pub unsupported: usize,
     /// Largest difference seen, relative as its tolerance is.
     pub worst: f32,
@@ -36,8 +39,9 @@ pub struct Operation {
 }
 
 impl Report {
-    pub(super) fn new(tested: String) -> Report {
-        Report { tested, operations: Vec::new() }
+    pub(super) fn of<B: Backend>(tested: &B) -> Report {
+        let lacks = Q8::ALL.into_iter().filter(|&kind| tested.runs(kind).is_err()).collect();
+        Report { tested: tested.describe(), lacks, operations: Vec::new() }
     }
 
     /// True when nothing failed.
@@ -51,13 +55,13 @@ impl Report {
         assert!(self.is_ok(), "{self}");
     }
 
-    /// The entry of an operation, made if it is the first case.
-    pub(super) fn operation(&mut self, name: &'static str) -> &mut Operation {
+    /// The types that are lacked, and the entry of an operation, made if it is the first case.
+    pub(super) fn operation(&mut self, name: &'static str) -> (&[Q8], &mut Operation) {
         let at = self.operations.iter().position(|o| o.name == name).unwrap_or_else(|| {
             self.operations.push(Operation { name, ..Operation::default() });
             self.operations.len() - 1
         });
-        &mut self.operations[at]
+        (&self.lacks, &mut self.operations[at])
     }
 
     /// Judges what can only be judged over all cases.
@@ -90,13 +94,16 @@ impl Operation {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.tested)?;
+        if !self.lacks.is_empty() {
+            writeln!(f, "  refuses products of {:?}", self.lacks)?;
+        }
         for o in &self.operations {
             write!(f, "  {:<26} {:>4} cases, {} failed, worst {:.1e}", o.name, o.cases, o.failed, o.worst)?;
             if o.codes > 0 {
                 write!(f, ", {} of {} codes are neighbours", o.neighbours, o.codes)?;
             }
             if o.unsupported > 0 {
-                write!(f, ", {} unsupported", o.unsupported)?;
+                write!(f, ", {} refused", o.unsupported)?;
             }
             writeln!(f)?;
             for failure in &o.failures {

@@ -4,12 +4,12 @@ use crate::buffer::Buffer;
 use crate::graph::Graph;
 use crate::linear::Linear;
 use crate::support::family;
-use crate::{Cuda, launch};
+use crate::{Cuda, launch, vendor};
 use planish_tensor::layout::{require, rows_of};
 use planish_tensor::{
     Activation, Attended, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, Judged, KvLayer,
     LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow,
-    Solver, Target, Tensor,
+    Solver, Target, Tensor, VendorProduct,
 };
 
 impl Backend for Cuda {
@@ -161,8 +161,12 @@ impl Backend for Cuda {
         launch::gemm_w8a8::gemm_w8a8(self, x, w, out)
     }
 
-    fn gemm_w8a8_kernel(&self, x: &Q8Rows<Self>, w: &Linear, out: &Tensor<Self>) -> Result<String> {
-        launch::gemm_w8a8::kernel(self, x, w, out)
+    fn gemm_w8a8_kernel(&self, x: &Q8Rows<Self>, w: &Linear, _: &Tensor<Self>) -> Result<String> {
+        launch::gemm_w8a8::kernel_name(self, x, w)
+    }
+
+    fn vendor_product<'a>(&'a self, x: &Tensor<Self>, weights: &'a [Linear]) -> Result<Option<VendorProduct<'a>>> {
+        vendor::product(self, x, weights).map(Some)
     }
 
     fn gemm_w8a8_add(

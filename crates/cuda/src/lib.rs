@@ -14,10 +14,12 @@ mod scratch;
 mod staging;
 mod support;
 mod timing;
+mod vendor;
 
 pub use batch::DeviceBatch;
 pub use buffer::Buffer;
-pub use choose::{Choice, Tile};
+pub use choose::hopper::{Choice, Tile};
+pub use choose::{Device, Kernel, Operands, choose};
 pub use driver::{Arch, DeviceInfo, count, info, present, version};
 pub use linear::Linear;
 pub use support::{Family, describe, family};
@@ -77,6 +79,11 @@ impl Cuda {
     /// The architecture whose kernels are used.
     pub fn arch(&self) -> Arch {
         self.arch
+    }
+
+    /// The chip, as kernels are chosen for it.
+    fn chip(&self) -> Device {
+        Device { arch: self.arch, sm_count: self.info.sm_count as usize }
     }
 
     /// Work space of at least `bytes`, zeroed when it was made; see [`scratch`].

@@ -1,7 +1,7 @@
 //! Which 8-bit products each architecture runs, and by which kernels: the one table behind `check-env`, the errors of
 //! loading, and the choice of kernels.
+use crate::choose::FEW_TOKENS;
 use crate::driver::Arch;
-use crate::launch::gemm_w8a8::FEW_TOKENS;
 use planish_tensor::{Error, Q8, Result};
 
 /// A family of product kernels.

@@ -1,7 +1,8 @@
 //! Which tile of `kernels/gemm_hopper.cu` multiplies a size: the one that a small model of the chip finds fastest.
 //! Pure and printable. The model counts what a multiprocessor multiplies, what it loads through the second-level cache,
 //! what the memory reads and writes, and how evenly tiles fall on the chip; its constants were fitted to measurements.
-use crate::driver::Arch;
+use super::{Device, Operands};
+use planish_tensor::Q8;
 use std::fmt;
 
 /// Bytes of k that a stage holds.
@@ -150,13 +151,16 @@ impl fmt::Display for Choice {
     }
 }
 
-/// What a product is chosen for, beside its size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Device {
-    /// Architecture.
-    pub arch: Arch,
-    /// Multiprocessors.
-    pub sm_count: usize,
+/// The element types of a product, if there are kernels for them.
+pub(crate) fn element(operands: Operands) -> Option<Element> {
+    match (operands.weight, operands.tokens) {
+        (Q8::Int8, Q8::Int8) => Some(Element::Int8),
+        (Q8::E4M3, Q8::E4M3) => Some(Element::E4M3),
+        (Q8::E5M2, Q8::E4M3) => Some(Element::E5M2E4M3),
+        (Q8::E4M3, Q8::E5M2) => Some(Element::E4M3E5M2),
+        (Q8::E5M2, Q8::E5M2) => Some(Element::E5M2),
+        _ => None,
+    }
 }
 
 /// The tile for `out[m, n] = x[m, k] · w[n, k]ᵀ`, or nothing if the device has no such kernels. `invariant`: k is never
@@ -168,7 +172,9 @@ pub fn choose(m: usize, n: usize, k: usize, element: Element, device: Device, in
 
 /// Every tile that can multiply a size, as [`choose`] compares them.
 pub fn choices(m: usize, n: usize, k: usize, element: Element, device: Device, invariant: bool) -> Vec<Choice> {
-    if device.arch != 90 || m == 0 || n == 0 || k == 0 {
+    // Rows begin at multiples of 16 bytes, or others read them.
+    let aligned = (k * element.size()).is_multiple_of(16);
+    if device.arch != 90 || m == 0 || n == 0 || k == 0 || !aligned {
         return Vec::new();
     }
     let exact = element == Element::Int8;

@@ -1,9 +1,9 @@
 //! The tiles that matrix products are cut into, and which of them suits a product. Numbers are those of the `.cu`
 //! files.
 
-/// A kernel of a product: a block computes `rows` x `tokens` outputs.
+/// A kernel of a product by the instructions that several chips have: a block computes `rows` x `tokens` outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tile {
+pub struct Tile {
     /// The kernel's name.
     pub name: &'static str,
     /// Weight rows of a block.

@@ -2,8 +2,8 @@
 //! Arguments of the products of `gemm_float.cu`: w, x, bias, out, t, n, k, type of out.
 use super::gemm_hopper;
 use super::gemm_w8a8::out_type;
-use super::tile::{Tile, fastest, narrowest};
 use super::{Grid, address, params};
+use crate::choose::tile::{Tile, fastest, narrowest};
 use crate::{Cuda, Linear};
 use planish_tensor::layout::require;
 use planish_tensor::{DType, Error, FloatMath, Result, Tensor};

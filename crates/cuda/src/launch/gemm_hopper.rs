@@ -1,13 +1,14 @@
 //! Products by the tensor cores of sm_90a (`kernels/gemm_hopper.cu`): tensor maps, the chosen tile, the launch.
 //! Arguments of every kernel: maps of w, x and out, then xs, ws, bias, out, t, n, row, steps, xs_stride, layout, gate,
 //! out_type, boxes, group, add, as `GemmArguments` in `gemm_hopper.cuh` explains.
+use super::gemm_w8a8::operands;
 use super::tensor_map::{BF16, F32, Map, U8};
 use super::{Grid, address, params};
-use crate::choose::{Choice, Device, Element, STEP_BYTES, choices, choose};
+use crate::choose::hopper::{Choice, Element, STEP_BYTES, choices, choose, element};
 use crate::support::no_kernel;
 use crate::{Cuda, Linear};
 use cudarc::driver::sys;
-use planish_tensor::{Activation, DType, Error, Q8, Q8Rows, Result, Tensor};
+use planish_tensor::{Activation, DType, Error, Q8Rows, Result, Tensor};
 
 const FILE: &str = "gemm_hopper";
 
@@ -57,29 +58,23 @@ pub(crate) struct Product {
     pub invariant: bool,
 }
 
-/// The product of quantized tokens and a weight, if these kernels can run it. The sizes must fit together.
+/// The product of quantized tokens and a weight. The sizes must fit together, and [`choose`] must have a tile for them.
 pub(crate) fn w8a8(
     cuda: &Cuda,
+    element: Element,
     x: &Q8Rows<Cuda>,
     w: &Linear,
     epilogue: Epilogue,
     out: &Tensor<Cuda>,
-) -> Option<Product> {
-    let element = match (w.q8?, Q8::from_dtype(x.codes.dtype)?) {
-        (Q8::Int8, Q8::Int8) => Element::Int8,
-        (Q8::E4M3, Q8::E4M3) => Element::E4M3,
-        (Q8::E5M2, Q8::E4M3) => Element::E5M2E4M3,
-        (Q8::E4M3, Q8::E5M2) => Element::E4M3E5M2,
-        (Q8::E5M2, Q8::E5M2) => Element::E5M2,
-        _ => return None,
-    };
-    let product = Product {
+) -> Result<Product> {
+    let scales = w.scales.as_ref().ok_or_else(|| Error::dtype("gemm_w8a8: the weight has no scales"))?;
+    Ok(Product {
         element,
         x: address(&x.codes),
         xs: address(&x.scales),
         one_scale: false,
         w: w.weight.address(),
-        ws: w.scales.as_ref()?.address(),
+        ws: scales.address(),
         bias: w.bias.as_ref().map_or(0, |b| b.address()),
         out: address(out),
         out_type: out.dtype,
@@ -89,8 +84,7 @@ pub(crate) fn w8a8(
         epilogue,
         add: false,
         invariant: cuda.batch_invariant,
-    };
-    takes(cuda, &product).then_some(product)
+    })
 }
 
 /// The product of `t` tokens at `x`, rounded to bf16, and a bf16 weight. The sizes must fit together.
@@ -114,44 +108,37 @@ pub(crate) fn bf16(x: u64, t: usize, w: &Linear, out: &Tensor<Cuda>) -> Product 
     }
 }
 
-/// Whether these kernels can run a product on this device: others read rows that do not begin at multiples of 16 bytes.
-pub(crate) fn takes(cuda: &Cuda, p: &Product) -> bool {
-    let row = p.k * p.element.size();
-    let aligned = row.is_multiple_of(16) && p.x.is_multiple_of(16) && p.w.is_multiple_of(16);
-    cuda.arch() == 90 && p.k > 0 && aligned && (p.epilogue == Epilogue::Plain || p.n.is_multiple_of(16))
-}
-
-/// Queues a product that [`takes`] accepts.
+/// Queues a product by the tile that the model of the chip finds fastest.
 pub(crate) fn product(cuda: &Cuda, p: &Product) -> Result<()> {
     if p.t == 0 || p.n == 0 {
         return Ok(());
     }
-    queue(cuda, p, &chosen(cuda, p)?)
+    let choice = choose(p.t, p.n, p.k, p.element, cuda.chip(), p.invariant);
+    queue(cuda, p, &choice.ok_or_else(|| Error::unsupported(format!("no sm_90a kernel multiplies {:?}", p.element)))?)
 }
 
-/// The name of the kernel that [`product`] queues.
-pub(crate) fn kernel(cuda: &Cuda, p: &Product) -> Result<String> {
-    Ok(chosen(cuda, p)?.kernel(p.element))
+/// The tile of these kernels, also where others are faster.
+pub(crate) fn fastest(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear) -> Result<Choice> {
+    let choice = choose(x.codes.rows, w.n, w.k, element_of(cuda, x, w)?, cuda.chip(), cuda.batch_invariant);
+    choice.ok_or_else(|| Error::unsupported("no sm_90a kernel multiplies this"))
 }
 
-fn chosen(cuda: &Cuda, p: &Product) -> Result<Choice> {
-    let device = Device { arch: cuda.arch(), sm_count: cuda.info().sm_count as usize };
-    choose(p.t, p.n, p.k, p.element, device, p.invariant)
-        .ok_or_else(|| Error::unsupported(format!("no sm_90a kernel multiplies {:?}", p.element)))
+fn element_of(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear) -> Result<Element> {
+    element(operands(cuda, x, w)?).ok_or_else(|| Error::unsupported("no sm_90a kernel multiplies this"))
 }
 
+/// For measurements.
 impl Cuda {
     /// Every tile of the sm_90a kernels for this product, placed on this device; none on other chips.
-    pub fn hopper_tiles(&self, x: &Q8Rows<Cuda>, w: &Linear, out: &Tensor<Cuda>) -> Vec<Choice> {
-        let device = Device { arch: self.arch(), sm_count: self.info().sm_count as usize };
-        let product = w8a8(self, x, w, Epilogue::Plain, out);
-        product.map_or_else(Vec::new, |p| choices(p.t, p.n, p.k, p.element, device, p.invariant))
+    pub fn hopper_tiles(&self, x: &Q8Rows<Cuda>, w: &Linear) -> Result<Vec<Choice>> {
+        let element = element_of(self, x, w)?;
+        Ok(choices(x.codes.rows, w.n, w.k, element, self.chip(), self.batch_invariant))
     }
 
     /// As [`planish_tensor::Backend::gemm_w8a8`], by this tile of [`Cuda::hopper_tiles`] for the same operands.
     pub fn gemm_w8a8_tile(&self, tile: &Choice, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Tensor<Cuda>) -> Result<()> {
-        let product = w8a8(self, x, w, Epilogue::Plain, out);
-        queue(self, &product.ok_or_else(|| Error::unsupported("no sm_90a kernel multiplies this"))?, tile)
+        let epilogue = if w.interleaved { Epilogue::Interleaved } else { Epilogue::Plain };
+        queue(self, &w8a8(self, element_of(self, x, w)?, x, w, epilogue, out)?, tile)
     }
 }
 

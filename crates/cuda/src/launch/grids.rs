@@ -48,16 +48,7 @@ pub(crate) fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Tenso
     let (t, n, k) = (x.codes.rows, w.n, w.k);
     let groups = w.grid.groups(k);
     require("gemm_w8a8", x.codes.cols == k && x.scales.rows == t && x.scales.cols == groups && out.rows == t)?;
-    let name = match (w.q8, Q8::from_dtype(x.codes.dtype)) {
-        (Some(Q8::Int8), Some(Q8::Int8)) => "int8_int8",
-        (Some(Q8::E4M3), Some(Q8::E4M3)) => "e4m3_e4m3",
-        (Some(Q8::E4M3), Some(Q8::E5M2)) => "e4m3_e5m2",
-        (Some(Q8::E5M2), Some(Q8::E4M3)) => "e5m2_e4m3",
-        (Some(Q8::E5M2), Some(Q8::E5M2)) => "e5m2_e5m2",
-        (weight, tokens) => {
-            return Err(Error::dtype(format!("gemm_w8a8: weights of {weight:?} with tokens of {tokens:?}")));
-        }
-    };
+    let name = kernel_name(x, w)?;
     let zeros = if w.grid == Grid::Asymmetric { zeros_of(x)? } else { 0 };
     let scales = w.scales.as_ref().ok_or_else(|| Error::dtype("gemm_w8a8: the weight has no scales"))?;
     let parameters = params![
@@ -77,5 +68,17 @@ pub(crate) fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Tenso
         out_type("gemm_w8a8", out.dtype)?,
     ];
     let blocks = Blocks::of(n.div_ceil(ROWS) * t.div_ceil(TOKENS), ROWS);
-    cuda.launch("grids", &format!("grid_product_{name}"), blocks, parameters)
+    cuda.launch("grids", name, blocks, parameters)
+}
+
+/// The kernel of [`product`].
+pub(crate) fn kernel_name(x: &Q8Rows<Cuda>, w: &Linear) -> Result<&'static str> {
+    match (w.q8, Q8::from_dtype(x.codes.dtype)) {
+        (Some(Q8::Int8), Some(Q8::Int8)) => Ok("grid_product_int8_int8"),
+        (Some(Q8::E4M3), Some(Q8::E4M3)) => Ok("grid_product_e4m3_e4m3"),
+        (Some(Q8::E4M3), Some(Q8::E5M2)) => Ok("grid_product_e4m3_e5m2"),
+        (Some(Q8::E5M2), Some(Q8::E4M3)) => Ok("grid_product_e5m2_e4m3"),
+        (Some(Q8::E5M2), Some(Q8::E5M2)) => Ok("grid_product_e5m2_e5m2"),
+        (weight, tokens) => Err(Error::dtype(format!("gemm_w8a8: weights of {weight:?} with tokens of {tokens:?}"))),
+    }
 }

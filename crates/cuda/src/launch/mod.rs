@@ -16,7 +16,6 @@ pub(crate) mod rope_store_kv;
 pub(crate) mod rows;
 pub(crate) mod sample;
 mod tensor_map;
-mod tile;
 
 use crate::Cuda;
 use crate::driver::check;

@@ -1,14 +1,11 @@
-//! Matrix products on the first GPU: error against sums in f64 (INT8: equality), µs, TOP/s and GB/s.
+//! Matrix products on the first GPU: error against sums in f64 (INT8: equality), µs, TOP/s, GB/s, and the ratio to cuBLASLt in
+//! the same run, where its library is found (INT8: sums without scales; FP8: one scale; bf16 to f32).
 //! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89|90] [t=TOKENS] [--short] [--tiles]
 //! [--sustained]`; with `--tiles` every tile of the sm_90a kernels beside the chosen one, with `--sustained` each for half
 //! a second, so that the card reaches its limit of power and lowers its clock; else bursts of some milliseconds. Weights
-//! rotate through more memory than the second-level cache holds, so that every product reads them from memory. On an H200
-//! beside cuBLASLt, if it is found (INT8: sums without scales; FP8: one scale).
-mod vendor;
-
+//! rotate through more memory than the second-level cache holds, so that every product reads them from memory.
 use planish_cuda::{Cuda, Linear, Options};
 use planish_tensor::{Activation, Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Result, Tensor, q8};
-use vendor::Vendor;
 
 /// n x k of Llama-3-8B: q+k+v, o, gate+up, down.
 const SHAPES: [(usize, usize); 4] = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)];
@@ -160,30 +157,60 @@ fn median(cuda: &Cuda, asked: &Asked, copies: usize, product: &mut dyn FnMut(usi
     Ok(rounds[rounds.len() / 2])
 }
 
-/// A product's sizes and its weight's bytes.
+/// A product's sizes, its weight's bytes, and cuBLASLt's microseconds for it.
 struct Product {
     t: usize,
     n: usize,
     k: usize,
     bytes: usize,
+    theirs: Option<f64>,
 }
 
-fn note(rows: &mut Vec<Row>, asked: &Asked, kernel: &str, p: &Product, us: f64, error: f64) {
+/// Prints figures, or keeps them for a line; the error of cuBLASLt's own product is not looked at.
+fn note(rows: &mut Vec<Row>, asked: &Asked, kernel: &str, p: &Product, us: f64, error: Option<f64>) {
     let tops = 2.0 * p.t as f64 * p.n as f64 * p.k as f64 / us / 1e6;
     let rate = p.bytes as f64 / us / 1e3;
+    let ratio = p.theirs.map(|theirs| theirs / us);
     if !asked.short() {
         let Product { t, n, k, .. } = p;
-        println!("{kernel:<22} {t:>5} x {n} x {k}: {us:9.1} us {tops:8.1} TOP/s {rate:8.1} GB/s error {error:.1e}");
+        let error = error.map_or_else(String::new, |e| format!(" error {e:.1e}"));
+        let ratio = ratio.map_or_else(String::new, |r| format!(" {r:.2} x cuBLASLt"));
+        println!("{kernel:<22} {t:>5} x {n} x {k}: {us:9.1} us {tops:8.1} TOP/s {rate:8.1} GB/s{error}{ratio}");
         return;
     }
-    let wrong = if error < 3e-2 { String::new() } else { format!("(WRONG {error:.0e})") };
+    let wrong = error.filter(|e| *e >= 3e-2).map_or_else(String::new, |e| format!("(WRONG {e:.0e})"));
+    let ratio = ratio.map_or_else(String::new, |r| format!("/{r:.2}x"));
     let figure = match p.t <= 64 {
-        true => format!(" {}:{us:.1}us/{:.0}%{wrong}", p.t, rate / 41.0),
-        false => format!(" {}:{us:.0}us/{tops:.0}T{wrong}", p.t),
+        true => format!(" {}:{us:.1}us/{:.0}%{ratio}{wrong}", p.t, rate / 41.0),
+        false => format!(" {}:{us:.0}us/{tops:.0}T{ratio}{wrong}", p.t),
     };
     match rows.iter_mut().find(|r| r.kernel == kernel) {
         Some(row) => row.text += &figure,
         None => rows.push(Row { kernel: kernel.to_owned(), text: figure }),
+    }
+}
+
+/// cuBLASLt's microseconds for the same codes or numbers, noted as a row; nothing if it cannot be asked, and why.
+fn theirs(
+    cuda: &Cuda,
+    asked: &Asked,
+    rows: &mut Vec<Row>,
+    x: &Tensor<Cuda>,
+    weights: &[Linear],
+    p: Product,
+) -> Result<Product> {
+    match cuda.vendor_product(x, weights) {
+        Ok(Some(mut product)) => {
+            let us = median(cuda, asked, weights.len(), &mut |i| (product.queue)(i))?;
+            let p = Product { theirs: Some(us), ..p };
+            note(rows, asked, "cuBLASLt", &p, us, None);
+            Ok(p)
+        }
+        Ok(None) => Ok(p),
+        Err(error) => {
+            println!("no ratio: {error}");
+            Ok(p)
+        }
     }
 }
 
@@ -207,7 +234,6 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
     let weight = HostTensor::from_bytes(kind.dtype(), vec![n, k], codes.clone())?;
     let weights = copies(cuda, &LinearPart::channels(weight, ws.clone(), None))?;
     let mut rows = Vec::new();
-    let vendor = if cuda.arch() == 90 { Vendor::open(cuda)? } else { None };
     for t in asked.tokens() {
         let tokens = random.codes(kind, t * k);
         let xs: Vec<f32> = (0..t).map(|_| 0.01 + random.float().abs()).collect();
@@ -215,80 +241,81 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
         cuda.upload(&tokens, &mut x.codes)?;
         cuda.upload(&xs.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(), &mut x.scales)?;
         let mut kernels = cuda.w8a8_kernels(&x, &weights[0])?;
-        if let Some(vendor) = &vendor {
-            let us = theirs(cuda, vendor, asked, kind, (&tokens, &weights), (n, k))?;
-            note(&mut rows, asked, "cuBLASLt", &Product { t, n, k, bytes: n * k }, us, 0.0);
-        }
+        let sizes = Product { t, n, k, bytes: n * k, theirs: None };
+        let sizes = theirs(cuda, asked, &mut rows, &x.codes, &weights, sizes)?;
         let few = [(1, "int8_few_1"), (4, "int8_few_4")].iter().find(|f| f.0 == t).map(|f| f.1);
         kernels.extend(few.filter(|f| kind == Q8::Int8 && !kernels.contains(f)));
+        let term = |token: usize, row: usize| {
+            let (a, b) = (&tokens[token * k..][..k], &codes[row * k..][..k]);
+            let (sum, size) = dot(kind, a, b);
+            let scales = f64::from(xs[token]) * f64::from(ws[row]);
+            match kind {
+                Q8::Int8 => (f64::from(q8::rescale(q8::dot(kind, a, b), xs[token], ws[row], 0.0)), 0.0),
+                _ => (sum * scales, size * scales),
+            }
+        };
         for kernel in kernels {
             let mut out = poisoned(cuda, t, n)?;
             cuda.gemm_w8a8_by(kernel, &x, &weights[0], &mut out)?;
-            let term = |token: usize, row: usize| {
-                let (a, b) = (&tokens[token * k..][..k], &codes[row * k..][..k]);
-                let scales = f64::from(xs[token]) * f64::from(ws[row]);
-                if kind == Q8::Int8 {
-                    let exact = q8::rescale(q8::dot(kind, a, b), xs[token], ws[row], 0.0);
-                    return (f64::from(exact), 0.0);
-                }
-                let products = a.iter().zip(b).map(|(&a, &b)| f64::from(kind.decode(a)) * f64::from(kind.decode(b)));
-                let (sum, size) = products.fold((0.0, 0.0), |(s, m), p| (s + p, m + p.abs()));
-                (sum * scales, size * scales)
-            };
             let error = error(cuda, &out, &mut random, &term)?;
             let us = median(cuda, asked, weights.len(), &mut |i| cuda.gemm_w8a8_by(kernel, &x, &weights[i], &mut out))?;
-            note(&mut rows, asked, kernel, &Product { t, n, k, bytes: n * k }, us, error);
+            note(&mut rows, asked, kernel, &sizes, us, Some(error));
         }
-        if asked.has("--tiles") {
+        let tiles = if asked.has("--tiles") { cuda.hopper_tiles(&x, &weights[0])? } else { Vec::new() };
+        for tile in tiles {
             let mut out = poisoned(cuda, t, n)?;
-            for tile in cuda.hopper_tiles(&x, &weights[0], &out) {
-                let us =
-                    median(cuda, asked, weights.len(), &mut |i| cuda.gemm_w8a8_tile(&tile, &x, &weights[i], &mut out))?;
-                let name = format!("{} ({:.1})", tile.tile.name(), tile.expected);
-                note(&mut rows, asked, &name, &Product { t, n, k, bytes: n * k }, us, 0.0);
-            }
+            cuda.gemm_w8a8_tile(&tile, &x, &weights[0], &mut out)?;
+            let error = error(cuda, &out, &mut random, &term)?;
+            let us =
+                median(cuda, asked, weights.len(), &mut |i| cuda.gemm_w8a8_tile(&tile, &x, &weights[i], &mut out))?;
+            let name = format!("{} ({:.1})", tile.tile.name(), tile.expected);
+            note(&mut rows, asked, &name, &sizes, us, Some(error));
         }
     }
     close(&rows, n, k);
     Ok(())
 }
 
-/// Gate and up of `n` rows in all, joined in the product's epilogue; errors are the business of `tests/products.rs`.
+/// Sum of the products of two rows of codes, and of their magnitudes.
+fn dot(kind: Q8, a: &[u8], b: &[u8]) -> (f64, f64) {
+    let products = a.iter().zip(b).map(|(&a, &b)| f64::from(kind.decode(a)) * f64::from(kind.decode(b)));
+    products.fold((0.0, 0.0), |(s, m), p| (s + p, m + p.abs()))
+}
+
+/// Gate and up of `n` rows in all, joined in the product's epilogue. Beside cuBLASLt's product, which joins nothing.
 fn gated(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<()> {
+    const SCALES: [f32; 2] = [0.01, 0.001];
     let mut random = Random((n * k) as u64);
-    let mut part = || {
-        let weight = HostTensor::from_bytes(kind.dtype(), vec![n / 2, k], random.codes(kind, n / 2 * k))?;
-        Ok(LinearPart::channels(weight, vec![0.001; n / 2], None))
+    let codes = [(); 2].map(|()| random.codes(kind, n / 2 * k));
+    let part = |codes: &Vec<u8>| {
+        let weight = HostTensor::from_bytes(kind.dtype(), vec![n / 2, k], codes.clone())?;
+        Ok(LinearPart::channels(weight, vec![SCALES[1]; n / 2], None))
     };
-    let weight = cuda.load_gated(&[part()?, part()?])?;
+    let weights = [cuda.load_gated(&[part(&codes[0])?, part(&codes[1])?])?];
     let mut rows = Vec::new();
     for t in asked.tokens() {
+        let tokens = random.codes(kind, t * k);
         let mut x = cuda.alloc_q8(kind, t, k)?;
-        cuda.upload(&random.codes(kind, t * k), &mut x.codes)?;
-        cuda.upload(&0.01f32.to_le_bytes().repeat(t), &mut x.scales)?;
+        cuda.upload(&tokens, &mut x.codes)?;
+        cuda.upload(&SCALES[0].to_le_bytes().repeat(t), &mut x.scales)?;
+        let sizes = Product { t, n, k, bytes: n * k, theirs: None };
+        let sizes = theirs(cuda, asked, &mut rows, &x.codes, &weights, sizes)?;
+        let joined = |token: usize, row: usize| {
+            let scale = f64::from(SCALES[0]) * f64::from(SCALES[1]);
+            let [gate, up] = [0, 1].map(|i| dot(kind, &tokens[token * k..][..k], &codes[i][row * k..][..k]));
+            let (g, u) = (gate.0 * scale, up.0 * scale);
+            // INT8 sums are exact; those of FP8 are judged beside the magnitudes of their terms.
+            let size = if kind == Q8::Int8 { (g * u).abs() } else { gate.1 * up.1 * scale * scale };
+            (g / (1.0 + (-g).exp()) * u, size)
+        };
         let mut out = poisoned(cuda, t, n / 2)?;
-        let us = median(cuda, asked, 1, &mut |_| cuda.gemm_w8a8_gated(&x, &weight, Activation::Silu, &mut out))?;
-        note(&mut rows, asked, "joined", &Product { t, n, k, bytes: n * k }, us, 0.0);
+        cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out)?;
+        let error = error(cuda, &out, &mut random, &joined)?;
+        let us = median(cuda, asked, 1, &mut |_| cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out))?;
+        note(&mut rows, asked, "joined", &sizes, us, Some(error));
     }
     close(&rows, n, k);
     Ok(())
-}
-
-/// Microseconds of the vendor's product of the same codes.
-fn theirs(
-    cuda: &Cuda,
-    vendor: &Vendor,
-    asked: &Asked,
-    kind: Q8,
-    (tokens, weights): (&[u8], &[Linear]),
-    (n, k): (usize, usize),
-) -> Result<f64> {
-    let t = tokens.len() / k;
-    // It takes tokens by sixteens only.
-    let mut padded = tokens.to_vec();
-    padded.resize(t.next_multiple_of(16) * k, 0);
-    let mut product = vendor.product(cuda, kind, &padded, n, k)?;
-    median(cuda, asked, weights.len(), &mut |i| product.run(weights[i].address()))
 }
 
 fn poisoned(cuda: &Cuda, t: usize, n: usize) -> Result<Tensor<Cuda>> {
@@ -342,6 +369,8 @@ fn float(
         let inputs: Vec<f32> = random.bf16s(t * k).into_iter().map(widened).collect();
         let mut x = cuda.alloc(DType::F32, t, k)?;
         cuda.upload(&inputs.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(), &mut x)?;
+        let sizes = Product { t, n, k, bytes: n * k * dtype.size(), theirs: None };
+        let sizes = theirs(cuda, asked, &mut rows, &x, &weights, sizes)?;
         for kernel in cuda.float_kernels(t, &weights[0], math) {
             let mut out = poisoned(cuda, t, n)?;
             cuda.gemm_float_by(kernel, &x, &weights[0], &mut out)?;
@@ -354,7 +383,7 @@ fn float(
             let us =
                 median(cuda, asked, weights.len(), &mut |i| cuda.gemm_float_by(kernel, &x, &weights[i], &mut out))?;
             let kernel = format!("{kernel} {math:?}");
-            note(&mut rows, asked, &kernel, &Product { t, n, k, bytes: n * k * dtype.size() }, us, error);
+            note(&mut rows, asked, &kernel, &sizes, us, Some(error));
         }
     }
     close(&rows, n, k);

@@ -4,7 +4,7 @@ use crate::mixture::Mixer;
 use crate::{
     Activation, Attended, AttentionShape, Batch, Courtesy, DType, Error, FloatMath, Grid, HostTensor, Judged, KvLayer,
     LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow,
-    Solver, Target, Tensor,
+    Solver, Target, Tensor, VendorProduct,
 };
 
 /// A machine that can run the network's operations.
@@ -108,6 +108,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// The kernel that [`Backend::gemm_w8a8`] takes for these operands, by name, for people who measure.
     fn gemm_w8a8_kernel(&self, _x: &Q8Rows<Self>, _w: &Self::Linear, _out: &Tensor<Self>) -> Result<String> {
         Ok("gemm_w8a8".into())
+    }
+    /// The product of `x` (codes, or floats) and each of `weights`, all of one type and size, by the library of the device's
+    /// maker, for people who measure: scales and biases are left out. `None` if devices of this kind have no such library;
+    /// an error that says why if it is not to be had here.
+    fn vendor_product<'a>(
+        &'a self,
+        _x: &Tensor<Self>,
+        _weights: &'a [Self::Linear],
+    ) -> Result<Option<VendorProduct<'a>>> {
+        Ok(None)
     }
     /// Adds the product of [`Backend::gemm_w8a8`] to `sum[t, n]`, as [`Backend::add`] would, if the device does so while it
     /// stores (`out` is then left alone), and returns true; otherwise writes it to `out` and returns false.

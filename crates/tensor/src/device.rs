@@ -51,3 +51,11 @@ pub trait Recording: Send {
     /// Queues them once more.
     fn replay(&self) -> Result<()>;
 }
+
+/// See [`crate::Backend::vendor_product`].
+pub struct VendorProduct<'a> {
+    /// The library, and what it makes of what.
+    pub name: &'static str,
+    /// Queues the product with the weight of this number.
+    pub queue: Box<dyn FnMut(usize) -> Result<()> + 'a>,
+}

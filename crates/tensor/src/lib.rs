@@ -29,7 +29,7 @@ pub mod tensor;
 pub use backend::Backend;
 pub use batch::Batch;
 pub use courtesy::Courtesy;
-pub use device::{Memory, Preferences, Recording, RecordingKey};
+pub use device::{Memory, Preferences, Recording, RecordingKey, VendorProduct};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use grid::{Grid, InputCodes};

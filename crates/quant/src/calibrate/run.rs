@@ -23,6 +23,7 @@ use planish_model::weights::HostBlock;
 use planish_model::{Ends, Input, Plan, Role};
 use planish_tensor::{Backend, DType, FloatMath, HostTensor, Q8};
 
+pub use super::states::Placed;
 pub use super::steps::FEW_TOKENS;
 
 /// Decided settings of one run.
@@ -85,6 +86,8 @@ pub struct Outcome {
     pub smoothing: Option<Divergence>,
     /// KL(original || quantized model).
     pub quantized: Divergence,
+    /// Where the calibration states were kept.
+    pub states: Placed,
     /// Seconds by phase.
     pub phases: Phases,
 }
@@ -182,6 +185,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
 
     fn check(mut self, head: Option<Head>) -> Result<Outcome> {
         let (job, lane) = (self.job, &mut self.lane);
+        let states = self.streams.calibration.placed();
         drop(std::mem::take(&mut self.streams.calibration.chunks));
         let ends = Ends::load(lane.backend, job.plan, job.source, false)?;
         let (original, h) = (&self.streams.original, job.plan.hidden);
@@ -197,7 +201,7 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
         let quantized = check::divergence(lane, both, original, &self.streams.quantized, h)?;
         self.phases.end(lane.backend, "compare")?;
         self.layers.extend(head.map(|head| head.report));
-        Ok(Outcome { layers: self.layers, smoothing, quantized, phases: self.phases })
+        Ok(Outcome { layers: self.layers, smoothing, quantized, states, phases: self.phases })
     }
 
     /// Everything that is done to block `layer`; its tensors as they are stored.

@@ -19,6 +19,15 @@ pub struct Chunk<B: Backend> {
     place: Place<B>,
 }
 
+/// Bytes of states, by where they are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// On the device.
+    pub device: u64,
+    /// In host memory.
+    pub host: u64,
+}
+
 enum Place<B: Backend> {
     /// `[t, h]` as f32.
     Host(Vec<f32>),
@@ -91,6 +100,18 @@ impl<B: Backend> States<B> {
     pub fn tokens(&self) -> usize {
         self.chunks.iter().map(Chunk::tokens).sum()
     }
+
+    /// Where they are.
+    pub fn placed(&self) -> Placed {
+        let mut placed = Placed::default();
+        for chunk in &self.chunks {
+            match &chunk.place {
+                Place::Device(states) => placed.device += (states.rows * states.cols * states.dtype.size()) as u64,
+                Place::Host(values) => placed.host += size_of_val(&values[..]) as u64,
+            }
+        }
+        placed
+    }
 }
 
 /// Bytes that work on one block takes on a device at most: statistics, factors, the block in f32 (twice while it is
@@ -128,6 +149,18 @@ pub fn groups(lengths: &[usize], most: usize) -> Vec<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn states_are_counted_where_they_are() {
+        let cpu = planish_cpu::Scalar;
+        let device = cpu.alloc(planish_tensor::DType::F32, 4, 3).unwrap();
+        let chunks = vec![
+            Chunk::on_host(vec![2], vec![0.0; 6]),
+            Chunk { lengths: vec![4], place: Place::Device(device) },
+            Chunk::on_host(vec![1, 1], vec![0.0; 6]),
+        ];
+        assert_eq!(States::<planish_cpu::Scalar> { chunks }.placed(), Placed { device: 48, host: 48 });
+    }
 
     #[test]
     fn groups_cover_everything_once() {

@@ -1,5 +1,5 @@
 //! `planish bench kernels`: the operations of one transformer block, each alone: time, rate, error against the
-//! definition, and what it replaces in the same run.
+//! definition, and in the same run the vendor's product or what the operation replaces.
 mod data;
 mod products;
 mod rows;
@@ -68,10 +68,27 @@ struct Row {
     operations: f64,
     /// Bytes that are read or written at least.
     bytes: f64,
-    /// What the operation replaces, and its microseconds.
-    reference: (&'static str, f64),
+    /// What it is measured beside.
+    reference: Reference,
+    /// Microseconds of the same product of bf16 numbers.
+    bf16_us: Option<f64>,
     /// The largest error, in parts of the largest result of the definition.
     rel_err: f64,
+}
+
+/// What an operation is measured beside, in the same run.
+#[derive(Clone, Debug, PartialEq)]
+struct Reference {
+    /// What it is; or why there is nothing.
+    name: String,
+    /// Its microseconds.
+    us: Option<f64>,
+}
+
+impl Reference {
+    fn of(name: &str, us: f64) -> Reference {
+        Reference { name: name.into(), us: Some(us) }
+    }
 }
 
 impl Row {
@@ -87,10 +104,21 @@ impl Row {
             "us": self.us,
             "tops": self.operations / self.us / 1e6,
             "gbps": self.bytes / self.us / 1e3,
-            "reference": self.reference.0,
-            "reference_us": self.reference.1,
+            "reference": self.reference.name,
+            "reference_us": self.reference.us,
+            "bf16_us": self.bf16_us,
             "rel_err": self.rel_err,
         })
+    }
+
+    fn line(&self) -> String {
+        let [m, n, k] = self.size;
+        let (tops, rate) = (self.operations / self.us / 1e6, self.bytes / self.us / 1e3);
+        let against = self.reference.us.map_or_else(|| "–".into(), |us| format!("{:.2}x", us / self.us));
+        format!(
+            "{:<22} {m:>6} {n:>7} {k:>7}  {:<8} {:>10.1} {tops:>8.2} {rate:>8.1}  {against:>7}  {:.0e}  {}  ({})\n",
+            self.op, self.dtype, self.us, self.rel_err, self.kernel, self.reference.name,
+        )
     }
 }
 
@@ -150,21 +178,8 @@ const ROUND_US: f64 = 20_000.0;
 
 fn table(device: &str, rows: &[Row]) -> String {
     let mut text = format!("{device}\n\n");
-    text +=
-        "operation                    tokens       n       k  dtype            us    TOP/s     GB/s  against  error\n";
-    for row in rows {
-        let [m, n, k] = row.size;
-        let (tops, rate) = (row.operations / row.us / 1e6, row.bytes / row.us / 1e3);
-        text += &format!(
-            "{:<28} {m:>6} {n:>7} {k:>7}  {:<8} {:>10.1} {tops:>8.2} {rate:>8.1}  {:>6.2}x  {:.0e}  ({})\n",
-            row.op,
-            row.dtype,
-            row.us,
-            row.reference.1 / row.us,
-            row.rel_err,
-            row.reference.0,
-        );
-    }
+    text += "operation              tokens       n       k  dtype            us    TOP/s     GB/s  against  error  kernel\n";
+    rows.iter().for_each(|row| text += &row.line());
     text += "\nagainst: time of what stands in parentheses, by the time of the operation.\n";
     text
 }

@@ -1,7 +1,8 @@
-//! Products of a block: W8A8 against the same in bf16, and the output projection.
+//! Products of a block, and the output projection: beside the vendor's where there is one, else beside the same in another
+//! type.
 use super::data::{Sizes, WEIGHT_SCALE, codes, download, float_weight, floats, upload, weight};
-use super::{Random, Row, time};
-use planish_tensor::{Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Q8Rows, Result, Tensor};
+use super::{Random, Reference, Row, time};
+use planish_tensor::{Backend, DType, Error, FloatMath, HostTensor, LinearPart, Q8, Q8Rows, Result, Tensor};
 
 /// Bytes of weights that the measured products go through: more than a cache holds.
 const ROTATION: usize = 256 << 20;
@@ -13,22 +14,43 @@ pub fn measure<B: Backend>(b: &B, sizes: &Sizes, kind: Q8, tokens: &[usize], row
         let part = weight(&mut random, kind, n, k)?;
         let float = float_weight(&mut random, n, k)?;
         for &t in tokens {
-            let reference = ("gemm_float bf16", float_product(b, &float, t, &mut random)?.0);
-            rows.push(Row { reference, ..w8a8(b, kind, &part, t, &mut random)? });
+            let (bf16_us, _, _) = Float { math: FloatMath::Bf16 }.time(b, &float, t, &mut random)?;
+            let (row, vendor) = w8a8(b, kind, &part, t, &mut random)?;
+            let reference = vendor.unwrap_or_else(|| Reference::of("gemm_float bf16", bf16_us));
+            rows.push(Row { reference, bf16_us: Some(bf16_us), ..row });
         }
     }
     let head = float_weight(&mut random, sizes.v, sizes.h)?;
     for &t in tokens {
-        let (us, rel_err) = float_product(b, &head, t, &mut random)?;
-        let exact = Float { math: FloatMath::F32 };
-        let reference = ("gemm_float in f32 math", exact.time(b, &head, t, &mut random)?.0);
+        let (us, rel_err, vendor) = Float { math: FloatMath::Bf16 }.time(b, &head, t, &mut random)?;
+        let reference = match vendor {
+            Some(vendor) => vendor,
+            None => {
+                let (us, _, _) = Float { math: FloatMath::F32 }.time(b, &head, t, &mut random)?;
+                Reference::of("gemm_float in f32 math", us)
+            }
+        };
         let size = [t, sizes.v, sizes.h];
         let bytes = 2.0 * (sizes.v * sizes.h) as f64 + 4.0 * (t * (sizes.v + sizes.h)) as f64;
-        let dtype = DType::BF16.to_string();
-        let (op, operations) = ("gemm_float", operations(size));
-        rows.push(Row { op, kernel: op.into(), size, dtype, us, operations, bytes, reference, rel_err });
+        let (op, operations, dtype) = ("gemm_float", operations(size), DType::BF16.to_string());
+        let kernel = op.into();
+        rows.push(Row { op, kernel, size, dtype, us, operations, bytes, reference, bf16_us: Some(us), rel_err });
     }
     Ok(())
+}
+
+/// The product of the vendor's library; `None` if a device of this kind has no such library. The reason stands in the
+/// name's place where it cannot be measured.
+fn vendor<B: Backend>(b: &B, x: &Tensor<B>, weights: &[B::Linear]) -> Result<Option<Reference>> {
+    match b.vendor_product(x, weights) {
+        Ok(None) => Ok(None),
+        Ok(Some(mut product)) => {
+            let us = time(b, &mut |turn| (product.queue)(turn % weights.len()))?;
+            Ok(Some(Reference::of(product.name, us)))
+        }
+        Err(Error::Unsupported(why)) => Ok(Some(Reference { name: format!("none: {why}"), us: None })),
+        Err(error) => Err(error),
+    }
 }
 
 fn operations([t, n, k]: [usize; 3]) -> f64 {
@@ -41,7 +63,14 @@ fn copies<B: Backend>(b: &B, part: &LinearPart) -> Result<Vec<B::Linear>> {
     (0..count).map(|_| b.load_linear(std::slice::from_ref(part))).collect()
 }
 
-fn w8a8<B: Backend>(b: &B, kind: Q8, part: &LinearPart, t: usize, random: &mut Random) -> Result<Row> {
+/// A row, its reference still to be said unless there is a vendor's.
+fn w8a8<B: Backend>(
+    b: &B,
+    kind: Q8,
+    part: &LinearPart,
+    t: usize,
+    random: &mut Random,
+) -> Result<(Row, Option<Reference>)> {
     let &[n, k] = part.weight.shape() else { unreachable!("weights have two dimensions") };
     let x = codes(random, kind, t * k);
     let scales: Vec<f32> = floats(random, t).iter().map(|s| (s.abs() + 0.5) / 128.0).collect();
@@ -62,12 +91,9 @@ fn w8a8<B: Backend>(b: &B, kind: Q8, part: &LinearPart, t: usize, random: &mut R
     let (size, dtype) = ([t, n, k], kind.dtype().to_string());
     let bytes = ((n + t) * k + 4 * (t + n) + out.dtype.size() * t * n) as f64;
     let (op, operations) = ("gemm_w8a8", operations(size));
-    Ok(Row { op, kernel, size, dtype, us, operations, bytes, reference: ("", 0.0), rel_err })
-}
-
-/// Microseconds and error of a float product in the fast math.
-fn float_product<B: Backend>(b: &B, part: &LinearPart, t: usize, random: &mut Random) -> Result<(f64, f64)> {
-    Float { math: FloatMath::Bf16 }.time(b, part, t, random)
+    let vendor = vendor(b, &rows.codes, &weights)?;
+    let reference = Reference { name: String::new(), us: None };
+    Ok((Row { op, kernel, size, dtype, us, operations, bytes, reference, bf16_us: None, rel_err }, vendor))
 }
 
 struct Float {
@@ -75,7 +101,14 @@ struct Float {
 }
 
 impl Float {
-    fn time<B: Backend>(&self, b: &B, part: &LinearPart, t: usize, random: &mut Random) -> Result<(f64, f64)> {
+    /// Microseconds, error, and the vendor's product.
+    fn time<B: Backend>(
+        &self,
+        b: &B,
+        part: &LinearPart,
+        t: usize,
+        random: &mut Random,
+    ) -> Result<(f64, f64, Option<Reference>)> {
         let &[n, k] = part.weight.shape() else { unreachable!("weights have two dimensions") };
         let values = floats(random, t * k);
         let x = upload(b, &values, t, k, b.activation_dtype())?;
@@ -86,7 +119,7 @@ impl Float {
             let w = planish_tensor::host::decode_f32(DType::BF16, &part.weight.bytes()[2 * j * k..][..2 * k]);
             values[i * k..][..k].iter().zip(w).map(|(&x, w)| f64::from(x) * f64::from(w)).sum()
         };
-        Ok((us, error(b, &out, random, &exact)?))
+        Ok((us, error(b, &out, random, &exact)?, vendor(b, &x, &weights)?))
     }
 }
 

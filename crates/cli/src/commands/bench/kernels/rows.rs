@@ -1,6 +1,6 @@
 //! Operations on rows that end in 8-bit codes, fused, against the plain operations that they stand for.
 use super::data::{Sizes, download, floats, upload};
-use super::{Random, Row, time};
+use super::{Random, Reference, Row, time};
 use planish_tensor::{Activation, Backend, DType, Q8, Q8Rows, Result, Tensor, q8};
 
 const EPS: f32 = 1e-5;
@@ -37,7 +37,7 @@ fn norm<B: Backend>(b: &B, h: usize, kind: Q8, t: usize) -> Result<Row> {
         b.rms_norm(&x, &device_weight, EPS, &mut normed)?;
         b.quantize_rows(&normed, &mut out)
     })?;
-    let reference = ("add, rms_norm, quantize_rows", plain);
+    let reference = Reference::of("add, rms_norm, quantize_rows", plain);
     let bytes = (t * h * (3 * dtype.size() + 1) + 4 * (t + h)) as f64;
     Ok(row("add_rms_norm_quantize", kind, [t, h, h], us, bytes, reference, rel_err))
 }
@@ -48,7 +48,7 @@ fn quantize<B: Backend>(b: &B, k: usize, kind: Q8, t: usize) -> Result<Row> {
     let mut out = b.alloc_q8(kind, t, k)?;
     let us = time(b, &mut |_| b.quantize_rows(&x, &mut out))?;
     let rel_err = error(b, kind, &out, &values, k, &|row| row.to_vec())?;
-    let reference = ("add: twice the bytes and no codes", time(b, &mut |_| b.add(&mut copy, &x))?);
+    let reference = Reference::of("add: twice the bytes and no codes", time(b, &mut |_| b.add(&mut copy, &x))?);
     let bytes = (t * k * (dtype.size() + 1) + 4 * t) as f64;
     Ok(row("quantize_rows", kind, [t, k, k], us, bytes, reference, rel_err))
 }
@@ -68,20 +68,13 @@ fn gated<B: Backend>(b: &B, f: usize, kind: Q8, t: usize) -> Result<Row> {
         b.quantize_rows(&inner, &mut out)
     })?;
     let bytes = (t * f * (2 * dtype.size() + 1) + 4 * t) as f64;
-    Ok(row("gated_quantize", kind, [t, f, 2 * f], us, bytes, ("gated, quantize_rows", plain), rel_err))
+    Ok(row("gated_quantize", kind, [t, f, 2 * f], us, bytes, Reference::of("gated, quantize_rows", plain), rel_err))
 }
 
-fn row(
-    op: &'static str,
-    kind: Q8,
-    size: [usize; 3],
-    us: f64,
-    bytes: f64,
-    reference: (&'static str, f64),
-    rel_err: f64,
-) -> Row {
+fn row(op: &'static str, kind: Q8, size: [usize; 3], us: f64, bytes: f64, reference: Reference, rel_err: f64) -> Row {
     let operations = (size[0] * size[2]) as f64;
-    Row { op, kernel: op.into(), size, dtype: kind.dtype().to_string(), us, operations, bytes, reference, rel_err }
+    let (kernel, dtype) = (op.into(), kind.dtype().to_string());
+    Row { op, kernel, size, dtype, us, operations, bytes, reference, bf16_us: None, rel_err }
 }
 
 /// The largest difference between what the codes of some tokens stand for and what those of the definition do, made of

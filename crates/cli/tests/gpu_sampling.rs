@@ -2,7 +2,7 @@
 use planish_cuda::{Cuda, Options};
 use planish_engine::sampler::{self, History, NoChoice};
 use planish_engine::{Mask, Sampling};
-use planish_tensor::{Backend, DType, SampleRow};
+use planish_tensor::{Asked, Backend, DType, SampleRow};
 
 fn devices() -> Vec<Cuda> {
     let open = |kernels_of| match Cuda::open(Options { kernels_of, ..Options::default() }) {
@@ -109,7 +109,55 @@ fn sampled(cuda: &Cuda, cases: &[Case]) -> Vec<u32> {
         .iter()
         .map(|case| sampler::row(&case.sampling, &case.history, &case.banned, case.mask.as_ref()))
         .collect();
-    cuda.sample(&mut logits, &rows).unwrap().expect("the device can do all of these")
+    // Some of the rows, in any order: each has its own number. All stay as they are.
+    let numbered: Vec<(u32, &SampleRow)> = (0..).zip(&rows).rev().collect();
+    let mut found = cuda.sample(&logits, &numbered).unwrap();
+    found.reverse();
+    assert_eq!(cuda.sample(&logits, &numbered[1..2]).unwrap(), found[found.len() - 2..][..1], "one row alone");
+    let mut after = vec![0f32; values.len()];
+    cuda.download(&logits, bytemuck::cast_slice_mut(&mut after)).unwrap();
+    let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
+    assert!(bits(&after) == bits(&values), "the logits have changed");
+    found.into_iter().map(|token| token.expect("the device can do all of these")).collect()
+}
+
+/// Log-probabilities of every case's token and of the likeliest, beside those of the engine's sampler.
+fn compare_likely(cuda: &Cuda, random: &mut Random, cases: &[Case]) -> f32 {
+    let v = cases[0].logits.len();
+    let mut logits = cuda.alloc(DType::F32, cases.len(), v).unwrap();
+    let values: Vec<f32> = cases.iter().flat_map(|case| case.logits.iter().copied()).collect();
+    cuda.upload(bytemuck::cast_slice(&values), &mut logits).unwrap();
+    let ask = |row| Asked { row, token: random.below(v) as u32, top: random.one_of(&[0, 1, 2, 5, 20, 64]) };
+    let asked: Vec<Asked> = (0..cases.len() as u32).rev().map(ask).collect();
+    let mut worst = 0f32;
+    for (asked, found) in asked.iter().zip(cuda.likely(&logits, &asked).unwrap()) {
+        let found = found.expect("the device can do all of these");
+        let expected = sampler::logprobs(&cases[asked.row as usize].logits, asked.token, asked.top);
+        let ids = |top: &[(u32, f32)]| top.iter().map(|(id, _)| *id).collect::<Vec<u32>>();
+        assert_eq!(ids(&found.top), ids(&expected.top), "width {v}, {asked:?}");
+        let pairs = found.top.iter().zip(&expected.top).map(|(a, b)| (a.1, b.1));
+        for (found, expected) in pairs.chain([(found.log_prob, expected.chosen)]) {
+            assert_eq!((found.is_nan(), found.is_finite()), (expected.is_nan(), expected.is_finite()), "{asked:?}");
+            if expected.is_finite() {
+                worst = worst.max((found - expected).abs() / expected.abs().max(1.0));
+            }
+        }
+    }
+    worst
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_engine() {
+    let mut random = Random(2);
+    for cuda in devices() {
+        let mut worst = 0f32;
+        for v in [1, 2, 63, 300, 4095, 4097, 5000, 32_003, 49_152, 128_256, 151_936, 262_144] {
+            let cases: Vec<Case> = (0..40).map(|_| Case::random(&mut random, v)).collect();
+            worst = worst.max(compare_likely(&cuda, &mut random, &cases));
+        }
+        println!("{}: worst {worst:.1e}", cuda.describe());
+        assert!(worst < 1e-6);
+    }
 }
 
 fn check(widths: &[usize], rounds: usize, rows: usize) {
@@ -150,11 +198,17 @@ fn large_vocabularies() {
 #[test]
 fn what_the_device_leaves_to_the_host() {
     for cuda in devices() {
-        let mut logits = cuda.alloc(DType::F32, 1, 5000).unwrap();
+        let logits = cuda.alloc(DType::F32, 3, 5000).unwrap();
         let long = SampleRow { temperature: 1.0, top_k: 3000, top_p: 0.9, ..SampleRow::GREEDY };
-        assert_eq!(cuda.sample(&mut logits, &[long]).unwrap(), None);
         let twice = SampleRow { bias: vec![(1, 2.0), (1, 3.0)], ..SampleRow::GREEDY };
-        assert_eq!(cuda.sample(&mut logits, &[twice]).unwrap(), None);
-        assert_eq!(cuda.sample(&mut logits, &[SampleRow::GREEDY]).unwrap(), Some(vec![0]));
+        let rows = [(2, &long), (0, &SampleRow::GREEDY), (1, &twice)];
+        assert_eq!(cuda.sample(&logits, &rows).unwrap(), [None, Some(0), None]);
+        assert!(cuda.sample(&logits, &[(3, &SampleRow::GREEDY)]).is_err());
+        let ask = |row, top| Asked { row, token: 7, top };
+        let found = cuda.likely(&logits, &[ask(2, 65), ask(0, 64), ask(1, 1000)]).unwrap();
+        assert!(found[0].is_none() && found[2].is_none());
+        assert_eq!(found[1].as_ref().unwrap().top.len(), 64);
+        assert!(cuda.likely(&logits, &[ask(3, 0)]).is_err());
+        assert!(cuda.likely(&logits, &[Asked { token: 5000, ..ask(0, 0) }]).is_err());
     }
 }

@@ -1,9 +1,9 @@
 //! Typed views of tensors, checked, for both CPU back ends.
 use crate::attention::{KvSlice, KvSliceMut};
-use crate::buffer::{CpuBuf, widen};
+use crate::buffer::{Aligned, CpuBuf, widen};
 use crate::rowwise::Units;
 use half::bf16;
-use planish_tensor::layout::require;
+use planish_tensor::layout::{require, require_rows};
 use planish_tensor::{Backend, DType, Error, KvLayer, Q8, Result, Tensor, kv_scale_bytes};
 
 /// The rows in use of an f32 tensor.
@@ -71,6 +71,13 @@ pub fn kv_slice_mut<'a, B: Backend<Buf = CpuBuf>>(
     }
 }
 
+/// A zeroed matrix.
+pub fn alloc<B: Backend<Buf = CpuBuf>>(dtype: DType, rows: usize, cols: usize) -> Result<Tensor<B>> {
+    let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
+    let bytes = bytes.ok_or_else(|| Error::shape(format!("{dtype} [{rows}, {cols}] is too large")))?;
+    Ok(Tensor { buf: CpuBuf::Owned(Aligned::zeroed(bytes)), dtype, rows, cols, capacity: rows })
+}
+
 /// Overwrites the rows in use.
 pub fn upload<B: Backend<Buf = CpuBuf>>(bytes: &[u8], dst: &mut Tensor<B>) -> Result<()> {
     let used = dst.rows * dst.cols * dst.dtype.size();
@@ -84,6 +91,16 @@ pub fn download<B: Backend<Buf = CpuBuf>>(src: &Tensor<B>, bytes: &mut [u8]) -> 
     let used = src.rows * src.cols * src.dtype.size();
     require("download", bytes.len() == used)?;
     bytes.copy_from_slice(&src.buf.bytes()[..used]);
+    Ok(())
+}
+
+/// Reads these rows, one after the other.
+pub fn download_rows<B: Backend<Buf = CpuBuf>>(src: &Tensor<B>, rows: &[u32], bytes: &mut [u8]) -> Result<()> {
+    require_rows(src, rows, bytes)?;
+    let each = src.cols * src.dtype.size();
+    for (to, &row) in bytes.chunks_exact_mut(each.max(1)).zip(rows) {
+        to.copy_from_slice(&src.buf.bytes()[row as usize * each..][..each]);
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The fast back end: every operation of the trait handed to the kernel of its name.
 use crate::access::{add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, kv_slice, kv_slice_mut, u8s, u8s_mut};
 use crate::attention::{Attention, Operands};
-use crate::buffer::{Aligned, CpuBuf, share};
+use crate::buffer::{CpuBuf, share};
 use crate::gemm_float::gemm_float;
 use crate::gemm_w8a8::{Q8Slice, gemm_gated_quantize, gemm_grouped, gemm_shifted, gemm_w8a8};
 use crate::isa::Isa;
@@ -10,7 +10,7 @@ use crate::rope::{RopeSlice, rope_store_kv};
 use crate::rowwise::{self, Q8SliceMut, Units};
 use crate::threads::Threads;
 use crate::{gram, host_memory};
-use planish_tensor::layout::{require, rows_of};
+use planish_tensor::layout::{require, require_targets, rows_of};
 use planish_tensor::mixture::Mixer;
 use planish_tensor::{
     Activation, AttentionShape, Backend, Batch, Courtesy, DType, Error, FloatMath, HostTensor, Judged, KvLayer,
@@ -63,9 +63,7 @@ impl Backend for Cpu {
     }
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
-        let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
-        let bytes = bytes.ok_or_else(|| Error::shape(format!("{dtype} [{rows}, {cols}] is too large")))?;
-        Ok(Tensor { buf: CpuBuf::Owned(Aligned::zeroed(bytes)), dtype, rows, cols, capacity: rows })
+        crate::access::alloc(dtype, rows, cols)
     }
 
     fn load(&self, host: &HostTensor) -> Result<Tensor<Self>> {
@@ -79,6 +77,10 @@ impl Backend for Cpu {
 
     fn download(&self, src: &Tensor<Self>, bytes: &mut [u8]) -> Result<()> {
         crate::access::download(src, bytes)
+    }
+
+    fn download_rows(&self, src: &Tensor<Self>, rows: &[u32], bytes: &mut [u8]) -> Result<()> {
+        crate::access::download_rows(src, rows, bytes)
     }
 
     fn sync(&self) -> Result<()> {
@@ -303,8 +305,7 @@ impl Backend for Cpu {
     }
 
     fn judge(&self, logits: &mut Tensor<Self>, targets: &[Target]) -> Result<Vec<Judged>> {
-        let fits = |t: &Target| (t.row as usize) < logits.rows && (t.token as usize) < logits.cols;
-        require("judge", targets.iter().all(fits) && targets.is_sorted_by_key(|t| t.row))?;
+        require_targets(logits, targets)?;
         Ok(rowwise::judge(&self.threads, self.isa, f32s(logits)?, logits.cols, targets))
     }
 

@@ -1,13 +1,14 @@
 //! The scalar reference: every operation in plain loops. This file is the definition; fast paths are tested against it.
 use crate::access::{add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, u8s, u8s_mut};
-use crate::buffer::{Aligned, CpuBuf, share};
+use crate::buffer::{CpuBuf, share};
 use crate::host_memory;
 use half::bf16;
-use planish_tensor::layout::{linear_layout, require, rows_of};
+use planish_tensor::layout::{linear_layout, require, require_asked, rows_of};
 use planish_tensor::{
-    Activation, AttentionShape, Backend, Batch, DType, Error, FloatMath, Grid, HostTensor, KvLayer, LinearPart,
-    LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Tensor, grid,
+    Activation, Asked, AttentionShape, Backend, Batch, DType, Error, FloatMath, Grid, HostTensor, KvLayer, Likely,
+    LinearPart, LinearShape, Memory, Q8, Q8Rows, Result, RopeTable, Tensor, grid,
 };
+use std::cmp::Ordering;
 
 mod kv;
 mod rows;
@@ -67,8 +68,7 @@ impl Backend for Scalar {
     }
 
     fn alloc(&self, dtype: DType, rows: usize, cols: usize) -> Result<Tensor<Self>> {
-        let buf = CpuBuf::Owned(Aligned::zeroed(rows * cols * dtype.size()));
-        Ok(Tensor { buf, dtype, rows, cols, capacity: rows })
+        crate::access::alloc(dtype, rows, cols)
     }
 
     fn load(&self, host: &HostTensor) -> Result<Tensor<Self>> {
@@ -287,6 +287,12 @@ impl Backend for Scalar {
         Ok(f32s(logits)?.chunks_exact(logits.cols).map(best).collect())
     }
 
+    fn likely(&self, logits: &Tensor<Self>, asked: &[Asked]) -> Result<Vec<Option<Likely>>> {
+        require_asked(logits, asked)?;
+        let (values, v) = (f32s(logits)?, logits.cols);
+        Ok(asked.iter().map(|a| Some(likely(&values[a.row as usize * v..][..v], a))).collect())
+    }
+
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {
         let v = logits.cols;
         for row in f32s_mut(logits)?.chunks_exact_mut(v) {
@@ -322,4 +328,16 @@ impl Backend for Scalar {
         }
         Ok(())
     }
+}
+
+fn likely(row: &[f32], asked: &Asked) -> Likely {
+    // The larger of two is the one that is a number.
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = row.iter().filter(|x| **x > f32::NEG_INFINITY).map(|&x| ((x - max) as f64).exp()).sum();
+    let log_prob = |id: u32| ((row[id as usize] - max) as f64 - sum.ln()) as f32;
+    let mut ids: Vec<u32> = (0..row.len() as u32).filter(|&id| !row[id as usize].is_nan()).collect();
+    // Stable: equals stay by id.
+    ids.sort_by(|&a, &b| row[b as usize].partial_cmp(&row[a as usize]).unwrap_or(Ordering::Equal));
+    let top = ids.into_iter().take(asked.top).map(|id| (id, log_prob(id))).collect();
+    Likely { log_prob: log_prob(asked.token), top }
 }

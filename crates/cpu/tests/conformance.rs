@@ -6,7 +6,9 @@ fn check(report: &Report) {
     println!("{report}");
     report.assert_ok();
     for operation in &report.operations {
-        assert!(operation.cases > 0 && operation.unsupported == 0, "{report}");
+        // Rows that lie in the host's memory are left to the host's threads.
+        let left = operation.name == "likely" && !report.tested.contains("reference");
+        assert!(operation.cases > 0 && (operation.unsupported == 0 || left), "{report}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Operations on rows: microseconds, bytes a second, and the share of what a copy inside the device moves in the same
 //! run. Steps are recorded, so that launching is not measured; wide ones go through buffers larger than the cache.
 use planish_cuda::{Cuda, Options};
-use planish_tensor::{Activation, Backend, Batch, DType, FloatMath, Q8, Q8Rows, Result, SampleRow, Tensor};
+use planish_tensor::{Activation, Asked, Backend, Batch, DType, FloatMath, Q8, Q8Rows, Result, SampleRow, Tensor};
 use std::time::Instant;
 
 /// Sets of buffers that a measurement goes through.
@@ -169,14 +169,26 @@ impl Bench {
             ("sample top-p 0.9", wishes(1.0, 0, 0.9)),
             ("sample top-k 50, top-p 0.9", wishes(1.0, 50, 0.9)),
         ] {
-            let (wishes, mut times) = (vec![wish; rows], Vec::new());
+            let wishes: Vec<_> = (0..rows as u32).map(|row| (row, &wish)).collect();
+            let mut times = Vec::new();
             for i in 0..20 {
                 let start = Instant::now();
-                self.cuda.sample(&mut x[i % SETS], &wishes)?;
+                self.cuda.sample(&x[i % SETS], &wishes)?;
                 times.push(start.elapsed().as_secs_f64() * 1e6);
             }
             times.sort_by(f64::total_cmp);
             self.report(name, rows, v, 4 * rows * v, times[times.len() / 2]);
+        }
+        for top in [0, 5, 20, 64] {
+            let asked: Vec<_> = (0..rows as u32).map(|row| Asked { row, token: 7 * row, top }).collect();
+            let mut times = Vec::new();
+            for i in 0..20 {
+                let start = Instant::now();
+                self.cuda.likely(&x[i % SETS], &asked)?;
+                times.push(start.elapsed().as_secs_f64() * 1e6);
+            }
+            times.sort_by(f64::total_cmp);
+            self.report(&format!("likely, {top} beside"), rows, v, 4 * rows * v, times[times.len() / 2]);
         }
         self.measure("log_softmax", (rows, v), 8 * rows * v, |i| self.cuda.log_softmax(&mut x[i]))
     }

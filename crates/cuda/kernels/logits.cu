@@ -14,6 +14,12 @@ __device__ __forceinline__ u64 rank(float x, int at) {
     return static_cast<u64>(ordered) << 32 | ~static_cast<unsigned>(at);
 }
 
+// The value of a rank that is no NaN's.
+__device__ __forceinline__ float value_of(u64 rank) {
+    unsigned ordered = static_cast<unsigned>(rank >> 32);
+    return __uint_as_float(ordered >> 31 ? ordered & 0x7fffffffu : ~ordered);
+}
+
 __device__ __forceinline__ u64 larger(u64 a, u64 b) { return a > b ? a : b; }
 
 __device__ __forceinline__ u64 warp_max(u64 v) {
@@ -197,6 +203,87 @@ judge_targets(const float* logits, int v, int parts, const unsigned* rows, const
     float log_prob = __fsub_rn(x, __double2float_rn(log(all.sum)));
     bool greedy = likeliest != ~0ull && ~static_cast<unsigned>(likeliest) == token;
     out[i] = make_uint2(__float_as_uint(log_prob), greedy);
+}
+
+// What is asked of a row, as the host lays it out: a token, and how many of the likeliest beside it.
+struct Asked {
+    unsigned row, token, top;
+};
+
+// Keys of a thread; most tokens beside the one.
+constexpr int KEYS = 4 * TURNS, MOST = 64;
+
+// The `count` largest of the block's keys, falling, then zeros. No two keys are equal but zeros.
+__device__ __forceinline__ void falling(const u64 (&keys)[KEYS], unsigned count, u64* out) {
+    __shared__ u64 shared[2][32];
+    u64 best = 0;
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) best = larger(best, keys[i]);
+    for (unsigned n = 0; n < count; n++) {
+        // In turns, as the barrier is before the reading.
+        u64 top = block_max(best, shared[n % 2]);
+        if (threadIdx.x == 0) out[n] = top;
+        if (best != top) continue;
+        best = 0;
+#pragma unroll
+        for (int i = 0; i < KEYS; i++) best = larger(best, keys[i] < top ? keys[i] : 0);
+    }
+}
+
+// Of each row asked of, part by part: the largest ranks, falling, in keys[asked, part, most], and its sum. NaN is left out.
+extern "C" __global__ void __launch_bounds__(THREADS)
+likely_parts(const float* logits, int v, int parts, const Asked* asked, int most, u64* keys, float* tops, double* sums) {
+    grid_wait();
+    grid_release();
+    Asked of = asked[blockIdx.x / parts];
+    int first = blockIdx.x % parts * PART;
+    float4 x[TURNS];
+    load_part(logits + static_cast<size_t>(of.row) * v, first, v, __uint_as_float(0x7fc00000u), x);
+    u64 own[KEYS];
+#pragma unroll
+    for (int i = 0; i < TURNS; i++) {
+        int at = first + 4 * (threadIdx.x + i * THREADS);
+        auto take = [&](float& x, int turn) {
+            own[4 * i + turn] = isnan(x) ? 0 : rank(x, at + turn);
+            if (isnan(x)) x = -INFINITY;
+        };
+        take(x[i].x, 0), take(x[i].y, 1), take(x[i].z, 2), take(x[i].w, 3);
+    }
+    falling(own, of.top, keys + static_cast<size_t>(blockIdx.x) * most);
+    Part part = sum_part(x);
+    if (threadIdx.x == 0) tops[blockIdx.x] = part.top, sums[blockIdx.x] = part.sum;
+}
+
+// A block for each row asked of. out[asked, 1 + 2 most]: bits of the token's log-probability, then ids of the likeliest, ~0
+// where there are no more, each before the bits of its own.
+extern "C" __global__ void __launch_bounds__(THREADS)
+likely_rows(const float* logits, int v, int parts, const Asked* asked, int most, const u64* keys, const float* tops,
+            const double* sums, unsigned* out) {
+    __shared__ u64 likeliest[MOST];
+    grid_wait();
+    grid_release();
+    Asked of = asked[blockIdx.x];
+    size_t first = static_cast<size_t>(blockIdx.x) * parts;
+    u64 own[KEYS];
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
+        unsigned at = threadIdx.x + i * THREADS;
+        own[i] = at < parts * of.top ? keys[(first + at / of.top) * most + at % of.top] : 0;
+    }
+    falling(own, of.top, likeliest);
+    __syncthreads();
+    Part all = join_parts(tops + first, sums + first, parts);
+    double log_sum = log(all.sum);
+    auto log_prob = [&](float x) {
+        return __float_as_uint(__double2float_rn(static_cast<double>(__fsub_rn(x, all.top)) - log_sum));
+    };
+    out += static_cast<size_t>(blockIdx.x) * (1 + 2 * most);
+    if (threadIdx.x == 0) out[0] = log_prob(logits[static_cast<size_t>(of.row) * v + of.token]);
+    if (threadIdx.x < of.top) {
+        u64 key = likeliest[threadIdx.x];
+        out[1 + 2 * threadIdx.x] = key == 0 ? ~0u : ~static_cast<unsigned>(key);
+        out[2 + 2 * threadIdx.x] = log_prob(value_of(key));
+    }
 }
 
 // x = cap tanh(x / cap), by element.

@@ -1,7 +1,7 @@
 // The next token of a row of logits, by the rules and to the bit of the host's sampler: weights are made of IEEE
 // additions and products in the same order, sums of 64 of them are added as integers, which knows no order.
 // A row is shared by a team: a cluster of 8 blocks with the weights in shared memory, or a block alone before sm_90,
-// with the weights in place of the logits.
+// with the weights in memory of their own: the logits are only read.
 #include "wide_row.cuh"
 
 typedef unsigned long long u64;
@@ -17,7 +17,7 @@ struct Row {
     unsigned bias, bias_count;      // pairs: id, f32
     unsigned banned, banned_count;  // ids
     unsigned mask, mask_words;      // bits; ~0: all allowed
-    unsigned unused;
+    unsigned number;                // of the row of logits
 };
 static_assert(sizeof(Row) == 72, "as the host lays it out");
 
@@ -427,22 +427,20 @@ __device__ __forceinline__ void change(float& x, F f) {
     x = isnan(y) ? -INFINITY : fminf(y, 3.402823466e38f);
 }
 
-// Bans, penalties and biases, in place, by the member that has the token. True if a changed logit was no number.
-__device__ __forceinline__ bool edit(float* logits, const Row& row, const unsigned* words, unsigned low, unsigned high) {
-    bool bad = false;
+// Bans, penalties and biases, by the member that has the token: `place(id)` is where it has it.
+template <class Place>
+__device__ __forceinline__ void edit(const Row& row, const unsigned* words, unsigned low, unsigned high, Place place) {
     auto mine = [&](unsigned id) { return id >= low && id < high; };
-    auto look = [&](float x) { bad |= isnan(x) || x == INFINITY; };
     // Ids are listed once in each list.
     for (unsigned i = threadIdx.x; i < row.banned_count; i += THREADS) {
         unsigned id = words[row.banned + i];
-        if (mine(id)) look(logits[id]), logits[id] = -INFINITY;
+        if (mine(id)) place(id) = -INFINITY;
     }
     __syncthreads();
     for (unsigned i = threadIdx.x; i < row.seen_count; i += THREADS) {
         unsigned id = words[row.seen + 2 * i], count = words[row.seen + 2 * i + 1];
         if (!mine(id)) continue;
-        float x = logits[id];
-        look(x);
+        float x = place(id);
         if (row.repetition != 1.f) {
             change(x, [&](float x) { return x > 0.f ? __fdiv_rn(x, row.repetition) : __fmul_rn(x, row.repetition); });
         }
@@ -450,24 +448,21 @@ __device__ __forceinline__ bool edit(float* logits, const Row& row, const unsign
             float less = __fadd_rn(__fmul_rn(static_cast<float>(count), row.frequency), row.presence);
             change(x, [&](float x) { return __fsub_rn(x, less); });
         }
-        logits[id] = x;
+        place(id) = x;
     }
     __syncthreads();
     for (unsigned i = threadIdx.x; i < row.bias_count; i += THREADS) {
         unsigned id = words[row.bias + 2 * i];
         float bias = __uint_as_float(words[row.bias + 2 * i + 1]);
-        if (!mine(id)) continue;
-        look(logits[id]);
-        change(logits[id], [&](float x) { return __fadd_rn(x, bias); });
+        if (mine(id)) change(place(id), [&](float x) { return __fadd_rn(x, bias); });
     }
     __syncthreads();
-    return bad;
 }
 
 extern __shared__ u64 space[];
 
 template <int C>
-__device__ __forceinline__ void sample(float* logits, int v, const unsigned* words, unsigned* out) {
+__device__ __forceinline__ void sample(const float* logits, int v, const unsigned* words, float* spare, unsigned* out) {
     __shared__ Shared shared;
     unsigned all = (v + BLOCK - 1) / BLOCK, each = (all + C - 1) / C;
     Team<C> team{shared};
@@ -476,25 +471,31 @@ __device__ __forceinline__ void sample(float* logits, int v, const unsigned* wor
     grid_wait();
     grid_release();
     size_t at = blockIdx.x / C;
-    logits += at * v, out += at;
+    out += at;
     const Row row = reinterpret_cast<const Row*>(words)[at];
+    logits += static_cast<size_t>(row.number) * v;
     team.v = v, team.first = min(team.rank() * each, all), team.blocks = min(each, all - team.first);
     team.masses = space;
-    team.w = C > 1 ? reinterpret_cast<float*>(space + each) : logits;
-    unsigned low = team.id_of(0, 0), high = min(static_cast<unsigned>(v), team.id_of(team.blocks, 0));
-    bool bad = edit(logits, row, words, low, high);
-    Tally top = {bad ? ~0ull : 0, 0};
+    team.w = C > 1 ? reinterpret_cast<float*>(space + each) : spare + at * v;
+    bool bad = false;
     team.each_block([&](unsigned block, unsigned lane, bool active) {
         for (unsigned i = lane; active && i < team.length(block); i += 8) {
             unsigned id = team.id_of(block, i);
             float x = logits[id];
-            u64 rank = rank_of(x, id);
-            if (rank != ~0ull && row.mask != ~0u) {
-                bool allowed = id / 32 < row.mask_words && (words[row.mask + id / 32] >> id % 32 & 1);
-                if (!allowed) x = -INFINITY, rank = rank_of(x, id);
-            }
-            team.w[block * Team<C>::STRIDE + i] = x;
-            top = join<true>(top, {rank, 0});
+            bad |= isnan(x) || x == INFINITY;
+            bool allowed = row.mask == ~0u || (id / 32 < row.mask_words && (words[row.mask + id / 32] >> id % 32 & 1));
+            team.w[block * Team<C>::STRIDE + i] = allowed ? x : -INFINITY;
+        }
+    });
+    __syncthreads();
+    unsigned low = team.id_of(0, 0), high = min(static_cast<unsigned>(v), team.id_of(team.blocks, 0));
+    edit(row, words, low, high, [&](unsigned id) -> float& {
+        return team.w[(id / BLOCK - team.first) * Team<C>::STRIDE + id % BLOCK];
+    });
+    Tally top = {bad ? ~0ull : 0, 0};
+    team.each_block([&](unsigned block, unsigned lane, bool active) {
+        for (unsigned i = lane; active && i < team.length(block); i += 8) {
+            top = join<true>(top, {rank_of(team.w[block * Team<C>::STRIDE + i], team.id_of(block, i)), 0});
         }
     });
     // The members have begun, so that their shared memory may be written.
@@ -527,14 +528,15 @@ __device__ __forceinline__ void sample(float* logits, int v, const unsigned* wor
     team.draw(cutoff, row.point, out);
 }
 
-// words: a Row for each row of logits[rows, v], then the lists; out[rows].
+// words: a Row for each token that is wanted, then the lists; spare[tokens, v] before sm_90; out[tokens].
 extern "C" __global__ void CLUSTER_OF(8) __launch_bounds__(THREADS)
-sample_spread(float* logits, int v, const unsigned* words, unsigned* out) {
+sample_spread(const float* logits, int v, const unsigned* words, float* spare, unsigned* out) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    sample<8>(logits, v, words, out);
+    sample<8>(logits, v, words, spare, out);
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) sample_alone(float* logits, int v, const unsigned* words, unsigned* out) {
-    sample<1>(logits, v, words, out);
+extern "C" __global__ void __launch_bounds__(THREADS)
+sample_alone(const float* logits, int v, const unsigned* words, float* spare, unsigned* out) {
+    sample<1>(logits, v, words, spare, out);
 }

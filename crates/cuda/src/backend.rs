@@ -5,11 +5,11 @@ use crate::graph::Graph;
 use crate::linear::Linear;
 use crate::support::family;
 use crate::{Cuda, launch, vendor};
-use planish_tensor::layout::{require, rows_of};
+use planish_tensor::layout::{require, require_rows, rows_of};
 use planish_tensor::{
-    Activation, Attended, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, Judged, KvLayer,
-    LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow,
-    Solver, Target, Tensor, VendorProduct,
+    Activation, Asked, Attended, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, Judged, KvLayer,
+    Likely, LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable,
+    SampleRow, Solver, Target, Tensor, VendorProduct,
 };
 
 impl Backend for Cuda {
@@ -76,6 +76,11 @@ impl Backend for Cuda {
     fn download(&self, src: &Tensor<Self>, bytes: &mut [u8]) -> Result<()> {
         require("download", bytes.len() == src.rows * src.cols * src.dtype.size())?;
         src.buf.read(0, bytes)
+    }
+
+    fn download_rows(&self, src: &Tensor<Self>, rows: &[u32], bytes: &mut [u8]) -> Result<()> {
+        require_rows(src, rows, bytes)?;
+        src.buf.read_rows(src.cols * src.dtype.size(), rows, bytes)
     }
 
     fn sync(&self) -> Result<()> {
@@ -221,8 +226,12 @@ impl Backend for Cuda {
         launch::logits::argmax(self, logits)
     }
 
-    fn sample(&self, logits: &mut Tensor<Self>, rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
+    fn sample(&self, logits: &Tensor<Self>, rows: &[(u32, &SampleRow)]) -> Result<Vec<Option<u32>>> {
         launch::sample::sample(self, logits, rows)
+    }
+
+    fn likely(&self, logits: &Tensor<Self>, asked: &[Asked]) -> Result<Vec<Option<Likely>>> {
+        launch::logits::likely(self, logits, asked)
     }
 
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()> {

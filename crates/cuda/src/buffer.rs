@@ -69,17 +69,32 @@ impl Buffer {
 
     /// Reads bytes from `at`, after all queued work.
     pub(crate) fn read(&self, at: usize, bytes: &mut [u8]) -> Result<()> {
+        let read = self.queue_read(at, bytes);
+        self.context.sync().and(read)
+    }
+
+    /// Reads rows of `each` bytes, one after the other, after all queued work. Neighbours are copied together.
+    pub(crate) fn read_rows(&self, each: usize, rows: &[u32], bytes: &mut [u8]) -> Result<()> {
+        let mut rest = bytes;
+        let mut read = Ok(());
+        for stretch in rows.chunk_by(|a, b| a + 1 == *b) {
+            let (these, others) = rest.split_at_mut(stretch.len() * each);
+            read = read.and_then(|()| self.queue_read(stretch[0] as usize * each, these));
+            rest = others;
+        }
+        self.context.sync().and(read)
+    }
+
+    /// Queues the reading of bytes from `at`; the caller waits before anyone else may have them.
+    fn queue_read(&self, at: usize, bytes: &mut [u8]) -> Result<()> {
         self.within(at, bytes.len())?;
         self.context.enter()?;
         if bytes.is_empty() {
-            return self.context.sync();
+            return Ok(());
         }
         let (from, to) = (self.address + at as u64, bytes.as_mut_ptr().cast::<c_void>());
-        // SAFETY: both ranges are checked, and the wait follows before `bytes` is given back.
-        unsafe {
-            check(sys::cuMemcpyDtoHAsync_v2(to, from, bytes.len(), self.context.stream), "copy from the device")?;
-        }
-        self.context.sync()
+        // SAFETY: both ranges are checked, and the callers wait before `bytes` is given back.
+        check(unsafe { sys::cuMemcpyDtoHAsync_v2(to, from, bytes.len(), self.context.stream) }, "copy from the device")
     }
 
     /// Queues zeroing of bytes from `at`.

@@ -1,4 +1,5 @@
 //! What the engine knows of its callers: their requests, how far each continuation is, and where events go.
+use crate::device::Wish;
 use crate::error::{Error, Result};
 use crate::grammar::Guide;
 use crate::judge::Judging;
@@ -6,7 +7,6 @@ use crate::mailbox::{Flow, Writer};
 use crate::outlet::Outlet;
 use crate::request::{FinishReason, Request, Sampling, ScoreChunk};
 use crate::sampler::{self, History};
-use planish_tensor::SampleRow;
 use std::time::Instant;
 
 /// Continuations have the ids `request * 128 + choice`, so that neither needs a table.
@@ -104,12 +104,30 @@ impl Generation {
         s.temperature == 0.0 && unchanged && free && self.request.logprobs.is_none()
     }
 
-    /// What a device must know to choose a token; none if the host must see the logits, or has a grammar to wait for.
-    pub fn row(&self, choice: usize) -> Option<SampleRow> {
+    /// What is wanted of the row after a position of a choice's text; whether a device may choose at all is said by `sample`.
+    pub fn wish(&self, choice: usize, position: usize, sample: bool) -> Wish {
         let request = &self.request;
+        if let Some(&next) = request.prompt.get(position + 1) {
+            return Wish::Logprobs(next, request.prompt_logprobs.unwrap_or(0));
+        }
+        if request.max_new_tokens == 0 {
+            return Wish::Nothing;
+        }
+        if self.is_plain(choice) {
+            return Wish::Likeliest;
+        }
         let choice = &self.choices[choice];
-        let hidden = request.logprobs.is_none() && choice.guide.is_none() && request.max_new_tokens > 0;
-        hidden.then(|| sampler::row(&choice.sampling, &choice.history, self.banned(choice), None))
+        // A mask that is being computed meanwhile is awaited afterwards, on the host. Log-probabilities under a grammar are
+        // always told there: whether the mask was early must not show in their last digit.
+        let mask = match &choice.guide {
+            Some(guide) if request.logprobs.is_none() => guide.mask_if_known(),
+            _ => None,
+        };
+        if !sample || (choice.guide.is_some() && mask.is_none()) {
+            return Wish::Logits;
+        }
+        let row = sampler::row(&choice.sampling, &choice.history, self.banned(choice), mask.as_deref());
+        Wish::Token(Box::new(row), request.logprobs)
     }
 
     /// Tokens that a choice must not have yet.

@@ -1,7 +1,8 @@
 //! From what a step produced to what becomes of each sequence: tokens chosen, texts ended, rows for scores. Decides
 //! only; the runner tells the scheduler and the callers.
+use crate::answer::here;
 use crate::caller::{Caller, Generation, Scoring, Work, owner};
-use crate::device::Produced;
+use crate::device::{Found, Produced, Wish};
 use crate::error::{Error, Result};
 use crate::grammar::Guide;
 use crate::judge::Judging;
@@ -9,7 +10,6 @@ use crate::request::{FinishReason, ScoreChunk, TokenLogprobs};
 use crate::runner::Step;
 use crate::sampler::{self, NoChoice};
 use crate::scheduler::Slice;
-use planish_tensor::SampleRow;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -91,7 +91,8 @@ impl Rows<'_> {
 
     fn score(&mut self, slice: &Slice, rows: Range<usize>, scoring: &Scoring) -> Verdict {
         let first = Self::first_position(slice);
-        let wanted = rows.start * self.vocab..rows.end * self.vocab;
+        let Found::LogProbs(place) = self.produced.rows[rows.start] else { return Verdict::Failed(unanswered(first)) };
+        let wanted = place * self.vocab..(place + rows.len()) * self.vocab;
         // Alone in the step, as large scores are, the rows need no copy.
         let log_probs = match wanted.len() == self.produced.log_probs.len() {
             true => std::mem::take(&mut self.produced.log_probs),
@@ -129,8 +130,8 @@ impl Rows<'_> {
         let mut prompt = Vec::new();
         let mut end = None;
         for (position, row) in (Self::first_position(slice)..).zip(rows.clone()) {
-            if let Some(&next) = generation.request.prompt.get(position + 1) {
-                match self.prompt_logprobs(row, next, generation, position) {
+            if position + 1 < generation.request.prompt.len() {
+                match self.prompt_logprobs(row, position) {
                     Ok(logprobs) => prompt.push(logprobs),
                     Err(e) => return Verdict::Failed(e),
                 }
@@ -156,12 +157,11 @@ impl Rows<'_> {
         self.step.batch.tokens.get(self.step.batch.logit_rows[row] as usize + 1).copied()
     }
 
-    fn prompt_logprobs(&self, row: usize, next: u32, of: &Generation, position: usize) -> Result<TokenLogprobs> {
-        let logits = &self.produced.logits[row * self.vocab..][..self.vocab];
-        let logprobs = sampler::logprobs(logits, next, of.request.prompt_logprobs.unwrap_or(0));
-        match logprobs.chosen.is_nan() {
-            true => Err(Error::NotANumber { position }),
-            false => Ok(logprobs),
+    fn prompt_logprobs(&mut self, row: usize, position: usize) -> Result<TokenLogprobs> {
+        match std::mem::take(&mut self.produced.rows[row]) {
+            Found::Logprobs(logprobs) if logprobs.chosen.is_nan() => Err(Error::NotANumber { position }),
+            Found::Logprobs(logprobs) => Ok(logprobs),
+            _ => Err(unanswered(position)),
         }
     }
 
@@ -196,34 +196,29 @@ impl Rows<'_> {
     }
 
     fn pick(&mut self, row: usize, generation: &Generation, choice: usize, position: usize) -> Result<Chosen> {
-        if generation.is_plain(choice)
-            && let Some(&id) = self.produced.likeliest.get(row)
-        {
-            return match id {
-                u32::MAX => Err(Error::NotANumber { position }),
-                id => Ok(Chosen { id, logprobs: None }),
-            };
-        }
-        if let Some(&id) = self.produced.chosen.get(row) {
-            return match id {
-                SampleRow::NOT_A_NUMBER => Err(Error::NotANumber { position }),
-                SampleRow::NOTHING_ALLOWED => Err(Error::NothingAllowed { position }),
-                id => Ok(Chosen { id, logprobs: None }),
-            };
-        }
-        let request = &generation.request;
-        let choice = &generation.choices[choice];
-        let banned = generation.banned(choice);
-        let logits = &mut self.produced.logits[row * self.vocab..][..self.vocab];
-        // Choosing changes the logits; the log-probabilities are those of the model's own.
-        let own = request.logprobs.map(|_| logits.to_vec());
-        let mask = choice.guide.as_ref().map(Guide::mask).transpose()?;
-        let id = match sampler::choose(logits, &choice.sampling, &choice.history, banned, mask.as_deref()) {
-            Ok(id) => id,
-            Err(NoChoice::NotANumber) => return Err(Error::NotANumber { position }),
-            Err(NoChoice::NothingAllowed) => return Err(Error::NothingAllowed { position }),
+        let found = match std::mem::take(&mut self.produced.rows[row]) {
+            Found::Logits(place) => self.pick_here(place, generation, choice)?,
+            found => found,
         };
-        let logprobs = own.zip(request.logprobs).map(|(own, top)| sampler::logprobs(&own, id, top));
-        Ok(Chosen { id, logprobs })
+        match found {
+            Found::Token(Ok(id), logprobs) => Ok(Chosen { id, logprobs }),
+            Found::Token(Err(NoChoice::NotANumber), _) => Err(Error::NotANumber { position }),
+            Found::Token(Err(NoChoice::NothingAllowed), _) => Err(Error::NothingAllowed { position }),
+            _ => Err(unanswered(position)),
+        }
     }
+
+    /// Chooses at a row whose logits have come; waits for the grammar's mask.
+    fn pick_here(&mut self, place: usize, generation: &Generation, choice: usize) -> Result<Found> {
+        let choice = &generation.choices[choice];
+        let mask = choice.guide.as_ref().map(Guide::mask).transpose()?;
+        let how = sampler::row(&choice.sampling, &choice.history, generation.banned(choice), mask.as_deref());
+        let logits = &mut self.produced.logits[place * self.vocab..][..self.vocab];
+        Ok(here(&Wish::Token(Box::new(how), generation.request.logprobs), logits))
+    }
+}
+
+/// A machine that does not do as asked.
+fn unanswered(position: usize) -> Error {
+    Error::Device(format!("what was wanted of the logits at position {position} did not come"))
 }

@@ -1,40 +1,74 @@
 //! The device's side of a step: runs one batch and brings back what the callers need of its logits, nothing more.
+use crate::answer::answer;
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::recordings::Recordings;
-use crate::sampler::{self, NoChoice};
+use crate::request::TokenLogprobs;
+use crate::sampler::NoChoice;
 use planish_model::{Decoder, KvPool, Workspace};
 use planish_tensor::{Backend, Batch, Courtesy, Judged, SampleRow, Target};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// What of a step's logits must come to the host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Want {
-    /// The likeliest token of each row.
-    pub argmax: bool,
-    /// The logits.
-    pub logits: bool,
-    /// The log-probabilities.
-    pub log_probs: bool,
-    /// How the device is to choose at each row. If it does not, the logits must come. Empty: the host chooses.
-    pub sampled: Vec<SampleRow>,
+    /// One for each row.
+    pub rows: Vec<Wish>,
     /// Tokens whose likelihood is wanted, by row.
     pub judged: Vec<Target>,
 }
 
-/// What came: each list is empty unless it was wanted. Kept between steps, so that nothing is allocated.
+/// What is wanted of one row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Wish {
+    /// Nothing, but for what is judged there.
+    #[default]
+    Nothing,
+    /// The likeliest token.
+    Likeliest,
+    /// A token chosen by these rules; if asked for, log-probabilities of it and of so many of the likeliest.
+    Token(Box<SampleRow>, Option<usize>),
+    /// Log-probabilities of this token and of so many of the likeliest.
+    Logprobs(u32, usize),
+    /// The logits.
+    Logits,
+    /// The log-probabilities of all tokens.
+    LogProbs,
+}
+
+/// What came. Kept between steps, so that little is allocated.
 #[derive(Clone, Debug, Default)]
 pub struct Produced {
-    /// `[rows]`; `u32::MAX` for a row with NaN.
-    pub likeliest: Vec<u32>,
-    /// `[rows]`; what the device chose, or a number of [`SampleRow`].
-    pub chosen: Vec<u32>,
-    /// `[rows, v]`.
+    /// One for each row.
+    pub rows: Vec<Found>,
+    /// `[.., v]`: the rows whose logits were wanted.
     pub logits: Vec<f32>,
-    /// `[rows, v]` natural-log probabilities.
+    /// `[.., v]` natural-log probabilities: the rows that were wanted so.
     pub log_probs: Vec<f32>,
     /// One for each wanted.
     pub judged: Vec<Judged>,
+}
+
+/// What came of one row, by its [`Wish`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Found {
+    /// Nothing was wanted.
+    #[default]
+    Nothing,
+    /// The likeliest token, or the one chosen.
+    Token(std::result::Result<u32, NoChoice>, Option<TokenLogprobs>),
+    /// Log-probabilities.
+    Logprobs(TokenLogprobs),
+    /// The row's place in [`Produced::logits`].
+    Logits(usize),
+    /// The row's place in [`Produced::log_probs`].
+    LogProbs(usize),
+}
+
+impl Wish {
+    /// Whether it is one for a token or its log-probabilities.
+    pub(crate) fn is_of_tokens(&self) -> bool {
+        matches!(self, Wish::Likeliest | Wish::Token(..) | Wish::Logprobs(..))
+    }
 }
 
 /// A loaded model that runs batches. What the engine knows of a device; tests put a failing one in its place.
@@ -90,59 +124,45 @@ impl<B: Backend> Device<B> {
         Ok(())
     }
 
-    /// The tokens of all rows, or a number of [`SampleRow`] in the place of one: from the back end, or by its threads. `None`
-    /// if neither is to be had.
-    fn sample(&mut self, rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
-        if let Some(chosen) = self.backend.sample(&mut self.ws.logits, rows)? {
-            return Ok(Some(chosen));
+    /// Brings the rows with this wish, and says for each where it lies in `values`.
+    fn bring(
+        &self,
+        want: &Want,
+        wish: &Wish,
+        place: fn(usize) -> Found,
+        values: &mut Vec<f32>,
+        found: &mut [Found],
+    ) -> Result<()> {
+        let rows = want.rows.iter().enumerate().filter(|(_, other)| *other == wish);
+        let rows: Vec<u32> = rows.map(|(row, _)| row as u32).collect();
+        values.resize(rows.len() * self.ws.logits.cols, 0.0);
+        rows.iter().enumerate().for_each(|(at, &row)| found[row as usize] = place(at));
+        if !rows.is_empty() {
+            self.backend.download_rows(&self.ws.logits, &rows, bytemuck::cast_slice_mut(values))?;
         }
-        let chosen: Vec<AtomicU32> = rows.iter().map(|_| AtomicU32::new(SampleRow::NOT_A_NUMBER)).collect();
-        let called = self.backend.each_row(&mut self.ws.logits, &|r, logits| {
-            let token = match sampler::choose_as(logits, &rows[r]) {
-                Ok(token) => token,
-                Err(NoChoice::NotANumber) => SampleRow::NOT_A_NUMBER,
-                Err(NoChoice::NothingAllowed) => SampleRow::NOTHING_ALLOWED,
-            };
-            chosen[r].store(token, Relaxed);
-        })?;
-        Ok(called.then(|| chosen.into_iter().map(AtomicU32::into_inner).collect()))
-    }
-
-    fn download(&self, values: &mut Vec<f32>) -> Result<()> {
-        values.resize(self.ws.logits.rows * self.ws.logits.cols, 0.0);
-        Ok(self.backend.download(&self.ws.logits, bytemuck::cast_slice_mut(values))?)
+        Ok(())
     }
 }
 
 impl<B: Backend> Machine for Device<B> {
     fn run(&mut self, batch: &Batch, want: &Want, out: &mut Produced) -> Result<()> {
         self.forward(batch)?;
-        out.likeliest.clear();
-        out.chosen.clear();
-        out.logits.clear();
-        out.log_probs.clear();
-        out.judged.clear();
-        if want.argmax {
-            out.likeliest = self.backend.argmax(&self.ws.logits)?;
-        }
-        if !want.sampled.is_empty() {
-            match self.sample(&want.sampled)? {
-                Some(chosen) => out.chosen = chosen,
-                None => self.download(&mut out.logits)?,
-            }
-        }
-        if want.logits {
-            self.download(&mut out.logits)?;
-        }
-        if want.log_probs {
+        let Produced { rows, logits, log_probs, judged } = out;
+        rows.clear();
+        rows.resize(want.rows.len(), Found::Nothing);
+        judged.clear();
+        // First, as rows that threads of the host choose at do not survive it.
+        self.bring(want, &Wish::Logits, Found::Logits, logits, rows)?;
+        answer(&self.backend, &mut self.ws.logits, &want.rows, rows)?;
+        if want.rows.contains(&Wish::LogProbs) {
             self.backend.log_softmax(&mut self.ws.logits)?;
-            self.download(&mut out.log_probs)?;
         }
+        self.bring(want, &Wish::LogProbs, Found::LogProbs, log_probs, rows)?;
         // Last, as the logits may not survive it. Log-probabilities in their place are of the same distribution.
         if !want.judged.is_empty() {
-            out.judged = self.backend.judge(&mut self.ws.logits, &want.judged)?;
+            *judged = self.backend.judge(&mut self.ws.logits, &want.judged)?;
         }
-        if *want == Want::default() {
+        if want.judged.is_empty() && want.rows.iter().all(|wish| *wish == Wish::Nothing) {
             self.backend.sync()?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod admit;
+pub mod answer;
 pub mod assemble;
 mod caller;
 mod choose;

@@ -5,7 +5,7 @@ use crate::assemble::assemble;
 use crate::caller::{Caller, Generation, Scoring, Work, owner, sequence_id};
 use crate::choose::{Chosen, Verdict, Verdicts, choose};
 use crate::config::EngineConfig;
-use crate::device::{Produced, Want};
+use crate::device::{Produced, Want, Wish};
 use crate::error::{Error, Result};
 use crate::judge::Judging;
 use crate::mailbox::{Flow, Writer};
@@ -30,6 +30,7 @@ pub(crate) struct Step {
     /// The sequence of each slice.
     pub ids: Vec<u64>,
     pub batch: Batch,
+    /// Known once it begins.
     pub want: Want,
     /// Sequences whose next token was guessed, so that a step after this one could be prepared.
     pub guessed: Vec<u64>,
@@ -145,35 +146,33 @@ impl Runner {
         let running = self.scheduler.running();
         let batch = assemble(running, &slices, self.config.page_size);
         let ids: Vec<u64> = slices.iter().map(|s| running[s.index].id).collect();
-        let want = self.want(&slices, &ids);
-        Some(Step { slices, ids, batch, want, guessed: Vec::new() })
+        Some(Step { slices, ids, batch, want: Want::default(), guessed: Vec::new() })
     }
 
     /// The step goes to the device now: whatever is scheduled from here on comes after it.
     pub fn begin(&mut self, step: &mut Step) {
-        self.leave_choice(step);
+        step.want = self.want(step);
         self.scheduler.complete(&step.slices);
     }
 
-    /// Leaves choosing to the device, if it can at all of the step's rows; then their logits need not come. What is wished
-    /// depends on the tokens so far, so it is said when the step goes to the device.
-    fn leave_choice(&self, step: &mut Step) {
-        if !self.config.sample || !step.want.logits || step.want.log_probs {
-            return;
-        }
-        let chosen = step.slices.iter().zip(&step.ids).filter(|(slice, _)| slice.rows > 0);
-        let rows = chosen.map(|(slice, &id)| {
+    /// The least that the device must bring. What is wished depends on the tokens so far, so it is said when the step goes to
+    /// the device.
+    fn want(&self, step: &Step) -> Want {
+        let mut want = Want { rows: Vec::with_capacity(step.batch.logit_rows.len()), judged: Vec::new() };
+        for (slice, &id) in step.slices.iter().zip(&step.ids) {
             let (request, choice) = owner(id);
-            match &self.callers.get(&request)?.work {
-                Work::Generate(g) if slice.rows == 1 && slice.start + slice.count >= g.request.prompt.len() => {
-                    g.row(choice)
-                }
-                _ => None,
+            let end = slice.start + slice.count;
+            let positions = end - slice.rows..end;
+            let first = want.rows.len();
+            match self.callers.get(&request).map(|caller| &caller.work) {
+                None => {}
+                Some(Work::Score(_)) => want.rows.resize(first + slice.rows, Wish::LogProbs),
+                Some(Work::Judge(judging)) => want.judged.extend(judging.targets(choice, positions, first as u32)),
+                Some(Work::Generate(g)) => want.rows.extend(positions.map(|p| g.wish(choice, p, self.config.sample))),
             }
-        });
-        if let Some(rows) = rows.collect::<Option<Vec<_>>>() {
-            step.want = Want { sampled: rows, ..Want::default() };
+            want.rows.resize(first + slice.rows, Wish::Nothing);
         }
+        want
     }
 
     /// As [`Runner::begin`], with a guess in the place of each token that the step will lead to, so that the step after
@@ -338,33 +337,6 @@ impl Runner {
         if !self.callers.is_empty() && self.callers.values().all(|caller| !caller.paused) {
             self.break_down(Error::Integrity(format!("{} requests wait and none can run", self.callers.len())));
         }
-    }
-
-    /// The least that the device must bring for these slices.
-    fn want(&self, slices: &[Slice], ids: &[u64]) -> Want {
-        let mut want = Want::default();
-        let mut row = 0;
-        for (slice, &id) in slices.iter().zip(ids).filter(|(slice, _)| slice.rows > 0) {
-            let (request, choice) = owner(id);
-            let first = row as u32;
-            row += slice.rows;
-            match self.callers.get(&request).map(|caller| &caller.work) {
-                None => {}
-                Some(Work::Score(_)) => want.log_probs = true,
-                Some(Work::Judge(judging)) => {
-                    let position = slice.start + slice.count - slice.rows;
-                    want.judged.extend(judging.targets(choice, position..position + slice.rows, first));
-                }
-                Some(Work::Generate(g)) => {
-                    let of_prompt = slice.start + slice.count - slice.rows + 1 < g.request.prompt.len();
-                    match g.is_plain(choice) && !of_prompt {
-                        true => want.argmax = true,
-                        false => want.logits = true,
-                    }
-                }
-            }
-        }
-        want
     }
 
     /// Guesses what comes next in texts whose tokens are the likeliest ones: a wrong guess changes nothing there.

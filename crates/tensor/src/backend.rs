@@ -2,9 +2,9 @@
 //! About twenty coarse operations; those that a device may fuse have defaults made of the plain ones.
 use crate::mixture::Mixer;
 use crate::{
-    Activation, Attended, AttentionShape, Batch, Courtesy, DType, Error, FloatMath, Grid, HostTensor, Judged, KvLayer,
-    LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable, SampleRow,
-    Solver, Target, Tensor, VendorProduct,
+    Activation, Asked, Attended, AttentionShape, Batch, Courtesy, DType, Error, FloatMath, Grid, HostTensor, Judged,
+    KvLayer, Likely, LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result,
+    RopeTable, SampleRow, Solver, Target, Tensor, VendorProduct,
 };
 
 /// A machine that can run the network's operations.
@@ -45,6 +45,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn upload(&self, bytes: &[u8], dst: &mut Tensor<Self>) -> Result<()>;
     /// Reads the rows in use as little-endian bytes, after all queued work.
     fn download(&self, src: &Tensor<Self>, bytes: &mut [u8]) -> Result<()>;
+    /// As [`Backend::download`], these rows alone, one after the other.
+    fn download_rows(&self, src: &Tensor<Self>, rows: &[u32], bytes: &mut [u8]) -> Result<()> {
+        crate::layout::require_rows(src, rows, bytes)?;
+        let each = src.cols * src.dtype.size();
+        let mut all = vec![0; src.rows * each];
+        self.download(src, &mut all)?;
+        for (to, &row) in bytes.chunks_exact_mut(each.max(1)).zip(rows) {
+            to.copy_from_slice(&all[row as usize * each..][..each]);
+        }
+        Ok(())
+    }
     /// Waits for all queued work.
     fn sync(&self) -> Result<()>;
     /// By what its threads learn that others should run, if it computes on processors that others need.
@@ -166,10 +177,16 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn gather_rows(&self, x: &Tensor<Self>, batch: &Self::Batch, out: &mut Tensor<Self>) -> Result<()>;
     /// Index of the largest of each row (the first of equals); `u32::MAX` for a row with NaN. `logits[r, v]` F32.
     fn argmax(&self, logits: &Tensor<Self>) -> Result<Vec<u32>>;
-    /// The next token of each row of `logits[r, v]` F32, which mean nothing afterwards; or a number of [`SampleRow`] in
-    /// its place. `None` if this back end does not choose, or not by such rules: the logits are as they were then.
-    fn sample(&self, _logits: &mut Tensor<Self>, _rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
-        Ok(None)
+    /// The next tokens of rows of `logits[r, v]` F32, which stay as they are: of each row by its number, how it is chosen.
+    /// In the place of a token may be a number of [`SampleRow`]; `None` where this back end does not choose, or not by such
+    /// rules.
+    fn sample(&self, _logits: &Tensor<Self>, rows: &[(u32, &SampleRow)]) -> Result<Vec<Option<u32>>> {
+        Ok(vec![None; rows.len()])
+    }
+    /// Log-probabilities of tokens of rows of `logits[r, v]` F32, which stay as they are, and of the likeliest there. `None`
+    /// where this back end leaves it to the host, or so many of the likeliest.
+    fn likely(&self, _logits: &Tensor<Self>, asked: &[Asked]) -> Result<Vec<Option<Likely>>> {
+        Ok(vec![None; asked.len()])
     }
     /// Calls `with(r, row)` for each row of `logits[r, v]` F32, on its threads and in any order, and returns true. False,
     /// and nothing is called, if rows do not lie in the host's memory.
@@ -180,8 +197,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn log_softmax(&self, logits: &mut Tensor<Self>) -> Result<()>;
     /// What rows of `logits[r, v]` F32, which mean nothing afterwards, say of single tokens. Targets ascend by row.
     fn judge(&self, logits: &mut Tensor<Self>, targets: &[Target]) -> Result<Vec<Judged>> {
-        let fits = |t: &Target| (t.row as usize) < logits.rows && (t.token as usize) < logits.cols;
-        crate::layout::require("judge", targets.iter().all(fits) && targets.is_sorted_by_key(|t| t.row))?;
+        crate::layout::require_targets(logits, targets)?;
         let likeliest = self.argmax(logits)?;
         self.log_softmax(logits)?;
         let mut values = vec![0f32; logits.rows * logits.cols];

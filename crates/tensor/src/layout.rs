@@ -1,9 +1,27 @@
 //! What every back end checks of its arguments before it reads them.
-use crate::{DType, Error, Grid, HostTensor, LinearPart, Q8, Result};
+use crate::{Asked, Backend, DType, Error, Grid, HostTensor, LinearPart, Q8, Result, Target, Tensor};
 
 /// Fails with the operation's name unless its sizes fit.
 pub fn require(operation: &str, fits: bool) -> Result<()> {
     if fits { Ok(()) } else { Err(Error::shape(format!("{operation}: the sizes of inputs and output do not fit"))) }
+}
+
+/// Fails unless what is to be judged of `logits` is there and ascends by row.
+pub fn require_targets<B: Backend>(logits: &Tensor<B>, targets: &[Target]) -> Result<()> {
+    let fits = |t: &Target| (t.row as usize) < logits.rows && (t.token as usize) < logits.cols;
+    require("judge", targets.iter().all(fits) && targets.is_sorted_by_key(|t| t.row))
+}
+
+/// Fails unless what is asked of `logits` is there.
+pub fn require_asked<B: Backend>(logits: &Tensor<B>, asked: &[Asked]) -> Result<()> {
+    let fits = |a: &Asked| (a.row as usize) < logits.rows && (a.token as usize) < logits.cols;
+    require("likely", asked.iter().all(fits))
+}
+
+/// Fails unless these are rows of `src`, and there are bytes for each of them.
+pub fn require_rows<B: Backend>(src: &Tensor<B>, rows: &[u32], bytes: &[u8]) -> Result<()> {
+    let each = src.cols * src.dtype.size();
+    require("download_rows", rows.iter().all(|&row| (row as usize) < src.rows) && bytes.len() == rows.len() * each)
 }
 
 /// Rows and columns of a host tensor of one or two dimensions.

@@ -34,7 +34,7 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use grid::{Grid, InputCodes};
 pub use host::{HostTensor, SharedBytes};
-pub use judge::{Judged, Target};
+pub use judge::{Asked, Judged, Likely, Target};
 pub use kv::{KvLayer, kv_scale_bytes};
 pub use linear::{FloatMath, LinearPart, LinearShape};
 pub use network::{Activation, Attended, AttentionShape, RopeTable};

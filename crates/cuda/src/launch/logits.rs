@@ -4,13 +4,19 @@ use super::{Grid, address, params};
 use crate::Cuda;
 use crate::driver::check;
 use cudarc::driver::sys;
-use planish_tensor::layout::require;
-use planish_tensor::{Judged, Result, Target, Tensor};
+use planish_tensor::layout::{require_asked, require_targets};
+use planish_tensor::{Asked, Judged, Likely, Result, Target, Tensor};
 use std::ffi::c_void;
 
 /// Threads of a block, and columns that it takes: `THREADS` and `PART` of the kernels.
 const THREADS: usize = 256;
 const PART: usize = 16 * THREADS;
+
+/// Most of the likeliest tokens beside one, and keys that a block puts in order: `MOST` and `THREADS * KEYS` of the kernels.
+const MOST: usize = 64;
+const KEYS: usize = 16 * THREADS;
+/// Bytes of work space for the parts' likeliest tokens.
+const ROOM: usize = 16 << 20;
 
 pub(crate) fn argmax(cuda: &Cuda, logits: &Tensor<Cuda>) -> Result<Vec<u32>> {
     floats("argmax", &[logits])?;
@@ -62,8 +68,7 @@ pub(crate) fn log_softmax(cuda: &Cuda, logits: &mut Tensor<Cuda>) -> Result<()> 
 
 pub(crate) fn judge(cuda: &Cuda, logits: &Tensor<Cuda>, targets: &[Target]) -> Result<Vec<Judged>> {
     floats("judge", &[logits])?;
-    let fits = |t: &Target| (t.row as usize) < logits.rows && (t.token as usize) < logits.cols;
-    require("judge", targets.iter().all(fits) && targets.is_sorted_by_key(|t| t.row))?;
+    require_targets(logits, targets)?;
     if targets.is_empty() {
         return Ok(Vec::new());
     }
@@ -93,6 +98,53 @@ pub(crate) fn judge(cuda: &Cuda, logits: &Tensor<Cuda>, targets: &[Target]) -> R
     read_words(cuda, out, &mut found)?;
     let judged = |pair: &[u32]| Judged { log_prob: f32::from_bits(pair[0]), greedy: pair[1] != 0 };
     Ok(found.chunks_exact(2).map(judged).collect())
+}
+
+pub(crate) fn likely(cuda: &Cuda, logits: &Tensor<Cuda>, asked: &[Asked]) -> Result<Vec<Option<Likely>>> {
+    floats("likely", &[logits])?;
+    require_asked(logits, asked)?;
+    let parts = logits.cols.div_ceil(PART);
+    let runs = |a: &Asked| a.top <= MOST && a.top * parts <= KEYS;
+    let here: Vec<usize> = (0..asked.len()).filter(|&i| runs(&asked[i])).collect();
+    let most = here.iter().map(|&i| asked[i].top).max().unwrap_or(0);
+    let at_once = (ROOM / (parts * (8 * most + 12))).max(1);
+    let mut found = vec![None; asked.len()];
+    for few in here.chunks(at_once) {
+        let those: Vec<Asked> = few.iter().map(|&i| asked[i]).collect();
+        let answers = likely_at_once(cuda, logits, &those, most)?;
+        few.iter().zip(answers).for_each(|(&i, answer)| found[i] = Some(answer));
+    }
+    Ok(found)
+}
+
+/// `most`: the longest list asked for, or longer.
+fn likely_at_once(cuda: &Cuda, logits: &Tensor<Cuda>, asked: &[Asked], most: usize) -> Result<Vec<Likely>> {
+    let (v, n) = (logits.cols, asked.len());
+    let parts = v.div_ceil(PART);
+    let (each, answer) = (n * parts, 1 + 2 * most);
+    // Keys and sums of eight bytes; words asked and answered, and maxima, of four.
+    let keys = cuda.scratch("likely", 8 * each * (most + 1) + 4 * (n * (3 + answer) + each))?;
+    let sums = keys + 8 * (each * most) as u64;
+    let asked_at = sums + 8 * each as u64;
+    let out = asked_at + 12 * n as u64;
+    let tops = out + 4 * (n * answer) as u64;
+    let words: Vec<u32> = asked.iter().flat_map(|a| [a.row, a.token, a.top as u32]).collect();
+    write_words(cuda, &words, asked_at)?;
+    let (logits, grid) = (address(logits), Grid::of(each, THREADS));
+    cuda.launch("logits", "likely_parts", grid, params![logits, v, parts, asked_at, most, keys, tops, sums])?;
+    let params = params![logits, v, parts, asked_at, most, keys, tops, sums, out];
+    cuda.launch("logits", "likely_rows", Grid::of(n, THREADS), params)?;
+    let mut found = vec![0u32; n * answer];
+    read_words(cuda, out, &mut found)?;
+    let told = found.chunks_exact(answer).zip(asked);
+    Ok(told.map(|(words, asked)| read_likely(words, asked.top)).collect())
+}
+
+/// What the kernel tells of a row: a log-probability, then pairs of an id and its own, `u32::MAX` where there are no more.
+fn read_likely(words: &[u32], top: usize) -> Likely {
+    let pairs = words[1..].chunks_exact(2).take(top).take_while(|pair| pair[0] != u32::MAX);
+    let top = pairs.map(|pair| (pair[0], f32::from_bits(pair[1]))).collect();
+    Likely { log_prob: f32::from_bits(words[0]), top }
 }
 
 pub(crate) fn softcap(cuda: &Cuda, x: &mut Tensor<Cuda>, cap: f32) -> Result<()> {

@@ -17,6 +17,8 @@ const CLUSTER: usize = 8;
 /// Tokens whose masses are sorted, and columns for which there is shared memory.
 const ENOUGH: usize = 2048;
 const WIDEST: usize = 1 << 18;
+/// Bytes of weights in memory of their own, at most, but for one row.
+const SPARE: usize = 64 << 20;
 
 /// Whether the kernels can do this: long lists of candidates, and a token that is biased twice, are left to the host.
 fn runs(row: &SampleRow, v: usize) -> bool {
@@ -25,13 +27,23 @@ fn runs(row: &SampleRow, v: usize) -> bool {
     few && v <= WIDEST && row.bias.iter().all(|(id, _)| biased.insert(*id))
 }
 
-pub(crate) fn sample(cuda: &Cuda, logits: &mut Tensor<Cuda>, rows: &[SampleRow]) -> Result<Option<Vec<u32>>> {
-    require("sample", logits.rows == rows.len())?;
+pub(crate) fn sample(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)]) -> Result<Vec<Option<u32>>> {
+    require("sample", rows.iter().all(|(row, _)| (*row as usize) < logits.rows))?;
     floats("sample", &[logits])?;
-    let v = logits.cols;
-    if rows.is_empty() || !rows.iter().all(|row| runs(row, v)) {
-        return Ok(rows.is_empty().then(Vec::new));
+    let here: Vec<usize> = (0..rows.len()).filter(|&i| runs(rows[i].1, logits.cols)).collect();
+    // Before sm_90 a row's weights take memory of their own.
+    let at_once = if cuda.arch() >= 90 { here.len() } else { SPARE / (4 * logits.cols) };
+    let mut found = vec![None; rows.len()];
+    for few in here.chunks(at_once.max(1)) {
+        let those: Vec<(u32, &SampleRow)> = few.iter().map(|&i| rows[i]).collect();
+        let chosen = sample_at_once(cuda, logits, &those)?;
+        few.iter().zip(chosen).for_each(|(&i, token)| found[i] = Some(token));
     }
+    Ok(found)
+}
+
+fn sample_at_once(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)]) -> Result<Vec<u32>> {
+    let v = logits.cols;
     let words = lay_out(rows);
     let mut found = vec![0u32; rows.len()];
     // A whole number of kilobytes, so that the answers are aligned whatever the lists are.
@@ -40,22 +52,22 @@ pub(crate) fn sample(cuda: &Cuda, logits: &mut Tensor<Cuda>, rows: &[SampleRow])
     write_words(cuda, &words, at)?;
     let out = at + room as u64;
     let blocks = v.div_ceil(BLOCK);
-    let (name, members, stride) = match cuda.arch() >= 90 {
-        true => ("sample_spread", CLUSTER, STRIDE),
-        false => ("sample_alone", 1, 0),
+    let (name, members, stride, spare) = match cuda.arch() >= 90 {
+        true => ("sample_spread", CLUSTER, STRIDE, 0),
+        false => ("sample_alone", 1, 0, cuda.scratch("weights of tokens", 4 * rows.len() * v)?),
     };
     // The masses of a member's blocks, and their weights.
     let shared = |blocks: usize| blocks.div_ceil(members) * (8 + 4 * stride);
     let grid = Grid::of(members * rows.len(), THREADS).with_shared(shared(blocks), shared(WIDEST / BLOCK));
-    cuda.launch("sample", name, grid, params![address(logits), v, at, out])?;
+    cuda.launch("sample", name, grid, params![address(logits), v, at, spare, out])?;
     read_words(cuda, out, &mut found)?;
-    Ok(Some(found))
+    Ok(found)
 }
 
 /// The kernels' rows, then their lists.
-fn lay_out(rows: &[SampleRow]) -> Vec<u32> {
+fn lay_out(rows: &[(u32, &SampleRow)]) -> Vec<u32> {
     let mut words = vec![0; ROW * rows.len()];
-    for (i, row) in rows.iter().enumerate() {
+    for (i, &(number, row)) in rows.iter().enumerate() {
         let plain = row.repetition_penalty == 1.0 && row.frequency_penalty == 0.0 && row.presence_penalty == 0.0;
         let seen: &[(u32, u32)] = if plain { &[] } else { &row.seen };
         let lists = [
@@ -69,7 +81,8 @@ fn lay_out(rows: &[SampleRow]) -> Vec<u32> {
         let point = row.point.to_bits();
         let counts = [row.top_k.min(u32::MAX as usize) as u32, point as u32, (point >> 32) as u32];
         let penalties = [row.repetition_penalty, row.frequency_penalty, row.presence_penalty].map(f32::to_bits);
-        let values = [numbers, counts, penalties].into_iter().flatten().chain(lists.into_iter().flatten());
+        let values =
+            [numbers, counts, penalties].into_iter().flatten().chain(lists.into_iter().flatten()).chain([number]);
         words[ROW * i..][..ROW].iter_mut().zip(values).for_each(|(to, from)| *to = from);
     }
     words

@@ -31,6 +31,11 @@ impl Guide {
         self.step().map(|step| step.mask)
     }
 
+    /// The mask, if it is known already. None also for an error, which [`Guide::mask`] tells.
+    pub fn mask_if_known(&self) -> Option<Arc<Mask>> {
+        self.place.known().map(|step| step.mask)
+    }
+
     /// Whether the grammar has ended, so that nothing but an end id may follow: the text is over. Waits as
     /// [`Guide::mask`] does.
     ///

@@ -91,6 +91,12 @@ impl Place {
         }
     }
 
+    /// The step after all queued tokens, if it is known already and no error.
+    pub fn known(&self) -> Option<Step> {
+        let state = self.answer.lock();
+        state.latest.clone().filter(|_| state.pending == 0)?.ok()
+    }
+
     fn send(&self, job: Job) {
         self.answer.lock().pending += 1;
         if self.jobs.send(job).is_err() {

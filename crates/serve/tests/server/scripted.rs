@@ -2,7 +2,8 @@
 use crate::setting::{CONTEXT, NAME, PAGES, Server, served, start};
 use planish_checkpoint::{config::Config, shards::ModelFiles};
 use planish_cpu::Scalar;
-use planish_engine::device::{Machine, Produced, Want};
+use planish_engine::answer::here;
+use planish_engine::device::{Found, Machine, Produced, Want, Wish};
 use planish_engine::{EngineOptions, Handle, Result, service};
 use planish_model::Plan;
 use planish_serve::{Options, Served};
@@ -30,19 +31,20 @@ impl Machine for Scripted {
             said.push(self.text.get(self.at).map_or(END, |&byte| u32::from(byte)));
             self.at += 1;
         }
-        let certain = |none: f32| -> Vec<f32> {
-            let row = |&id: &u32| (0..VOCAB as u32).map(move |other| if other == id { 0.0 } else { none });
-            said.iter().flat_map(row).collect()
-        };
         *out = Produced::default();
-        if want.argmax {
-            out.likeliest = said.clone();
-        }
-        if want.logits || !want.sampled.is_empty() {
-            out.logits = certain(-100.0);
-        }
-        if want.log_probs {
-            out.log_probs = certain(-100.0);
+        for (wish, id) in want.rows.iter().zip(said) {
+            let mut logits = [-100.0; VOCAB];
+            logits[id as usize] = 0.0;
+            out.rows.push(match wish {
+                Wish::Logits => Found::Logits(out.logits.len() / VOCAB),
+                Wish::LogProbs => Found::LogProbs(out.log_probs.len() / VOCAB),
+                wish => here(wish, &mut logits.clone()),
+            });
+            match wish {
+                Wish::Logits => out.logits.extend(logits),
+                Wish::LogProbs => out.log_probs.extend(logits),
+                _ => {}
+            }
         }
         Ok(())
     }

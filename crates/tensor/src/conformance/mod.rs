@@ -6,6 +6,7 @@ mod case;
 mod data;
 mod fused;
 mod grids;
+mod likely;
 mod mixture;
 mod products;
 mod report;
@@ -85,6 +86,7 @@ fn every_case(judge: &mut impl Judge, activations: DType) {
     fused::cases(judge, &mut random);
     grids::cases(judge, &mut random);
     mixture::cases(judge, &mut random, activations);
+    likely::cases(judge);
 }
 
 struct Comparison<'a, R, B> {

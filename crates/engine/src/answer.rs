@@ -7,6 +7,9 @@ use crate::sampler::{self, NoChoice};
 use planish_tensor::{Asked, Backend, Likely, SampleRow, Tensor};
 use std::sync::OnceLock;
 
+#[cfg(test)]
+mod tests;
+
 /// Rows that come to the host at once, where it answers for a device.
 const AT_ONCE: usize = 16;
 

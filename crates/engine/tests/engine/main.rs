@@ -7,3 +7,4 @@ mod numbers;
 mod requests;
 mod scores;
 mod setting;
+mod wants;

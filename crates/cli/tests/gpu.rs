@@ -2,9 +2,9 @@
 //! recorded steps or not, in every type of cache; and the answer is the CPU's. Without a GPU: `skipped: no device`.
 mod program;
 
-use planish::{Model, Pipeline, PipelineOptions};
+use planish::{Generation, Model, Pipeline, PipelineOptions};
 use planish_devices::Opening;
-use planish_engine::{EngineOptions, Event, Request, Sampling, Stream};
+use planish_engine::{EngineOptions, Event, GrammarSpec, Request, Sampling, Stream, TokenLogprobs};
 use planish_eval::compare;
 use planish_tensor::DType;
 use program::Program;
@@ -270,5 +270,94 @@ fn a_real_model_drifts_no_further_either() {
     for (cache, share) in [(DType::F32, 1.0), (DType::BF16, 2.0)] {
         let found = divergence(name, ("cpu", cache), (&gpu, cache), text);
         assert!(found <= share * cost, "{found} with caches of {cache}; bf16 caches cost {cost} on the CPU alone");
+    }
+}
+
+/// What an answer says of each token, the prompt's first: its id, and log-probabilities if they were asked for.
+fn told(stream: Stream) -> Vec<(Option<u32>, Option<TokenLogprobs>)> {
+    let tell = |event| match event {
+        Event::Prompt(all) => all.into_iter().map(|l| (None, Some(l))).collect(),
+        Event::Token { id, logprobs, .. } => vec![(Some(id), logprobs)],
+        Event::Failed(e) => panic!("{e}"),
+        Event::Done { .. } => Vec::new(),
+    };
+    stream.flat_map(tell).collect()
+}
+
+/// The likeliest tokens alone, with few and with many log-probabilities, with those of the prompt; drawn; by a grammar, with
+/// and without log-probabilities.
+fn neighbours(pipeline: &Pipeline) -> Vec<Request> {
+    let prompt = pipeline.encode("The capital of France is Paris. The capital of Italy is").unwrap();
+    let plain = Generation { max_new_tokens: 12, ignore_eos: true, ..Generation::default() };
+    let drawn = Sampling { temperature: 0.8, top_p: 0.9, seed: 3, presence_penalty: 0.3, ..Sampling::default() };
+    let by = GrammarSpec::Regex(" [A-Z][a-z]+( [a-z]+)*\\.".into());
+    let ruled = Generation { grammar: Some(by), ..plain.clone() };
+    let wishes = [
+        plain.clone(),
+        Generation { logprobs: Some(5), ..plain.clone() },
+        Generation { logprobs: Some(100), ..plain.clone() },
+        Generation { prompt_logprobs: Some(3), ..plain.clone() },
+        Generation { sampling: drawn, logprobs: Some(1), ..plain },
+        ruled.clone(),
+        Generation { logprobs: Some(2), ..ruled },
+    ];
+    wishes.iter().map(|wish| pipeline.request(prompt.clone(), wish).unwrap()).collect()
+}
+
+/// Beside the CPU's log-probabilities up to where the answers part, which they may at a near tie; how many there were.
+fn assert_near(
+    what: &str,
+    cpu: &[(Option<u32>, Option<TokenLogprobs>)],
+    gpu: &[(Option<u32>, Option<TokenLogprobs>)],
+) -> usize {
+    for (at, ((id, cpu), (its_id, gpu))) in cpu.iter().zip(gpu).enumerate() {
+        let (Some(cpu), Some(gpu)) = (cpu, gpu) else { continue };
+        assert_eq!(cpu.top.len(), gpu.top.len(), "{what}: token {at}");
+        for ((_, cpu), (_, gpu)) in cpu.top.iter().zip(&gpu.top) {
+            assert!((cpu - gpu).abs() < NEAR_TIE, "{what}: token {at}: {gpu} in place of {cpu}");
+        }
+        if id != its_id {
+            assert!((cpu.chosen - gpu.chosen).abs() < NEAR_TIE, "{what}: token {at}: {its_id:?} in place of {id:?}");
+            return at;
+        }
+        assert!((cpu.chosen - gpu.chosen).abs() < NEAR_TIE, "{what}: token {at}: {gpu:?} in place of {cpu:?}");
+    }
+    cpu.len()
+}
+
+/// A real model in float: requests of every kind in one batch answer as they do alone, and as on the CPU.
+#[test]
+fn neighbours_with_log_probabilities_and_grammars_change_no_answer() {
+    let Some(model) = std::env::var_os("PLANISH_TEST_MODEL") else {
+        return println!("skipped: no model (set PLANISH_TEST_MODEL)");
+    };
+    if !has_gpu() {
+        return;
+    }
+    let name = model.to_str().unwrap();
+    let options = EngineOptions { kv_dtype: Some(DType::F32), max_model_len: Some(64), ..EngineOptions::default() };
+    let (cpu, gpu) = (open("cpu", name, options.clone()), open(&gpu(), name, options));
+    let alone = |pipeline: &Pipeline| -> Vec<_> {
+        neighbours(pipeline).into_iter().map(|r| told(pipeline.handle().generate(r).unwrap())).collect()
+    };
+    let expected = alone(&gpu);
+    let streams: Vec<Stream> = neighbours(&gpu).into_iter().map(|r| gpu.handle().generate(r).unwrap()).collect();
+    let together: Vec<_> = streams.into_iter().map(told).collect();
+    assert_eq!(together, expected, "in company");
+    let ids = |i: usize| expected[i].iter().filter_map(|(id, _)| *id).collect::<Vec<u32>>();
+    assert!(ids(0).len() == 12 && !ids(5).is_empty());
+    // What else is told changes no token.
+    assert_eq!((ids(1), ids(2), ids(3), ids(6)), (ids(0), ids(0), ids(0), ids(5)));
+    // So few of the likeliest as the device tells are the first of those that the host tells.
+    for ((_, few), (_, many)) in expected[1].iter().zip(&expected[2]) {
+        let (few, many) = (few.as_ref().unwrap(), many.as_ref().unwrap());
+        assert_eq!((few.top.len(), many.top.len()), (5, 100));
+        let near = |a: f32, b: f32| (a - b).abs() <= 1e-6 * b.abs().max(1.0);
+        let same = few.top.iter().zip(&many.top).all(|(a, b)| a.0 == b.0 && near(a.1, b.1));
+        assert!(same && near(few.chosen, many.chosen), "{few:?} beside {many:?}");
+    }
+    for (i, (cpu, gpu)) in alone(&cpu).iter().zip(&expected).enumerate() {
+        let alike = assert_near(&format!("request {i}"), cpu, gpu);
+        println!("request {i}: {alike} of {} as on the CPU", cpu.len());
     }
 }

@@ -110,7 +110,7 @@ fn sampled(cuda: &Cuda, cases: &[Case]) -> Vec<u32> {
         .map(|case| sampler::row(&case.sampling, &case.history, &case.banned, case.mask.as_ref()))
         .collect();
     // Some of the rows, in any order: each has its own number. All stay as they are.
-    let numbered: Vec<(u32, &SampleRow)> = (0..).zip(&rows).rev().collect();
+    let numbered: Vec<(u32, &SampleRow)> = (0..rows.len() as u32).zip(&rows).rev().collect();
     let mut found = cuda.sample(&logits, &numbered).unwrap();
     found.reverse();
     assert_eq!(cuda.sample(&logits, &numbered[1..2]).unwrap(), found[found.len() - 2..][..1], "one row alone");

@@ -71,6 +71,11 @@ pub fn kv_slice_mut<'a, B: Backend<Buf = CpuBuf>>(
     }
 }
 
+/// The 8-bit type of codes.
+pub fn kind_of<B: Backend>(codes: &Tensor<B>) -> Result<Q8> {
+    Q8::from_dtype(codes.dtype).ok_or_else(|| Error::dtype(format!("expected 8-bit codes, found {}", codes.dtype)))
+}
+
 /// A zeroed matrix.
 pub fn alloc<B: Backend<Buf = CpuBuf>>(dtype: DType, rows: usize, cols: usize) -> Result<Tensor<B>> {
     let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));

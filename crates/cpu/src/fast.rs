@@ -1,5 +1,7 @@
 //! The fast back end: every operation of the trait handed to the kernel of its name.
-use crate::access::{add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, kv_slice, kv_slice_mut, u8s, u8s_mut};
+use crate::access::{
+    add_positions, f32s, f32s_mut, gather, i32s, i32s_mut, kind_of, kv_slice, kv_slice_mut, u8s, u8s_mut,
+};
 use crate::attention::{Attention, Operands};
 use crate::buffer::{CpuBuf, share};
 use crate::gemm_float::gemm_float;
@@ -30,10 +32,6 @@ impl Cpu {
         assert!(isa.runs_here(), "{} kernels do not run on this machine", isa.name());
         Cpu { threads: Threads::new(threads), isa, attention: Attention::default() }
     }
-}
-
-fn kind_of(codes: &Tensor<Cpu>) -> Result<Q8> {
-    Q8::from_dtype(codes.dtype).ok_or_else(|| Error::dtype(format!("expected 8-bit codes, found {}", codes.dtype)))
 }
 
 /// What tokens become where they have one scale and no zero point: fused operations end with that alone.

@@ -1,11 +1,131 @@
-//! Operations on rows: microseconds, bytes a second, and the share of what a copy inside the device moves in the same
-//! run. Steps are recorded, so that launching is not measured; wide ones go through buffers larger than the cache.
+//! Operations on rows: error beside the scalar reference, microseconds, bytes a second, and the share of what a copy inside
+//! the device moves in the same run (cuBLASLt has nothing like them). Steps are recorded, so that launching is not
+//! measured; wide ones go through buffers larger than the cache.
+use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
-use planish_tensor::{Activation, Asked, Backend, Batch, DType, FloatMath, Q8, Q8Rows, Result, SampleRow, Tensor};
+use planish_tensor::{
+    Activation, Asked, Backend, Batch, DType, FloatMath, HostTensor, Q8, Q8Rows, Result, SampleRow, Tensor,
+};
 use std::time::Instant;
 
 /// Sets of buffers that a measurement goes through.
 const SETS: usize = 4;
+/// Rows that are compared with the reference's.
+const CHECKED: usize = 4;
+const EPS: f32 = 1e-5;
+
+/// An operation from floats to floats or codes.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Quantize(Q8),
+    Norm,
+    Add,
+    NormQuantize(Q8),
+    Gated,
+    GatedQuantize(Q8),
+    LogSoftmax,
+}
+
+/// What an operation reads and writes.
+struct Io<B: Backend> {
+    /// `[t, cols]`, or `[t, 2 cols]` of gate and up.
+    x: Tensor<B>,
+    /// `[t, cols]`.
+    delta: Tensor<B>,
+    /// `[t, cols]`.
+    out: Tensor<B>,
+    /// `[t, cols]`.
+    codes: Q8Rows<B>,
+}
+
+impl Op {
+    fn name(self) -> String {
+        match self {
+            Op::Quantize(kind) => format!("quantize_rows {}", kind.dtype()),
+            Op::Norm => "rms_norm".into(),
+            Op::Add => "add".into(),
+            Op::NormQuantize(kind) => format!("add_rms_norm_quantize {}", kind.dtype()),
+            Op::Gated => "gated".into(),
+            Op::GatedQuantize(kind) => format!("gated_quantize {}", kind.dtype()),
+            Op::LogSoftmax => "log_softmax".into(),
+        }
+    }
+
+    /// Bytes read and written for each element of the result.
+    const fn bytes(self) -> usize {
+        match self {
+            Op::Quantize(_) => 5,
+            Op::Norm | Op::LogSoftmax => 8,
+            Op::Add | Op::Gated => 12,
+            Op::NormQuantize(_) => 13,
+            Op::GatedQuantize(_) => 9,
+        }
+    }
+
+    /// The type of codes that it makes.
+    const fn kind(self) -> Option<Q8> {
+        match self {
+            Op::Quantize(kind) | Op::NormQuantize(kind) | Op::GatedQuantize(kind) => Some(kind),
+            Op::Norm | Op::Add | Op::Gated | Op::LogSoftmax => None,
+        }
+    }
+
+    /// Width of its input by that of its result.
+    const fn factor(self) -> usize {
+        if matches!(self, Op::Gated | Op::GatedQuantize(_)) { 2 } else { 1 }
+    }
+
+    fn run<B: Backend>(self, b: &B, weight: &Tensor<B>, io: &mut Io<B>) -> Result<()> {
+        let Io { x, delta, out, codes } = io;
+        match self {
+            Op::Quantize(_) => b.quantize_rows(x, codes),
+            Op::Norm => b.rms_norm(x, weight, EPS, out),
+            Op::Add => b.add(x, delta),
+            Op::NormQuantize(_) => b.add_rms_norm_quantize(x, Some(delta), weight, EPS, out, codes),
+            Op::Gated => b.gated(x, Activation::Silu, out),
+            Op::GatedQuantize(_) => b.gated_quantize(x, Activation::Silu, out, codes),
+            Op::LogSoftmax => b.log_softmax(x),
+        }
+    }
+
+    /// The first rows of the result, codes as what they stand for.
+    fn result<B: Backend>(self, b: &B, io: &mut Io<B>) -> Result<Vec<f32>> {
+        let Some(kind) = self.kind() else {
+            return head(b, if matches!(self, Op::Add | Op::LogSoftmax) { &mut io.x } else { &mut io.out });
+        };
+        let (codes, scales) = (bytes_of(b, &mut io.codes.codes)?, head(b, &mut io.codes.scales)?);
+        let cols = io.codes.codes.cols;
+        Ok(codes.iter().enumerate().map(|(i, &code)| kind.decode(code) * scales[i / cols]).collect())
+    }
+}
+
+/// The first rows of a tensor.
+fn bytes_of<B: Backend>(b: &B, x: &mut Tensor<B>) -> Result<Vec<u8>> {
+    let all = x.rows;
+    x.set_rows(all.min(CHECKED));
+    let mut bytes = vec![0; x.rows * x.cols * x.dtype.size()];
+    let read = b.download(x, &mut bytes);
+    x.set_rows(all);
+    read.map(|()| bytes)
+}
+
+fn head<B: Backend>(b: &B, x: &mut Tensor<B>) -> Result<Vec<f32>> {
+    Ok(planish_tensor::host::decode_f32(x.dtype, &bytes_of(b, x)?))
+}
+
+/// A matrix of the reference's.
+fn scalar(values: &[f32], cols: usize) -> Result<Tensor<Scalar>> {
+    let mut tensor = Scalar.alloc(DType::F32, values.len() / cols, cols)?;
+    Scalar.upload(bytemuck::cast_slice(values), &mut tensor)?;
+    Ok(tensor)
+}
+
+/// The largest difference, in parts of the largest magnitude expected; infinite where a number is none.
+fn difference(found: &[f32], expected: &[f32]) -> f64 {
+    let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let apart = |(a, b): (&f32, &f32)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() };
+    f64::from(found.iter().zip(expected).map(apart).fold(0.0, f32::max) / largest)
+}
 
 fn main() -> Result<()> {
     let cuda = match Cuda::open(Options::default()) {
@@ -59,22 +179,50 @@ impl Bench {
         Ok(times[times.len() / 2])
     }
 
-    fn report(&self, name: &str, t: usize, cols: usize, bytes: usize, us: f64) {
+    fn report(&self, name: &str, [t, cols]: [usize; 2], bytes: usize, us: f64, error: Option<f64>) {
         let rate = bytes as f64 / us / 1e3;
         let share = 100.0 * rate / self.copy;
-        println!("{name:<28} {t:>5} x {cols:<6} {us:>9.2} us {rate:>7.0} GB/s {share:>4.0} % of a copy");
+        let error = error.map_or_else(String::new, |e| format!("  error {e:.1e}"));
+        println!("{name:<32} {t:>5} x {cols:<6} {us:>9.2} us {rate:>7.0} GB/s {share:>4.0} % of a copy{error}");
     }
 
-    fn measure(
-        &self,
-        name: &str,
-        (t, cols): (usize, usize),
-        bytes: usize,
-        run: impl FnMut(usize) -> Result<()>,
-    ) -> Result<()> {
-        let us = self.time(bytes, run)?;
-        self.report(name, t, cols, bytes, us);
+    fn io(&self, op: Op, t: usize, cols: usize, seed: u64) -> Result<Io<Cuda>> {
+        let b = &self.cuda;
+        Ok(Io {
+            x: self.random(t, cols * op.factor(), seed)?,
+            delta: self.random(t, cols, seed + 100)?,
+            out: b.alloc(DType::F32, t, cols)?,
+            codes: b.alloc_q8(op.kind().unwrap_or(Q8::Int8), t, cols)?,
+        })
+    }
+
+    fn measure(&self, op: Op, t: usize, cols: usize) -> Result<()> {
+        let weight = self.random(1, cols, 9)?;
+        let mut sets = (0..SETS).map(|i| self.io(op, t, cols, i as u64 + 1)).collect::<Result<Vec<_>>>()?;
+        let error = self.error(op, &weight, &mut sets[0])?;
+        let bytes = op.bytes() * t * cols;
+        let us = self.time(bytes, |i| op.run(&self.cuda, &weight, &mut sets[i]))?;
+        self.report(&op.name(), [t, cols], bytes, us, Some(error));
         Ok(())
+    }
+
+    /// Runs it once, and compares the first rows with the reference's.
+    fn error(&self, op: Op, weight: &Tensor<Cuda>, io: &mut Io<Cuda>) -> Result<f64> {
+        let (b, cols) = (&self.cuda, io.out.cols);
+        let (x, delta) = (head(b, &mut io.x)?, head(b, &mut io.delta)?);
+        let rows = delta.len() / cols;
+        let mut weights = vec![0.0f32; cols];
+        b.download(weight, bytemuck::cast_slice_mut(&mut weights))?;
+        op.run(b, weight, io)?;
+        let found = op.result(b, io)?;
+        let mut reference = Io {
+            x: scalar(&x, cols * op.factor())?,
+            delta: scalar(&delta, cols)?,
+            out: Scalar.alloc(DType::F32, rows, cols)?,
+            codes: Scalar.alloc_q8(op.kind().unwrap_or(Q8::Int8), rows, cols)?,
+        };
+        op.run(&Scalar, &scalar(&weights, cols)?, &mut reference)?;
+        Ok(difference(&found, &op.result(&Scalar, &mut reference)?))
     }
 
     /// Random values, in as many sets as are gone through.
@@ -109,58 +257,63 @@ impl Bench {
         Ok(bytes as f64 / us / 1e3)
     }
 
-    fn codes(&self, kind: Q8, t: usize, cols: usize) -> Result<Vec<Q8Rows<Cuda>>> {
-        (0..SETS).map(|_| self.cuda.alloc_q8(kind, t, cols)).collect()
+    fn rows(&self, t: usize, h: usize, f: usize) -> Result<()> {
+        for op in [Op::Quantize(Q8::Int8), Op::Quantize(Q8::E4M3), Op::Norm, Op::Add] {
+            self.measure(op, t, h)?;
+        }
+        self.measure(Op::NormQuantize(Q8::Int8), t, h)?;
+        self.measure(Op::NormQuantize(Q8::E4M3), t, h)?;
+        self.embed(t, h)?;
+        for op in [Op::Gated, Op::Quantize(Q8::Int8), Op::GatedQuantize(Q8::Int8), Op::GatedQuantize(Q8::E4M3)] {
+            self.measure(op, t, f)?;
+        }
+        Ok(())
     }
 
-    fn rows(&self, t: usize, h: usize, f: usize) -> Result<()> {
+    fn embed(&self, t: usize, h: usize) -> Result<()> {
+        const VOCAB: usize = 32_000;
         let b = &self.cuda;
-        let (mut x, delta, weight) = (self.sets(t, h)?, self.sets(t, h)?, self.random(1, h, 9)?);
-        let mut out = self.sets(t, h)?;
-        let (mut int8, mut fp8) = (self.codes(Q8::Int8, t, h)?, self.codes(Q8::E4M3, t, h)?);
-        let n = t * h;
-        self.measure("quantize_rows int8", (t, h), 5 * n, |i| b.quantize_rows(&x[i], &mut int8[i]))?;
-        self.measure("quantize_rows e4m3", (t, h), 5 * n, |i| b.quantize_rows(&x[i], &mut fp8[i]))?;
-        self.measure("rms_norm", (t, h), 8 * n, |i| b.rms_norm(&x[i], &weight, 1e-5, &mut out[i]))?;
-        self.measure("add", (t, h), 12 * n, |i| b.add(&mut x[i], &delta[i]))?;
-        self.measure("add_rms_norm_quantize int8", (t, h), 13 * n, |i| {
-            b.add_rms_norm_quantize(&mut x[i], Some(&delta[i]), &weight, 1e-5, &mut out[i], &mut int8[i])
-        })?;
-        self.measure("add_rms_norm_quantize e4m3", (t, h), 13 * n, |i| {
-            b.add_rms_norm_quantize(&mut x[i], Some(&delta[i]), &weight, 1e-5, &mut out[i], &mut fp8[i])
-        })?;
+        // Ordinary numbers in bf16.
+        let words = (0..VOCAB * h).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 16) as u16 & 0x83ff | 0x3c00);
+        let values: Vec<u16> = words.collect();
+        let table = b.load(&HostTensor::from_bytes(
+            DType::BF16,
+            vec![VOCAB, h],
+            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        )?)?;
         let mut batch = Batch::fresh(&[t], 16);
-        batch.tokens = (0..t as u32).map(|i| i.wrapping_mul(2_654_435_761) % 32_000).collect();
-        let batch = b.upload_batch(&batch, t.div_ceil(16))?;
-        let table = b.alloc(DType::BF16, 32_000, h)?;
-        self.measure("embed bf16", (t, h), 6 * n, |i| b.embed(&table, &batch, 1.0, &mut out[i]))?;
-        drop((x, delta, out));
-        let gate_up = self.sets(t, 2 * f)?;
-        let mut scratch = b.alloc(DType::F32, t, f)?;
-        let (mut int8, mut fp8) = (self.codes(Q8::Int8, t, f)?, self.codes(Q8::E4M3, t, f)?);
-        let n = t * f;
-        let act = Activation::Silu;
-        self.measure("gated", (t, f), 12 * n, |i| b.gated(&gate_up[i], act, &mut scratch))?;
-        let inner = self.sets(t, f)?;
-        self.measure("quantize_rows int8", (t, f), 5 * n, |i| b.quantize_rows(&inner[i], &mut int8[i]))?;
-        self.measure("gated_quantize int8", (t, f), 9 * n, |i| {
-            b.gated_quantize(&gate_up[i], act, &mut scratch, &mut int8[i])
-        })?;
-        self.measure("gated_quantize e4m3", (t, f), 9 * n, |i| {
-            b.gated_quantize(&gate_up[i], act, &mut scratch, &mut fp8[i])
-        })
+        batch.tokens = (0..t as u32).map(|i| i.wrapping_mul(2_654_435_761) % VOCAB as u32).collect();
+        let on_device = b.upload_batch(&batch, t.div_ceil(16))?;
+        let mut out = self.sets(t, h)?;
+        b.embed(&table, &on_device, 1.0, &mut out[0])?;
+        let found = head(b, &mut out[0])?;
+        let row = |&token: &u32| &values[token as usize * h..][..h];
+        let expected: Vec<f32> =
+            batch.tokens.iter().take(CHECKED).flat_map(row).map(|&v| f32::from_bits(u32::from(v) << 16)).collect();
+        let error = difference(&found, &expected);
+        let us = self.time(6 * t * h, |i| b.embed(&table, &on_device, 1.0, &mut out[i]))?;
+        self.report("embed bf16", [t, h], 6 * t * h, us, Some(error));
+        Ok(())
     }
 
     fn logits(&self, rows: usize) -> Result<()> {
         let v = 128_256;
         let mut x = self.sets(rows, v)?;
+        let first = head(&self.cuda, &mut x[0])?;
+        let likeliest = Scalar.argmax(&scalar(&first, v)?)?;
+        // Share of the first rows whose token is another.
+        let others = |found: &[u32]| {
+            let wrong = likeliest.iter().zip(found).filter(|(expected, found)| expected != found).count();
+            wrong as f64 / likeliest.len() as f64
+        };
+        let error = others(&self.cuda.argmax(&x[0])?);
         // It waits for its result: not to be recorded.
         let start = Instant::now();
         for i in 0..100 {
             self.cuda.argmax(&x[i % SETS])?;
         }
         let us = start.elapsed().as_secs_f64() * 1e4;
-        self.report("argmax, with its download", rows, v, 4 * rows * v, us);
+        self.report("argmax, with its download", [rows, v], 4 * rows * v, us, Some(error));
         let wishes =
             |temperature, top_k, top_p| SampleRow { temperature, top_k, top_p, point: 0.4, ..SampleRow::GREEDY };
         for (name, wish) in [
@@ -171,39 +324,86 @@ impl Bench {
         ] {
             let wishes: Vec<_> = (0..rows as u32).map(|row| (row, &wish)).collect();
             let mut times = Vec::new();
+            // What is drawn is compared with the CPU's sampler in `crates/cli/tests/gpu_sampling.rs`.
+            let chosen = if wish.temperature == 0.0 { self.cuda.sample(&x[0], &wishes)? } else { Vec::new() };
+            let chosen: Option<Vec<u32>> = chosen.into_iter().collect();
+            let error = chosen.filter(|found| !found.is_empty()).map(|found| others(&found));
             for i in 0..20 {
                 let start = Instant::now();
                 self.cuda.sample(&x[i % SETS], &wishes)?;
                 times.push(start.elapsed().as_secs_f64() * 1e6);
             }
             times.sort_by(f64::total_cmp);
-            self.report(name, rows, v, 4 * rows * v, times[times.len() / 2]);
+            self.report(name, [rows, v], 4 * rows * v, times[times.len() / 2], error);
         }
         for top in [0, 5, 20, 64] {
-            let asked: Vec<_> = (0..rows as u32).map(|row| Asked { row, token: 7 * row, top }).collect();
-            let mut times = Vec::new();
-            for i in 0..20 {
-                let start = Instant::now();
-                self.cuda.likely(&x[i % SETS], &asked)?;
-                times.push(start.elapsed().as_secs_f64() * 1e6);
-            }
-            times.sort_by(f64::total_cmp);
-            self.report(&format!("likely, {top} beside"), rows, v, 4 * rows * v, times[times.len() / 2]);
+            self.likely(&x, &first, top)?;
         }
-        self.measure("log_softmax", (rows, v), 8 * rows * v, |i| self.cuda.log_softmax(&mut x[i]))
+        drop(x);
+        self.measure(Op::LogSoftmax, rows, v)
+    }
+
+    /// `first` are the logits of the first rows.
+    fn likely(&self, x: &[Tensor<Cuda>], first: &[f32], top: usize) -> Result<()> {
+        let (rows, v) = (x[0].rows, x[0].cols);
+        let asked: Vec<_> = (0..rows as u32).map(|row| Asked { row, token: 7 * row, top }).collect();
+        let log_prob = |(row, logits): (usize, &[f32])| {
+            let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+            (f64::from(logits[7 * row]) - sum.ln()) as f32
+        };
+        let expected: Vec<f32> = first.chunks_exact(v).enumerate().map(log_prob).collect();
+        let found = self.cuda.likely(&x[0], &asked)?.into_iter().take(expected.len());
+        let found: Vec<f32> = found.map(|l| l.map_or(f32::NAN, |l| l.log_prob)).collect();
+        let mut times = Vec::new();
+        for i in 0..20 {
+            let start = Instant::now();
+            self.cuda.likely(&x[i % SETS], &asked)?;
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        times.sort_by(f64::total_cmp);
+        let (name, us) = (format!("likely, {top} beside"), times[times.len() / 2]);
+        self.report(&name, [rows, v], 4 * rows * v, us, Some(difference(&found, &expected)));
+        Ok(())
     }
 
     fn statistics(&self, t: usize, k: usize) -> Result<()> {
         let x = self.sets(t, k)?;
+        let mut values = vec![0.0f32; t * k];
+        self.cuda.download(&x[0], bytemuck::cast_slice_mut(&mut values))?;
         let mut absmax = self.cuda.alloc(DType::F32, 1, k)?;
-        self.measure("observe_columns", (t, k), 4 * t * k, |i| self.cuda.observe_columns(&x[i], &mut absmax))?;
-        let mut gram = self.cuda.alloc(DType::F32, k, k)?;
+        self.cuda.observe_columns(&x[0], &mut absmax)?;
+        let largest = |column: usize| values.iter().skip(column).step_by(k).fold(0.0f32, |m, v| m.max(v.abs()));
+        let expected: Vec<f32> = (0..k).step_by(97).map(largest).collect();
+        let found: Vec<f32> = head(&self.cuda, &mut absmax)?.into_iter().step_by(97).collect();
+        let error = difference(&found, &expected);
+        let us = self.time(4 * t * k, |i| self.cuda.observe_columns(&x[i], &mut absmax))?;
+        self.report("observe_columns", [t, k], 4 * t * k, us, Some(error));
         for math in [FloatMath::F32, FloatMath::Bf16] {
+            let mut gram = self.cuda.alloc(DType::F32, k, k)?;
+            self.cuda.accumulate_gram(&x[0], math, &mut gram)?;
+            let error = self.gram_error(&values, k, &gram)?;
             let operations = t as f64 * k as f64 * (k + 1) as f64;
             let us = self.time(1 << 30, |i| self.cuda.accumulate_gram(&x[i], math, &mut gram))?;
             let rate = operations / us / 1e6;
-            println!("accumulate_gram {math:?} {t} x {k}: {us:.0} us, {rate:.1} TFLOP/s of the lower triangle");
+            println!(
+                "accumulate_gram {math:?} {t} x {k}: {us:.0} us, {rate:.1} TFLOP/s of the lower triangle  error {error:.1e}"
+            );
         }
         Ok(())
+    }
+
+    /// The largest error of some elements, beside the sums of their terms' magnitudes.
+    fn gram_error(&self, x: &[f32], k: usize, gram: &Tensor<Cuda>) -> Result<f64> {
+        let mut found = vec![0.0f32; k * k];
+        self.cuda.download(gram, bytemuck::cast_slice_mut(&mut found))?;
+        let mut worst = 0.0f64;
+        for at in 0..64 {
+            let i = (at * 7919 + 13) % k;
+            let j = (at * 104_729) % (i + 1);
+            let terms = x.chunks_exact(k).map(|row| f64::from(row[i]) * f64::from(row[j]));
+            let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+            worst = worst.max((f64::from(found[i * k + j]) - sum).abs() / size);
+        }
+        Ok(worst)
     }
 }

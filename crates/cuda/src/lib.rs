@@ -55,9 +55,11 @@ pub struct Options {
 }
 
 impl Cuda {
-    /// Opens a device.
+    /// Opens a device; fails if this build has no kernels for it.
     pub fn open(options: Options) -> Result<Cuda> {
         let info = info(options.ordinal)?;
+        support::is_new_enough(info.arch)?;
+        modules::has_kernels(info.arch)?;
         let context = Arc::new(Context::new(options.ordinal)?);
         let arch = options.kernels_of.map_or(info.arch, |arch| arch.min(info.arch));
         Ok(Cuda {

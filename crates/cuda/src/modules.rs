@@ -67,6 +67,11 @@ impl Modules {
     }
 }
 
+/// Fails if this build has no kernels for a device, as without NVRTC 12.9 it has none for Volta.
+pub(crate) fn has_kernels(arch: Arch) -> Result<()> {
+    image("gemm_w8a8", arch).map(|_| ())
+}
+
 /// The fatbin of a kernel file for a device. Volta's are apart: another compiler makes them.
 fn image(file: &str, arch: Arch) -> Result<&'static [u8]> {
     let found = FATBINS.iter().find(|(name, ..)| *name == file);

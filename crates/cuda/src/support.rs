@@ -34,11 +34,21 @@ pub(crate) fn no_kernel(operation: &str) -> Error {
     Error::unsupported(format!("{operation}: expected a kernel for GPUs, found none; --device cpu runs this model"))
 }
 
+/// Fails on GPUs that nothing runs on: with those no device is opened.
+pub(crate) fn is_new_enough(arch: Arch) -> Result<()> {
+    match arch {
+        ..=69 => Err(Error::unsupported(format!(
+            "GPUs before Volta (sm_70) are not supported: use --device cpu (this GPU is sm_{arch})"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The kernels that multiply codes of this type, or an error that names the type which this architecture does run.
 pub fn family(kind: Q8, arch: Arch) -> Result<Family> {
     let refuse = |why: &str| Err(Error::unsupported(format!("{why} (this GPU is sm_{arch})")));
+    is_new_enough(arch)?;
     match (kind, arch) {
-        (_, ..=69) => refuse("GPUs before Volta (sm_70) are not supported: use --device cpu"),
         (Q8::Int8, 100..) => refuse("GPUs after Hopper have no fast INT8 products: use FP8 (--quant-dtype fp8)"),
         (Q8::Int8, 90..) => Ok(Family::Wgmma),
         (Q8::Int8, 80..) => Ok(Family::Mma80),
@@ -92,5 +102,7 @@ mod tests {
         assert!(describe(Q8::Int8, 100).contains("use FP8"));
         assert!(describe(Q8::E4M3, 80).contains("use INT8"));
         assert!(describe(Q8::Int8, 61).contains("--device cpu"));
+        assert!(is_new_enough(61).is_err_and(|e| e.to_string().contains("--device cpu")));
+        assert_eq!(is_new_enough(70), Ok(()));
     }
 }

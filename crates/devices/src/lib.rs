@@ -4,8 +4,8 @@
 mod place;
 
 use planish_cpu::{Cpu, Isa, Null};
-use planish_cuda::{Cuda, Options};
-use planish_tensor::{Backend, Q8};
+use planish_cuda::{Cuda, DeviceInfo, Options};
+use planish_tensor::{Backend, Memory, Q8};
 
 pub use place::Place;
 pub use planish_cpu::buffer::give_back_unused;
@@ -132,14 +132,18 @@ fn unusable(ordinal: usize, error: &planish_tensor::Error) -> Device {
 fn gpu(ordinal: usize) -> planish_tensor::Result<Device> {
     let info = planish_cuda::info(ordinal)?;
     let memory = Cuda::open(Options { ordinal, ..Options::default() })?.memory();
-    Ok(Device {
-        name: format!("cuda:{ordinal}"),
+    Ok(listed(&info, memory))
+}
+
+fn listed(info: &DeviceInfo, memory: Memory) -> Device {
+    Device {
+        name: format!("cuda:{}", info.ordinal),
         description: format!("{}, sm_{}, {} multiprocessors", info.name, info.arch, info.sm_count),
         capability: Some(format!("{}.{}", info.arch / 10, info.arch % 10)),
         memory: (memory.free, memory.total),
         int8: planish_cuda::describe(Q8::Int8, info.arch),
         fp8: planish_cuda::describe(Q8::E4M3, info.arch),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -158,6 +162,34 @@ mod tests {
         let device = unusable(1, &planish_tensor::Error::Device("fell off the bus".into()));
         assert_eq!((device.name.as_str(), device.int8.as_str(), device.memory), ("cuda:1", "no", (0, 0)));
         assert!(device.description.contains("fell off the bus"));
+    }
+
+    /// Every GPU as it is listed, from what a driver would say of it.
+    #[test]
+    fn gpus_are_listed_with_what_they_run_and_by_which_kernels() {
+        let (no_int8, no_fp8) = ("use FP8 (--quant-dtype fp8)", "use INT8 (--quant-dtype int8)");
+        for (arch, capability, int8, fp8) in [
+            (70, "7.0", "dp4a", no_fp8),
+            (75, "7.5", "mma m8n8k16", no_fp8),
+            (80, "8.0", "mma m16n8k32", no_fp8),
+            (86, "8.6", "mma m16n8k32", no_fp8),
+            (89, "8.9", "mma m16n8k32", "mma m16n8k32"),
+            (90, "9.0", "wgmma; mma m16n8k32 for up to 16 tokens", "wgmma; mma m16n8k32 for up to 16 tokens"),
+            (100, "10.0", no_int8, "mma m16n8k32"),
+            (120, "12.0", no_int8, "mma m16n8k32"),
+        ] {
+            let (name, total) = ("NVIDIA Test".to_owned(), 80 << 30);
+            let info = DeviceInfo { ordinal: 2, name, arch, sm_count: 99, shared_bytes: 0, l2_bytes: 0, total };
+            let device = listed(&info, Memory { free: 5, total });
+            assert_eq!((&device.name[..], device.memory), ("cuda:2", (5, total)));
+            assert_eq!(device.description, format!("NVIDIA Test, sm_{arch}, 99 multiprocessors"));
+            assert_eq!(device.capability.as_deref(), Some(capability));
+            for (said, expected) in [(&device.int8, int8), (&device.fp8, fp8)] {
+                let refused = expected.starts_with("use ");
+                assert_eq!(refused, said.starts_with("no: "), "sm_{arch}: {said}");
+                assert!(if refused { said.contains(expected) } else { said == expected }, "sm_{arch}: {said}");
+            }
+        }
     }
 
     struct Name;

@@ -78,13 +78,22 @@ impl Error {
 
 impl From<planish_model::Error> for Error {
     fn from(e: planish_model::Error) -> Error {
-        Error::Device(e.to_string())
+        match e {
+            planish_model::Error::Tensor(e) => e.into(),
+            other => Error::Device(other.to_string()),
+        }
     }
 }
 
 impl From<planish_tensor::Error> for Error {
     fn from(e: planish_tensor::Error) -> Error {
-        Error::Device(e.to_string())
+        Error::Device(match e {
+            // Work space that grows while requests run.
+            planish_tensor::Error::OutOfMemory { .. } => {
+                format!("{e}; a lower --kv-cache-memory or --max-batch leaves more")
+            }
+            other => other.to_string(),
+        })
     }
 }
 
@@ -99,5 +108,9 @@ mod tests {
         assert!(weights.contains("a weight needs 9 bytes, 3 are free") && weights.contains("weights do not fit"));
         let buffers = Error::of_buffers(&full().into()).to_string();
         assert!(buffers.contains("9 bytes") && buffers.contains("--kv-cache-memory"), "{buffers}");
+        for running in [Error::from(full()), Error::from(planish_model::Error::from(full()))] {
+            let running = running.to_string();
+            assert!(running.contains("needs 9 bytes") && running.contains("--kv-cache-memory"), "{running}");
+        }
     }
 }

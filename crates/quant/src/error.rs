@@ -96,6 +96,9 @@ pub enum Error {
     /// The device failed.
     #[error(transparent)]
     Device(#[from] planish_tensor::Error),
+    /// A device has too little memory for a block and what is known of its inputs.
+    #[error("a block does not fit: {0}; --weights rtn keeps no Gram matrices, and --device cpu uses the host's memory")]
+    Memory(planish_tensor::Error),
     /// The caller wants no more of a run; what is written can be resumed.
     #[error("interrupted")]
     Interrupted,
@@ -109,6 +112,18 @@ pub enum Error {
         /// What was expected and what was found.
         problem: String,
     },
+}
+
+impl Error {
+    /// The same, with what could help if memory ran out.
+    pub fn with_what_helps(self) -> Error {
+        use planish_tensor::Error::OutOfMemory;
+        match self {
+            Error::Device(full @ OutOfMemory { .. })
+            | Error::Model(planish_model::Error::Tensor(full @ OutOfMemory { .. })) => Error::Memory(full),
+            other => other,
+        }
+    }
 }
 
 /// The crate's result.
@@ -128,5 +143,23 @@ impl std::fmt::Display for Place<'_> {
             0 => write!(f, "{}: {}", self.0, self.2),
             line => write!(f, "{}, line {line}: {}", self.0, self.2),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_runs_out_is_named_with_what_helps() {
+        let full =
+            || planish_tensor::Error::OutOfMemory { what: "a weight on the GPU".into(), needed: 9, available: 3 };
+        for error in [Error::from(full()), Error::from(planish_model::Error::Tensor(full()))] {
+            let text = error.with_what_helps().to_string();
+            assert!(text.contains("a weight on the GPU needs 9 bytes, 3 are free"), "{text}");
+            assert!(text.contains("--weights rtn") && text.contains("--device cpu"), "{text}");
+        }
+        let broken = Error::from(planish_tensor::Error::Device("fell off the bus".into())).with_what_helps();
+        assert_eq!(broken.to_string(), "fell off the bus");
     }
 }

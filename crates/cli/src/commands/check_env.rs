@@ -42,3 +42,23 @@ fn lines(d: &Device) -> String {
     let Device { name, description, int8, fp8, .. } = d;
     format!("{name}: {description}\n  memory  {free} free of {total}\n  INT8    {int8}\n  FP8     {fp8}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_has_lines_for_its_memory_and_each_type() {
+        let device = Device {
+            name: "cuda:1".into(),
+            description: "NVIDIA Test, sm_75, 40 multiprocessors".into(),
+            capability: Some("7.5".into()),
+            memory: (15_000_000_000, 16_000_000_000),
+            int8: "mma m8n8k16".into(),
+            fp8: "no: use INT8".into(),
+        };
+        let expected = "cuda:1: NVIDIA Test, sm_75, 40 multiprocessors\n  memory  15.00 GB free of 16.00 GB\n  \
+                        INT8    mma m8n8k16\n  FP8     no: use INT8\n";
+        assert_eq!(lines(&device), expected);
+    }
+}

@@ -52,11 +52,12 @@ struct Run<'a, 'b> {
 impl Work for Run<'_, '_> {
     type Output = planish_quant::Result<Found>;
     fn run<B: Backend>(self, backend: B) -> Self::Output {
-        match self.over {
+        let found = match self.over {
             Over::Writing(writer) => quantize(&backend, self.job, writer, self.progress).map(Found::Outcome),
             Over::Measuring => measure(&backend, self.job, self.progress).map(Found::Outcome),
             Over::Probing(_) => sensitivity(&backend, self.job, self.progress).map(Found::Shares),
-        }
+        };
+        found.map_err(planish_quant::Error::with_what_helps)
     }
 }
 

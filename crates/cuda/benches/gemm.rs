@@ -93,37 +93,42 @@ impl Asked {
     }
 }
 
-fn main() {
+fn main() -> Result<()> {
     let asked = Asked { words: std::env::args().skip(1).collect() };
-    if let Err(error) = run(&asked) {
-        println!("skipped: {error}");
-    }
-}
-
-fn run(asked: &Asked) -> Result<()> {
     for arch in [90, 80, 75, 70, 89] {
         if !asked.any_of(&["70", "75", "80", "89", "90"], &arch.to_string()) {
             continue;
         }
-        let cuda = Cuda::open(Options { kernels_of: Some(arch), ..Options::default() })?;
-        println!("{}", cuda.describe());
-        let kinds: &[Q8] = match arch {
-            89 => &[Q8::E4M3],
-            90 => &[Q8::Int8, Q8::E4M3],
-            _ => &[Q8::Int8],
-        };
-        for &kind in kinds {
-            if asked.any_of(&["int8", "fp8", "float"], if kind == Q8::Int8 { "int8" } else { "fp8" }) {
-                SHAPES.iter().try_for_each(|&shape| w8a8(&cuda, asked, kind, shape))?;
-                gated(&cuda, asked, kind, SHAPES[2])?;
+        match Cuda::open(Options { kernels_of: Some(arch), ..Options::default() }) {
+            Ok(cuda) => products(&cuda, &asked, arch)?,
+            Err(error) => {
+                println!("skipped: no device ({error})");
+                return Ok(());
             }
         }
-        if arch == 80 && asked.any_of(&["int8", "fp8", "float"], "float") {
-            float(&cuda, asked, DType::BF16, FloatMath::Bf16, HEAD, &[1, 4, 8, 16, 32, 64])?;
-            float(&cuda, asked, DType::BF16, FloatMath::F32, HEAD, &[1, 4, 16])?;
-            for (dtype, math) in [(DType::BF16, FloatMath::Bf16), (DType::F32, FloatMath::F32)] {
-                float(&cuda, asked, dtype, math, (4096, 14336), &TOKENS)?;
-            }
+    }
+    Ok(())
+}
+
+/// The products of an architecture's kernels.
+fn products(cuda: &Cuda, asked: &Asked, arch: u32) -> Result<()> {
+    println!("{}", cuda.describe());
+    let kinds: &[Q8] = match arch {
+        89 => &[Q8::E4M3],
+        90 => &[Q8::Int8, Q8::E4M3],
+        _ => &[Q8::Int8],
+    };
+    for &kind in kinds {
+        if asked.any_of(&["int8", "fp8", "float"], if kind == Q8::Int8 { "int8" } else { "fp8" }) {
+            SHAPES.iter().try_for_each(|&shape| w8a8(cuda, asked, kind, shape))?;
+            gated(cuda, asked, kind, SHAPES[2])?;
+        }
+    }
+    if arch == 80 && asked.any_of(&["int8", "fp8", "float"], "float") {
+        float(cuda, asked, DType::BF16, FloatMath::Bf16, HEAD, &[1, 4, 8, 16, 32, 64])?;
+        float(cuda, asked, DType::BF16, FloatMath::F32, HEAD, &[1, 4, 16])?;
+        for (dtype, math) in [(DType::BF16, FloatMath::Bf16), (DType::F32, FloatMath::F32)] {
+            float(cuda, asked, dtype, math, (4096, 14336), &TOKENS)?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Times the phases of quantizing a few blocks of Llama 3 with random weights, and what the whole model would take, with
 //! the memory that the device and the host need at most and where the calibration states are:
-//! `time_blocks DEVICE BLOCKS SEQUENCES LENGTH [SHAPE [FREE]]`, DEVICE cuda or cpu, SHAPE 8b, 70b or tiny. With FREE, so
-//! many GB of the device are left free before the run, as on a smaller card.
+//! `cargo bench -p planish-quant --bench blocks -- [DEVICE [BLOCKS [SEQUENCES [LENGTH [SHAPE [FREE]]]]]]`, DEVICE cuda or cpu,
+//! SHAPE 8b, 70b or tiny. With FREE, so many GB of the device are left free before the run, as on a smaller card.
 use planish_checkpoint::config::Config;
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions};
 use planish_cpu::{Cpu, Isa};
@@ -53,7 +53,8 @@ struct Asked {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    // Cargo adds `--bench`.
+    let args: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let number = |i: usize, default: usize| args.get(i).map_or(Ok(default), |text| text.parse());
     let name = args.get(4).map_or("8b", String::as_str);
     let shape = SHAPES.iter().find(|s| s.name == name).ok_or("SHAPE: expected 8b, 70b or tiny")?;
@@ -61,7 +62,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let asked = Asked { shape, blocks: number(1, 2)?, sequences: number(2, 64)?, length: number(3, 2048)?, free };
     let outcome = match args.first().map(String::as_str) {
         Some("cpu") => run(&Cpu::new(std::thread::available_parallelism()?.get(), Isa::best()), &asked)?,
-        _ => run(&Cuda::open(Options::default())?, &asked)?,
+        None | Some("cuda") => match Cuda::open(Options::default()) {
+            Ok(cuda) => run(&cuda, &asked)?,
+            Err(error) => {
+                println!("skipped: no device ({error})");
+                return Ok(());
+            }
+        },
+        Some(other) => return Err(format!("DEVICE: expected cuda or cpu, found {other}").into()),
     };
     print_times(&asked, &outcome);
     println!(
@@ -132,7 +140,7 @@ fn run<B: Backend>(b: &B, asked: &Asked) -> Result<Outcome, Box<dyn std::error::
         layout: Layout { scale_name: "weight_scale", scale_dtype: DType::F32, float_dtype: DType::BF16 },
         keys: None,
     };
-    let dir = std::env::temp_dir().join(format!("time_blocks-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("planish-blocks-{}", std::process::id()));
     let mut writer = CheckpointWriter::create(&dir, WriterOptions::default())?;
     let ballast = occupy(b, *free)?;
     let outcome = watched(b, || quantize(b, &job, &mut writer, &mut |_| Ok(())));

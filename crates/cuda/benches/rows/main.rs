@@ -1,132 +1,16 @@
 //! Operations on rows: error beside the scalar reference, microseconds, bytes a second, and the share of what a copy inside
 //! the device moves in the same run (cuBLASLt has nothing like them). Steps are recorded, so that launching is not
 //! measured; wide ones go through buffers larger than the cache.
+mod op;
+
+use op::{CHECKED, Io, Op, difference, head, scalar};
 use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
-use planish_tensor::{
-    Activation, Asked, Backend, Batch, DType, FloatMath, HostTensor, Q8, Q8Rows, Result, SampleRow, Tensor,
-};
+use planish_tensor::{Asked, Backend, Batch, DType, FloatMath, HostTensor, Q8, Result, SampleRow, Tensor};
 use std::time::Instant;
 
 /// Sets of buffers that a measurement goes through.
 const SETS: usize = 4;
-/// Rows that are compared with the reference's.
-const CHECKED: usize = 4;
-const EPS: f32 = 1e-5;
-
-/// An operation from floats to floats or codes.
-#[derive(Clone, Copy, Debug)]
-enum Op {
-    Quantize(Q8),
-    Norm,
-    Add,
-    NormQuantize(Q8),
-    Gated,
-    GatedQuantize(Q8),
-    LogSoftmax,
-}
-
-/// What an operation reads and writes.
-struct Io<B: Backend> {
-    /// `[t, cols]`, or `[t, 2 cols]` of gate and up.
-    x: Tensor<B>,
-    /// `[t, cols]`.
-    delta: Tensor<B>,
-    /// `[t, cols]`.
-    out: Tensor<B>,
-    /// `[t, cols]`.
-    codes: Q8Rows<B>,
-}
-
-impl Op {
-    fn name(self) -> String {
-        match self {
-            Op::Quantize(kind) => format!("quantize_rows {}", kind.dtype()),
-            Op::Norm => "rms_norm".into(),
-            Op::Add => "add".into(),
-            Op::NormQuantize(kind) => format!("add_rms_norm_quantize {}", kind.dtype()),
-            Op::Gated => "gated".into(),
-            Op::GatedQuantize(kind) => format!("gated_quantize {}", kind.dtype()),
-            Op::LogSoftmax => "log_softmax".into(),
-        }
-    }
-
-    /// Bytes read and written for each element of the result.
-    const fn bytes(self) -> usize {
-        match self {
-            Op::Quantize(_) => 5,
-            Op::Norm | Op::LogSoftmax => 8,
-            Op::Add | Op::Gated => 12,
-            Op::NormQuantize(_) => 13,
-            Op::GatedQuantize(_) => 9,
-        }
-    }
-
-    /// The type of codes that it makes.
-    const fn kind(self) -> Option<Q8> {
-        match self {
-            Op::Quantize(kind) | Op::NormQuantize(kind) | Op::GatedQuantize(kind) => Some(kind),
-            Op::Norm | Op::Add | Op::Gated | Op::LogSoftmax => None,
-        }
-    }
-
-    /// Width of its input by that of its result.
-    const fn factor(self) -> usize {
-        if matches!(self, Op::Gated | Op::GatedQuantize(_)) { 2 } else { 1 }
-    }
-
-    fn run<B: Backend>(self, b: &B, weight: &Tensor<B>, io: &mut Io<B>) -> Result<()> {
-        let Io { x, delta, out, codes } = io;
-        match self {
-            Op::Quantize(_) => b.quantize_rows(x, codes),
-            Op::Norm => b.rms_norm(x, weight, EPS, out),
-            Op::Add => b.add(x, delta),
-            Op::NormQuantize(_) => b.add_rms_norm_quantize(x, Some(delta), weight, EPS, out, codes),
-            Op::Gated => b.gated(x, Activation::Silu, out),
-            Op::GatedQuantize(_) => b.gated_quantize(x, Activation::Silu, out, codes),
-            Op::LogSoftmax => b.log_softmax(x),
-        }
-    }
-
-    /// The first rows of the result, codes as what they stand for.
-    fn result<B: Backend>(self, b: &B, io: &mut Io<B>) -> Result<Vec<f32>> {
-        let Some(kind) = self.kind() else {
-            return head(b, if matches!(self, Op::Add | Op::LogSoftmax) { &mut io.x } else { &mut io.out });
-        };
-        let (codes, scales) = (bytes_of(b, &mut io.codes.codes)?, head(b, &mut io.codes.scales)?);
-        let cols = io.codes.codes.cols;
-        Ok(codes.iter().enumerate().map(|(i, &code)| kind.decode(code) * scales[i / cols]).collect())
-    }
-}
-
-/// The first rows of a tensor.
-fn bytes_of<B: Backend>(b: &B, x: &mut Tensor<B>) -> Result<Vec<u8>> {
-    let all = x.rows;
-    x.set_rows(all.min(CHECKED));
-    let mut bytes = vec![0; x.rows * x.cols * x.dtype.size()];
-    let read = b.download(x, &mut bytes);
-    x.set_rows(all);
-    read.map(|()| bytes)
-}
-
-fn head<B: Backend>(b: &B, x: &mut Tensor<B>) -> Result<Vec<f32>> {
-    Ok(planish_tensor::host::decode_f32(x.dtype, &bytes_of(b, x)?))
-}
-
-/// A matrix of the reference's.
-fn scalar(values: &[f32], cols: usize) -> Result<Tensor<Scalar>> {
-    let mut tensor = Scalar.alloc(DType::F32, values.len() / cols, cols)?;
-    Scalar.upload(bytemuck::cast_slice(values), &mut tensor)?;
-    Ok(tensor)
-}
-
-/// The largest difference, in parts of the largest magnitude expected; infinite where a number is none.
-fn difference(found: &[f32], expected: &[f32]) -> f64 {
-    let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let apart = |(a, b): (&f32, &f32)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() };
-    f64::from(found.iter().zip(expected).map(apart).fold(0.0, f32::max) / largest)
-}
-
 fn main() -> Result<()> {
     let cuda = match Cuda::open(Options::default()) {
         Ok(cuda) => cuda,

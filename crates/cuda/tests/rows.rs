@@ -5,14 +5,14 @@ use planish_tensor::{Activation, Backend, Batch, DType, FloatMath, HostTensor, Q
 
 /// The first GPU with its own kernels and with those of older ones, or a line that says why there is none.
 fn devices(archs: &[Option<u32>]) -> Vec<Cuda> {
-    let open = |&kernels_of: &Option<u32>| match Cuda::open(Options { kernels_of, ..Options::default() }) {
-        Ok(cuda) => Some(cuda),
+    let open = |&kernels_of: &Option<u32>| Cuda::open(Options { kernels_of, ..Options::default() });
+    match archs.iter().map(open).collect() {
+        Ok(devices) => devices,
         Err(error) => {
             println!("skipped: no device ({error})");
-            None
+            Vec::new()
         }
-    };
-    archs.iter().filter_map(open).collect()
+    }
 }
 
 /// SplitMix64.

@@ -529,14 +529,14 @@ __device__ __forceinline__ void sample(const float* logits, int v, const unsigne
 }
 
 // words: a Row for each token that is wanted, then the lists; spare[tokens, v] before sm_90; out[tokens].
-extern "C" __global__ void CLUSTER_OF(8) __launch_bounds__(THREADS)
+extern "C" __global__ void CLUSTER_OF(8) __launch_bounds__(THREADS, 2)
 sample_spread(const float* logits, int v, const unsigned* words, float* spare, unsigned* out) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     sample<8>(logits, v, words, spare, out);
 #endif
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
 sample_alone(const float* logits, int v, const unsigned* words, float* spare, unsigned* out) {
     sample<1>(logits, v, words, spare, out);
 }

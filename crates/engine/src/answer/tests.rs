@@ -102,7 +102,7 @@ const V: usize = 300;
 /// Rows of which some have NaN, an infinity, or no token.
 fn rows(n: usize) -> Vec<f32> {
     let mut values: Vec<f32> =
-        (0..n * V).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 20) as f32 / 300.0).collect();
+        (0..n * V).map(|i| ((i as u32).wrapping_mul(2_654_435_761) >> 25) as f32 / 10.0).collect();
     for (row, values) in values.chunks_mut(V).enumerate() {
         match row % 13 {
             5 => values[row % V] = f32::NAN,

@@ -1,6 +1,7 @@
 //! Products beyond the conformance suite: gate and up joined in the epilogue, and a token's result in any company.
 use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
+use planish_tensor::host::encode_f32;
 use planish_tensor::{Activation, Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Q8Rows, Result};
 
 /// Pseudorandom numbers in -1..1, of a linear congruential generator.
@@ -22,7 +23,7 @@ fn part(kind: Q8, f: usize, k: usize, seed: u32) -> Result<LinearPart> {
     LinearPart::float(weight, Some(floats(seed + 1, f))).quantized(kind)
 }
 
-/// `[t, f]` and `[t, 2f]` of a back end, the gate applied by `gate`.
+/// Quantized tokens `[t, k]`.
 fn tokens<B: Backend>(b: &B, kind: Q8, t: usize, k: usize) -> Result<Q8Rows<B>> {
     let mut x = b.alloc(b.activation_dtype(), t, k)?;
     b.upload(&bytes(&floats(7, t * k)), &mut x)?;
@@ -82,6 +83,47 @@ fn gate_and_up_meet_in_the_epilogue() {
                 if cuda.arch() >= 89 {
                     check(&cuda, Q8::E4M3, act, [t, f, k]).unwrap();
                     check(&cuda, Q8::E5M2, act, [t, f, k]).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Results of 16 bits are those of 32 bits, rounded to the nearest.
+fn check_narrow(cuda: &Cuda, kind: Q8, [t, n, k]: [usize; 3]) -> Result<()> {
+    let (w, x) = (cuda.load_linear(&[part(kind, n, k, 3)?])?, tokens(cuda, kind, t, k)?);
+    let mut wide = cuda.alloc(DType::F32, t, n)?;
+    cuda.gemm_w8a8(&x, &w, &mut wide)?;
+    let wide = downloaded(cuda, &wide)?;
+    for dtype in [DType::BF16, DType::F16] {
+        let mut narrow = cuda.alloc(dtype, t, n)?;
+        cuda.upload(&vec![0xff; 2 * t * n], &mut narrow)?;
+        cuda.gemm_w8a8(&x, &w, &mut narrow)?;
+        let mut found = vec![0; 2 * t * n];
+        cuda.download(&narrow, &mut found)?;
+        let expected = encode_f32(dtype, &wide)?;
+        let differing = expected.chunks(2).zip(found.chunks(2)).position(|(e, f)| e != f);
+        assert_eq!(
+            differing.map(|i| [i / n, i % n]),
+            None,
+            "{kind:?} to {dtype} [{t}, {n}, {k}] on {}",
+            cuda.describe()
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn results_of_sixteen_bits_are_rounded_ones() {
+    for arch in [None, Some(89), Some(80), Some(75), Some(70)] {
+        let cuda = match Cuda::open(Options { kernels_of: arch, batch_invariant: true, ..Options::default() }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        for size in [[1, 64, 64], [3, 130, 4096], [17, 136, 130], [64, 1000, 1104], [129, 333, 512], [700, 1024, 528]] {
+            for kind in [Q8::Int8, Q8::E4M3] {
+                if kind == Q8::Int8 || cuda.arch() >= 89 {
+                    check_narrow(&cuda, kind, size).unwrap();
                 }
             }
         }

@@ -107,7 +107,9 @@ fn sampled(cuda: &Cuda, cases: &[Case]) -> Vec<u32> {
     cuda.upload(bytemuck::cast_slice(&values), &mut logits).unwrap();
     let rows: Vec<SampleRow> = cases
         .iter()
-        .map(|case| sampler::row(&case.sampling, &case.history, &case.banned, case.mask.as_ref()))
+        .map(|case| {
+            sampler::row(&case.sampling, &case.history, case.history.position(), &case.banned, case.mask.as_ref())
+        })
         .collect();
     // Some of the rows, in any order: each has its own number. All stay as they are.
     let numbered: Vec<(u32, &SampleRow)> = (0..rows.len() as u32).zip(&rows).rev().collect();

@@ -32,16 +32,20 @@ __device__ __forceinline__ float4 widen4(const T* row, int at, int cols) {
     return v;
 }
 
-// out[i] = table[ids[i]] * scale; NaN where the table has no such row: nothing is read there.
+// In a number's place: it stands among those chosen, at what the lower bits say.
+constexpr unsigned CHOSEN = 1u << 31;
+
+// out[i] = table[ids[i]] * scale; NaN where the table has no such row: nothing is read there. `chosen` may be 0.
 template <class T>
-__device__ __forceinline__ void look_up(const T* table, int rows, int cols, const unsigned* ids, float scale, int parts,
-                                        float* out) {
+__device__ __forceinline__ void look_up(const T* table, int rows, int cols, const unsigned* ids, const unsigned* chosen,
+                                        float scale, int parts, float* out) {
     grid_wait();
     grid_release();
     size_t i = blockIdx.x / parts;
     int at = 4 * (blockIdx.x % parts * blockDim.x + threadIdx.x);
     if (at >= cols) return;
     size_t id = ids[i];
+    if (chosen && id >= CHOSEN) id = chosen[id - CHOSEN];
     float nan = __uint_as_float(0x7fc00000u);
     float4 v = {nan, nan, nan, nan};
     if (id < static_cast<size_t>(rows)) v = widen4(table + id * cols, at, cols);
@@ -52,9 +56,9 @@ __device__ __forceinline__ void look_up(const T* table, int rows, int cols, cons
 }
 
 #define KERNEL(NAME, T)                                                                                          \
-    extern "C" __global__ void NAME(const T* table, int rows, int cols, const unsigned* ids, float scale, int parts, \
-                                    float* out) {                                                                \
-        look_up<T>(table, rows, cols, ids, scale, parts, out);                                                   \
+    extern "C" __global__ void NAME(const T* table, int rows, int cols, const unsigned* ids, const unsigned* chosen, \
+                                    float scale, int parts, float* out) {                                        \
+        look_up<T>(table, rows, cols, ids, chosen, scale, parts, out);                                                   \
     }
 KERNEL(look_up_f32, float)
 KERNEL(look_up_f16, Half)

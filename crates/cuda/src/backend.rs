@@ -1,4 +1,5 @@
 //! The trait, handed to the launch file of each operation.
+use crate::ahead::Ahead;
 use crate::batch::DeviceBatch;
 use crate::buffer::Buffer;
 use crate::graph::Graph;
@@ -47,6 +48,7 @@ impl Backend for Cuda {
             kv_share: 0.9,
             overlap: true,
             sample: true,
+            run_ahead: true,
         }
     }
 
@@ -228,6 +230,14 @@ impl Backend for Cuda {
 
     fn sample(&self, logits: &Tensor<Self>, rows: &[(u32, &SampleRow)]) -> Result<Vec<Option<u32>>> {
         launch::sample::sample(self, logits, rows)
+    }
+
+    fn choose_ahead(&self, logits: &Tensor<Self>, rules: &[&SampleRow]) -> Result<bool> {
+        launch::sample::choose_ahead(self, logits, rules)
+    }
+
+    fn chosen_ahead(&self) -> Result<Vec<u32>> {
+        self.ahead(Ahead::read)
     }
 
     fn likely(&self, logits: &Tensor<Self>, asked: &[Asked]) -> Result<Vec<Option<Likely>>> {

@@ -1,6 +1,7 @@
 //! NVIDIA GPUs as a back end: kernels compiled ahead of time, embedded, and loaded through the driver.
 //! Starts, and says politely why not, on machines without a GPU, a driver or a toolkit.
 
+mod ahead;
 mod backend;
 mod batch;
 mod buffer;
@@ -24,12 +25,13 @@ pub use driver::{Arch, DeviceInfo, count, info, present, version};
 pub use linear::Linear;
 pub use support::{Family, describe, family};
 
+use ahead::Ahead;
 use batch::Blocks;
 use driver::Context;
 use modules::Modules;
 use planish_tensor::Result;
 use scratch::Scratch;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One GPU.
 pub struct Cuda {
@@ -37,6 +39,8 @@ pub struct Cuda {
     modules: Modules,
     blocks: Blocks,
     scratch: Scratch,
+    /// Made when it is first needed.
+    ahead: Mutex<Option<Ahead>>,
     context: Arc<Context>,
     info: DeviceInfo,
     arch: Arch,
@@ -66,6 +70,7 @@ impl Cuda {
             modules: Modules::new(&context, info.arch),
             blocks: Blocks::default(),
             scratch: Scratch::default(),
+            ahead: Mutex::default(),
             context,
             info,
             arch,
@@ -91,6 +96,15 @@ impl Cuda {
     /// Work space of at least `bytes`, zeroed when it was made; see [`scratch`].
     fn scratch(&self, purpose: &'static str, bytes: usize) -> Result<u64> {
         self.scratch.lease(&self.context, purpose, bytes)
+    }
+
+    /// Tokens chosen ahead.
+    fn ahead<T>(&self, with: impl FnOnce(&mut Ahead) -> Result<T>) -> Result<T> {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *ahead {
+            Some(ahead) => with(ahead),
+            none => with(none.insert(Ahead::new(&self.context)?)),
+        }
     }
 
     /// Whether a kernel may start while the one before it finishes.

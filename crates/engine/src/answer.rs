@@ -130,7 +130,7 @@ pub fn here(wish: &Wish, logits: &mut [f32]) -> Found {
 }
 
 /// What a device tells in the place of a token.
-fn token_of(number: u32) -> std::result::Result<u32, NoChoice> {
+pub(crate) fn token_of(number: u32) -> std::result::Result<u32, NoChoice> {
     match number {
         SampleRow::NOT_A_NUMBER => Err(NoChoice::NotANumber),
         SampleRow::NOTHING_ALLOWED => Err(NoChoice::NothingAllowed),

@@ -126,8 +126,18 @@ impl Generation {
         if !sample || (choice.guide.is_some() && mask.is_none()) {
             return Wish::Logits;
         }
-        let row = sampler::row(&choice.sampling, &choice.history, self.banned(choice), mask.as_deref());
+        let row = sampler::row(&choice.sampling, &choice.history, position + 1, self.banned(choice), mask.as_deref());
         Wish::Token(Box::new(row), request.logprobs)
+    }
+
+    /// Whether what is wished of a choice's rows does not depend on the tokens before, so that it can be said before they are
+    /// known.
+    pub fn is_foreseen(&self, choice: usize) -> bool {
+        let choice = &self.choices[choice];
+        let s = &choice.sampling;
+        let blind = s.repetition_penalty == 1.0 && s.presence_penalty == 0.0 && s.frequency_penalty == 0.0;
+        let free = choice.generated >= self.request.min_new_tokens || self.request.stop_ids.is_empty();
+        blind && free && choice.guide.is_none() && self.request.logprobs.is_none()
     }
 
     /// Tokens that a choice must not have yet.

@@ -212,7 +212,13 @@ impl Rows<'_> {
     fn pick_here(&mut self, place: usize, generation: &Generation, choice: usize) -> Result<Found> {
         let choice = &generation.choices[choice];
         let mask = choice.guide.as_ref().map(Guide::mask).transpose()?;
-        let how = sampler::row(&choice.sampling, &choice.history, generation.banned(choice), mask.as_deref());
+        let how = sampler::row(
+            &choice.sampling,
+            &choice.history,
+            choice.history.position(),
+            generation.banned(choice),
+            mask.as_deref(),
+        );
         let logits = &mut self.produced.logits[place * self.vocab..][..self.vocab];
         Ok(here(&Wish::Token(Box::new(how), generation.request.logprobs), logits))
     }

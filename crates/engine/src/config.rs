@@ -20,6 +20,8 @@ pub struct EngineOptions {
     pub prefix_cache: Option<bool>,
     /// Prepare a step while the one before runs.
     pub overlap: Option<bool>,
+    /// In the overlapped loop, begin a step before the tokens of the one before are known here.
+    pub run_ahead: Option<bool>,
     /// Most tokens to guess from repetitions in the text (n-gram prompt lookup); none unless told otherwise.
     pub speculate: Option<usize>,
     /// Quantize the output projection to INT8 while loading.
@@ -59,6 +61,8 @@ pub struct EngineConfig {
     pub prefix_cache: bool,
     /// Whether a step is prepared while the one before runs.
     pub overlap: bool,
+    /// Whether, in the overlapped loop, a step begins before the tokens of the one before are known here.
+    pub run_ahead: bool,
     /// Whether the device chooses tokens where it can.
     pub sample: bool,
     /// Most tokens to guess in a step of one sequence; 0 for none.
@@ -114,6 +118,7 @@ impl EngineOptions {
             math,
             prefix_cache: self.prefix_cache.unwrap_or(true),
             overlap: self.overlap.unwrap_or(device.overlap),
+            run_ahead: self.run_ahead.unwrap_or(device.run_ahead),
             sample: device.sample,
             speculate: self.speculate.unwrap_or(0),
             int8_head: self.int8_head,

@@ -1,12 +1,13 @@
 //! The device's side of a step: runs one batch and brings back what the callers need of its logits, nothing more.
-use crate::answer::answer;
+use crate::answer::{answer, token_of};
 use crate::config::EngineConfig;
 use crate::error::{Error, Result};
 use crate::recordings::Recordings;
 use crate::request::TokenLogprobs;
 use crate::sampler::NoChoice;
 use planish_model::{Decoder, KvPool, Workspace};
-use planish_tensor::{Backend, Batch, Courtesy, Judged, SampleRow, Target};
+use planish_tensor::{Backend, Batch, CHOSEN, Courtesy, Judged, SampleRow, Target};
+use std::collections::VecDeque;
 
 /// What of a step's logits must come to the host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,6 +65,14 @@ pub enum Found {
     LogProbs(usize),
 }
 
+impl Want {
+    /// Whether nothing but chosen tokens is wanted, so that the step may be begun and the next follow before they are known.
+    pub fn is_of_choices(&self) -> bool {
+        let chosen = |wish: &Wish| matches!(wish, Wish::Nothing | Wish::Likeliest | Wish::Token(_, None));
+        self.judged.is_empty() && !self.rows.is_empty() && self.rows.iter().all(chosen)
+    }
+}
+
 impl Wish {
     /// Whether it is one for a token or its log-probabilities.
     pub(crate) fn is_of_tokens(&self) -> bool {
@@ -75,6 +84,17 @@ impl Wish {
 pub trait Machine: Send {
     /// Runs one batch and fills `out` with what was wanted of its logit rows.
     fn run(&mut self, batch: &Batch, want: &Want, out: &mut Produced) -> Result<()>;
+    /// Queues a step of which nothing but chosen tokens is wanted, see [`Want::is_of_choices`], and need not wait. A token of
+    /// its batch may be [`CHOSEN`] and the number of a row of the step that was begun before it.
+    fn begin(&mut self, batch: &mut Batch, want: &Want) -> Result<()> {
+        let _ = (batch, want);
+        Err(Error::Device("this machine runs one step at a time".into()))
+    }
+    /// Waits for the step that was begun first and is not finished; fills `out` as [`Machine::run`] does.
+    fn finish(&mut self, out: &mut Produced) -> Result<()> {
+        let _ = out;
+        Err(Error::Device("no step was begun".into()))
+    }
     /// Overwrites pages of the KV cache with zeros.
     fn clear(&mut self, pages: &[u32]) -> Result<()>;
     /// How its threads are asked to let callers run, if they share processors with them.
@@ -90,6 +110,18 @@ pub struct Device<B: Backend> {
     kv: KvPool<B>,
     ws: Workspace<B>,
     recordings: Recordings,
+    /// Steps that were begun, the first first.
+    begun: VecDeque<Begun>,
+    /// Tokens chosen at the rows of the step that was begun last, if the host has chosen them.
+    known: Vec<u32>,
+}
+
+/// A step that was begun.
+enum Begun {
+    /// The back end has chosen ahead, at so many rows.
+    Queued,
+    /// All that is wanted has been found.
+    Found(Vec<Found>),
 }
 
 impl<B: Backend> Device<B> {
@@ -101,12 +133,20 @@ impl<B: Backend> Device<B> {
         decoder.fix_kv_scales(&mut kv);
         let ws =
             Workspace::new(&backend, plan, config.step_tokens, config.step_rows).map_err(|e| Error::of_buffers(&e))?;
-        Ok(Device { backend, decoder, kv, ws, recordings: Recordings::default() })
+        Ok(Device {
+            backend,
+            decoder,
+            kv,
+            ws,
+            recordings: Recordings::default(),
+            begun: VecDeque::new(),
+            known: Vec::new(),
+        })
     }
 
     /// Queues the step, from a recording if the back end keeps one of its like.
     fn forward(&mut self, batch: &Batch) -> Result<()> {
-        let Device { backend, decoder, kv, ws, recordings } = self;
+        let Device { backend, decoder, kv, ws, recordings, .. } = self;
         let on_device = backend.upload_batch(batch, kv.pages)?;
         ws.prepare(batch.t(), batch.logit_rows.len());
         let key = backend.recording_key(&on_device).filter(|_| decoder.queues_only(backend));
@@ -122,6 +162,20 @@ impl<B: Backend> Device<B> {
         };
         recordings.run(key, || backend.record(&mut queue))?;
         Ok(())
+    }
+
+    /// Lets the back end choose ahead at every row; false if it does not.
+    fn choose_ahead(&self, want: &Want) -> Result<bool> {
+        let greedy = SampleRow::GREEDY;
+        let rule = |wish| match wish {
+            &Wish::Token(ref how, _) => &**how,
+            _ => &greedy,
+        };
+        let rules: Vec<&SampleRow> = match want.rows.iter().any(|wish| matches!(wish, Wish::Token(..))) {
+            true => want.rows.iter().map(rule).collect(),
+            false => Vec::new(),
+        };
+        Ok(self.backend.choose_ahead(&self.ws.logits, &rules)?)
     }
 
     /// Brings the rows with this wish, and says for each where it lies in `values`.
@@ -165,6 +219,40 @@ impl<B: Backend> Machine for Device<B> {
         if want.judged.is_empty() && want.rows.iter().all(|wish| *wish == Wish::Nothing) {
             self.backend.sync()?;
         }
+        Ok(())
+    }
+
+    fn begin(&mut self, batch: &mut Batch, want: &Want) -> Result<()> {
+        // What the host has chosen, the back end does not know.
+        for token in batch.tokens.iter_mut().filter(|token| **token >= CHOSEN) {
+            *token = self.known.get((*token - CHOSEN) as usize).copied().unwrap_or(*token);
+        }
+        self.known.clear();
+        self.forward(batch)?;
+        if self.choose_ahead(want)? {
+            self.begun.push_back(Begun::Queued);
+            return Ok(());
+        }
+        let mut found = vec![Found::Nothing; want.rows.len()];
+        answer(&self.backend, &mut self.ws.logits, &want.rows, &mut found)?;
+        // A row without a token ends its sequence: what is read in its place does not matter.
+        let token = |found: &Found| if let Found::Token(Ok(token), _) = found { *token } else { 0 };
+        self.known.extend(found.iter().map(token));
+        self.begun.push_back(Begun::Found(found));
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut Produced) -> Result<()> {
+        let Produced { rows, logits, log_probs, judged } = out;
+        (logits.clear(), log_probs.clear(), judged.clear());
+        *rows = match self.begun.pop_front() {
+            None => return Err(Error::Device("no step was begun".into())),
+            Some(Begun::Found(found)) => found,
+            Some(Begun::Queued) => {
+                let tokens = self.backend.chosen_ahead()?;
+                tokens.into_iter().map(|number| Found::Token(token_of(number), None)).collect()
+            }
+        };
         Ok(())
     }
 

@@ -43,6 +43,8 @@ pub struct Snapshot {
     pub steps: u64,
     /// Steps prepared while the one before ran, and prepared again because something ended.
     pub prepared_again: u64,
+    /// Steps that began before the tokens of the one before them were known.
+    pub begun_ahead: u64,
     /// Pages of the pool.
     pub pages_total: u64,
     /// Pages that nobody uses or knows.

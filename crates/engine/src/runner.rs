@@ -15,7 +15,7 @@ use crate::pages::Pages;
 use crate::request::{Command, Likelihood, Request, ScoreChunk};
 use crate::scheduler::{Arrival, Limits, Scheduler, Slice};
 use crate::speculate;
-use planish_tensor::{Batch, Courtesy};
+use planish_tensor::{Batch, CHOSEN, Courtesy};
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -62,6 +62,8 @@ enum Stop {
 
 /// Stands for a token that is not known yet.
 const GUESS: u32 = 0;
+/// In the place of a sequence that is no longer here.
+const NOBODY: u64 = u64::MAX;
 /// Between two checks of the page tables while there is nothing to do.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
@@ -122,6 +124,11 @@ impl Runner {
         self.broken.get().is_some()
     }
 
+    /// Whether a step may begin before the one before it is settled.
+    pub fn runs_ahead(&self) -> bool {
+        self.config.run_ahead && self.config.sample
+    }
+
     /// Called when there is nothing to run: numbers are shown and, from time to time, the books checked.
     pub fn rest(&mut self) {
         self.check_progress();
@@ -179,6 +186,31 @@ impl Runner {
     /// it can be scheduled. False if a sequence is sure to end here, or may take more than one token: then there is
     /// nothing to prepare.
     pub fn begin_guessing(&mut self, step: &mut Step) -> bool {
+        let certain = self.guess(step);
+        self.begin(step);
+        self.push_guesses(step, certain)
+    }
+
+    /// As [`Runner::begin_guessing`], of a step that was begun before the one before it was settled: some of its sequences
+    /// may be gone, and what comes of them is nobody's.
+    pub fn catch_up(&mut self, step: &mut Step) -> bool {
+        let mut here = Vec::with_capacity(step.slices.len());
+        for (slice, id) in step.slices.iter_mut().zip(&mut step.ids) {
+            match self.scheduler.place(*id) {
+                Some(index) => {
+                    slice.index = index;
+                    here.push(*slice);
+                }
+                None => *id = NOBODY,
+            }
+        }
+        let certain = self.guess(step);
+        self.scheduler.complete(&here);
+        self.push_guesses(step, certain)
+    }
+
+    /// Finds the sequences whose next token is to be guessed.
+    fn guess(&self, step: &mut Step) -> bool {
         let mut certain = self.config.speculate == 0;
         for (slice, &id) in step.slices.iter().zip(&step.ids).filter(|(slice, _)| slice.rows > 0) {
             let (request, choice) = owner(id);
@@ -193,12 +225,43 @@ impl Runner {
                 _ => {}
             }
         }
-        self.begin(step);
+        certain
+    }
+
+    fn push_guesses(&mut self, step: &mut Step, certain: bool) -> bool {
         match certain {
             true => step.guessed.iter().for_each(|&id| self.scheduler.push(id, GUESS)),
             false => step.guessed.clear(),
         }
         certain
+    }
+
+    /// Lets a step that was prepared over guesses begin before they are settled, if it asks nothing that depends on them: in
+    /// their place it names the rows of the step that runs. What it wants is said then.
+    pub fn follow(&mut self, running: &Step, next: &mut Step) -> bool {
+        let rows = running.slices.iter().zip(&running.ids).scan(0, |end, (slice, &id)| {
+            *end += slice.rows;
+            Some((id, *end))
+        });
+        let last_rows: HashMap<u64, usize> = rows.filter(|(id, _)| running.guessed.contains(id)).collect();
+        let guessed = next.ids.iter().filter(|id| last_rows.contains_key(id));
+        let foreseen = guessed.copied().all(|id| {
+            let (request, choice) = owner(id);
+            let work = self.callers.get(&request).map(|caller| &caller.work);
+            matches!(work, Some(Work::Generate(g)) if g.is_foreseen(choice))
+        });
+        let want = self.want(next);
+        if !foreseen || !want.is_of_choices() {
+            return false;
+        }
+        self.metrics.now.begun_ahead += 1;
+        next.want = want;
+        for (i, id) in next.ids.iter().enumerate() {
+            if let Some(end) = last_rows.get(id) {
+                next.batch.tokens[next.batch.query_starts[i + 1] as usize - 1] = CHOSEN | (end - 1) as u32;
+            }
+        }
+        true
     }
 
     /// Puts the tokens that are known by now in the place of guesses.

@@ -52,7 +52,7 @@ pub fn choose(
     banned: &[u32],
     mask: Option<&Mask>,
 ) -> Result<u32, NoChoice> {
-    choose_as(logits, &row(sampling, history, banned, mask))
+    choose_as(logits, &row(sampling, history, history.position(), banned, mask))
 }
 
 /// As [`choose`], with everything but the logits in `row`.
@@ -81,7 +81,8 @@ pub fn choose_as(logits: &mut [f32], row: &SampleRow) -> Result<u32, NoChoice> {
 }
 
 /// What [`choose`] is to do, in words that a device understands: [`planish_tensor::Backend::sample`] gives the same token.
-pub fn row(sampling: &Sampling, history: &History, banned: &[u32], mask: Option<&Mask>) -> SampleRow {
+/// `position` is that of the token to be chosen.
+pub fn row(sampling: &Sampling, history: &History, position: usize, banned: &[u32], mask: Option<&Mask>) -> SampleRow {
     let penalized =
         [sampling.frequency_penalty, sampling.presence_penalty] != [0.0; 2] || sampling.repetition_penalty != 1.0;
     SampleRow {
@@ -89,7 +90,7 @@ pub fn row(sampling: &Sampling, history: &History, banned: &[u32], mask: Option<
         top_k: sampling.top_k,
         top_p: sampling.top_p,
         min_p: sampling.min_p,
-        point: uniform(sampling.seed, history.position() as u64),
+        point: uniform(sampling.seed, position as u64),
         repetition_penalty: sampling.repetition_penalty,
         frequency_penalty: sampling.frequency_penalty,
         presence_penalty: sampling.presence_penalty,

@@ -164,6 +164,12 @@ impl Scheduler {
         &self.running
     }
 
+    /// Index among the running sequences, of one that runs.
+    pub fn place(&self, id: u64) -> Option<usize> {
+        let rank = self.ranks.get(&id)?;
+        self.running.binary_search_by_key(rank, |s| s.rank).ok()
+    }
+
     /// Appends a generated token.
     pub fn push(&mut self, id: u64, token: u32) {
         self.settle(id, &[token]);
@@ -236,11 +242,11 @@ impl Scheduler {
     }
 
     fn find(&mut self, id: u64) -> Option<&mut Sequence> {
-        let rank = *self.ranks.get(&id)?;
-        match self.running.binary_search_by_key(&rank, |s| s.rank) {
-            Ok(index) => Some(&mut self.running[index]),
-            Err(_) => self.waiting.get_mut(&rank).or_else(|| self.paused.get_mut(&rank)),
+        if let Some(index) = self.place(id) {
+            return Some(&mut self.running[index]);
         }
+        let rank = *self.ranks.get(&id)?;
+        self.waiting.get_mut(&rank).or_else(|| self.paused.get_mut(&rank))
     }
 
     /// Takes a sequence out, wherever it is.

@@ -119,7 +119,9 @@ fn check_opened(name: &str, kv: DType, open: impl Fn(&str, usize, EngineOptions)
     equal("with a warm prefix cache", together(&warm, &requests, shuffled(n)));
     assert!(warm.metrics().prefix_hits > before, "{name}: nothing was found in the cache");
     let ahead = EngineOptions { overlap: Some(true), ..options() };
-    equal("in the overlapped loop", together(&open(name, 2, ahead), &requests, 0..n));
+    equal("in the overlapped loop", together(&open(name, 2, ahead.clone()), &requests, 0..n));
+    let ahead = EngineOptions { run_ahead: Some(true), ..ahead };
+    equal("begun early", together(&open(name, 2, ahead), &requests, 0..n));
     let guessing = open(name, 2, EngineOptions { speculate: Some(4), ..options() });
     equal("with guesses", together(&guessing, &requests, 0..n));
     for handle in [&tight, &warm, &guessing] {

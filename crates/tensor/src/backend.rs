@@ -183,6 +183,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn sample(&self, _logits: &Tensor<Self>, rows: &[(u32, &SampleRow)]) -> Result<Vec<Option<u32>>> {
         Ok(vec![None; rows.len()])
     }
+    /// Queues the choice of a token at every row of `logits[r, v]` F32, which stay as they are, and does not wait: by these
+    /// rules, one for each row, or the likeliest if there are none. Until the next choice, a token of a batch may be
+    /// [`crate::CHOSEN`] and a row's number, for what was chosen there. False, and nothing is queued, if this back end does
+    /// not choose ahead, or not by such rules.
+    fn choose_ahead(&self, _logits: &Tensor<Self>, _rules: &[&SampleRow]) -> Result<bool> {
+        Ok(false)
+    }
+    /// Waits for the first choice made ahead that was not read yet: as [`Backend::sample`] tells tokens.
+    fn chosen_ahead(&self) -> Result<Vec<u32>> {
+        Err(Error::unsupported("this back end chooses nothing ahead"))
+    }
     /// Log-probabilities of tokens of rows of `logits[r, v]` F32, which stay as they are, and of the likeliest there. `None`
     /// where this back end leaves it to the host, or so many of the likeliest.
     fn likely(&self, _logits: &Tensor<Self>, asked: &[Asked]) -> Result<Vec<Option<Likely>>> {

@@ -1,6 +1,10 @@
 //! One step's work as flat arrays: packed tokens, no padding, the same on every device.
 use crate::{Error, Result};
 
+/// In a token's place, with a row's number in the lower bits: the token that was chosen there ahead, see
+/// [`crate::Backend::choose_ahead`].
+pub const CHOSEN: u32 = 1 << 31;
+
 /// A step over `s` sequences with `t` new tokens in all. Tokens of one sequence are adjacent and in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Batch {

@@ -18,6 +18,8 @@ pub struct Preferences {
     pub overlap: bool,
     /// Choose tokens on the device, see [`crate::Backend::sample`].
     pub sample: bool,
+    /// Begin a step before the host knows the tokens of the one before, see [`crate::Backend::choose_ahead`].
+    pub run_ahead: bool,
 }
 
 impl Preferences {
@@ -31,6 +33,7 @@ impl Preferences {
         kv_share: 0.4,
         overlap: false,
         sample: true,
+        run_ahead: false,
     };
 }
 

@@ -27,7 +27,7 @@ pub mod solver;
 pub mod tensor;
 
 pub use backend::Backend;
-pub use batch::Batch;
+pub use batch::{Batch, CHOSEN};
 pub use courtesy::Courtesy;
 pub use device::{Memory, Preferences, Recording, RecordingKey, VendorProduct};
 pub use dtype::DType;

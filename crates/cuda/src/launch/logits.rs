@@ -20,21 +20,24 @@ const ROOM: usize = 16 << 20;
 
 pub(crate) fn argmax(cuda: &Cuda, logits: &Tensor<Cuda>) -> Result<Vec<u32>> {
     floats("argmax", &[logits])?;
+    let mut found = vec![0u32; logits.rows];
+    if !found.is_empty() {
+        let out = cuda.scratch("likeliest tokens", 4 * found.len())?;
+        queue_argmax(cuda, logits, out)?;
+        read_words(cuda, out, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// Queues the search for the likeliest token of each row.
+pub(super) fn queue_argmax(cuda: &Cuda, logits: &Tensor<Cuda>, out: u64) -> Result<()> {
     let (rows, v) = (logits.rows, logits.cols);
     let parts = v.div_ceil(PART);
-    let mut found = vec![0u32; rows];
-    if rows == 0 {
-        return Ok(found);
-    }
-    let ranks = 8 * rows * parts;
-    let best = cuda.scratch("argmax", ranks + 4 * rows)?;
-    let out = best + ranks as u64;
+    let best = cuda.scratch("argmax", 8 * rows * parts)?;
     let grid = Grid::of(rows * parts, THREADS);
     cuda.launch("logits", "argmax_parts", grid, params![address(logits), v, parts, best])?;
     let grid = Grid::of(rows.div_ceil(THREADS / 32), THREADS);
-    cuda.launch("logits", "argmax_rows", grid, params![best, rows, parts, out])?;
-    read_words(cuda, out, &mut found)?;
-    Ok(found)
+    cuda.launch("logits", "argmax_rows", grid, params![best, rows, parts, out])
 }
 
 /// Reads words from work space, after all queued work.

@@ -1,5 +1,5 @@
 //! Look-ups of rows, and sums: `kernels/rows.cu`.
-use super::{Grid, address, params};
+use super::{Grid, address, params, sample};
 use crate::driver::check;
 use crate::{Cuda, DeviceBatch};
 use cudarc::driver::sys;
@@ -17,16 +17,22 @@ pub(crate) fn embed(
     out: &mut Tensor<Cuda>,
 ) -> Result<()> {
     require("embed", out.cols == table.cols && out.rows == batch.t)?;
-    look_up(cuda, table, batch.tokens(), scale, out)
+    look_up(cuda, table, Ids { at: batch.tokens(), chosen: sample::chosen(cuda)? }, scale, out)
 }
 
 pub(crate) fn gather_rows(cuda: &Cuda, x: &Tensor<Cuda>, batch: &DeviceBatch, out: &mut Tensor<Cuda>) -> Result<()> {
     require("gather_rows", out.cols == x.cols && out.rows == batch.rows && x.rows >= batch.t)?;
-    look_up(cuda, x, batch.logit_rows(), 1.0, out)
+    look_up(cuda, x, Ids { at: batch.logit_rows(), chosen: 0 }, 1.0, out)
+}
+
+/// Numbers of rows on the device, and where those lie that were chosen ahead and are only named; or 0.
+struct Ids {
+    at: u64,
+    chosen: u64,
 }
 
 /// `out[i] = table[ids[i]] * scale`; NaN where the table has no such row, as the host cannot know the ids.
-fn look_up(cuda: &Cuda, table: &Tensor<Cuda>, ids: u64, scale: f32, out: &mut Tensor<Cuda>) -> Result<()> {
+fn look_up(cuda: &Cuda, table: &Tensor<Cuda>, ids: Ids, scale: f32, out: &mut Tensor<Cuda>) -> Result<()> {
     let name = match table.dtype {
         DType::F32 => "look_up_f32",
         DType::F16 => "look_up_f16",
@@ -36,7 +42,12 @@ fn look_up(cuda: &Cuda, table: &Tensor<Cuda>, ids: u64, scale: f32, out: &mut Te
     floats("a look-up's output", &[out])?;
     let parts = table.cols.div_ceil(4 * THREADS);
     let grid = Grid::of(out.rows * parts, THREADS);
-    cuda.launch("rows", name, grid, params![address(table), table.rows, table.cols, ids, scale, parts, address(out)])
+    cuda.launch(
+        "rows",
+        name,
+        grid,
+        params![address(table), table.rows, table.cols, ids.at, ids.chosen, scale, parts, address(out)],
+    )
 }
 
 /// `x[t] += table[positions[t] + offset]`.

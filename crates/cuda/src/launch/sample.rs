@@ -1,8 +1,9 @@
 //! Choosing tokens: `kernels/sample.cu`.
-use super::logits::{read_words, write_words};
+use super::logits::{queue_argmax, read_words, write_words};
 use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
+use crate::ahead::MOST;
 use planish_tensor::layout::require;
 use planish_tensor::{Result, SampleRow, Tensor};
 use std::collections::HashSet;
@@ -30,27 +31,56 @@ fn runs(row: &SampleRow, v: usize) -> bool {
 pub(crate) fn sample(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)]) -> Result<Vec<Option<u32>>> {
     require("sample", rows.iter().all(|(row, _)| (*row as usize) < logits.rows))?;
     floats("sample", &[logits])?;
-    let here: Vec<usize> = (0..rows.len()).filter(|&i| runs(rows[i].1, logits.cols)).collect();
-    // Before sm_90 a row's weights take memory of their own.
-    let at_once = if cuda.arch() >= 90 { here.len() } else { SPARE / (4 * logits.cols) };
+    let (here, those): (Vec<usize>, Vec<(u32, &SampleRow)>) =
+        rows.iter().copied().enumerate().filter(|(_, (_, row))| runs(row, logits.cols)).unzip();
     let mut found = vec![None; rows.len()];
-    for few in here.chunks(at_once.max(1)) {
-        let those: Vec<(u32, &SampleRow)> = few.iter().map(|&i| rows[i]).collect();
-        let chosen = sample_at_once(cuda, logits, &those)?;
-        few.iter().zip(chosen).for_each(|(&i, token)| found[i] = Some(token));
+    if here.is_empty() {
+        return Ok(found);
     }
+    let out = cuda.scratch("sampled tokens", 4 * here.len())?;
+    queue_samples(cuda, logits, &those, out)?;
+    let mut tokens = vec![0u32; here.len()];
+    read_words(cuda, out, &mut tokens)?;
+    here.into_iter().zip(tokens).for_each(|(i, token)| found[i] = Some(token));
     Ok(found)
 }
 
-fn sample_at_once(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)]) -> Result<Vec<u32>> {
+/// See [`planish_tensor::Backend::choose_ahead`].
+pub(crate) fn choose_ahead(cuda: &Cuda, logits: &Tensor<Cuda>, rules: &[&SampleRow]) -> Result<bool> {
+    require("choose_ahead", rules.is_empty() || rules.len() == logits.rows)?;
+    floats("choose_ahead", &[logits])?;
+    if logits.rows > MOST || !rules.iter().all(|row| runs(row, logits.cols)) {
+        return Ok(false);
+    }
+    let out = chosen(cuda)?;
+    match rules {
+        [] => queue_argmax(cuda, logits, out)?,
+        rules => {
+            let rows: Vec<(u32, &SampleRow)> = (0..).zip(rules.iter().copied()).collect();
+            queue_samples(cuda, logits, &rows, out)?;
+        }
+    }
+    cuda.ahead(|ahead| ahead.queue(out, logits.rows))?;
+    Ok(true)
+}
+
+/// Where tokens lie that were chosen ahead, `[MOST]`: always there, as recorded steps read them.
+pub(crate) fn chosen(cuda: &Cuda) -> Result<u64> {
+    cuda.scratch("tokens chosen ahead", 4 * MOST)
+}
+
+fn queue_samples(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)], out: u64) -> Result<()> {
+    // Before sm_90 a row's weights take memory of their own.
+    let at_once = if cuda.arch() >= 90 { rows.len() } else { SPARE / (4 * logits.cols) }.max(1);
+    let parts = rows.chunks(at_once).zip((out..).step_by(4 * at_once));
+    parts.into_iter().try_for_each(|(few, out)| sample_at_once(cuda, logits, few, out))
+}
+
+fn sample_at_once(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)], out: u64) -> Result<()> {
     let v = logits.cols;
     let words = lay_out(rows);
-    let mut found = vec![0u32; rows.len()];
-    // A whole number of kilobytes, so that the answers are aligned whatever the lists are.
-    let room = (4 * words.len()).next_multiple_of(1024);
-    let at = cuda.scratch("sampling", room + 4 * rows.len())?;
+    let at = cuda.scratch("sampling", 4 * words.len())?;
     write_words(cuda, &words, at)?;
-    let out = at + room as u64;
     let blocks = v.div_ceil(BLOCK);
     let (name, members, stride, spare) = match cuda.arch() >= 90 {
         true => ("sample_spread", CLUSTER, STRIDE, 0),
@@ -59,9 +89,7 @@ fn sample_at_once(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)]
     // The masses of a member's blocks, and their weights.
     let shared = |blocks: usize| blocks.div_ceil(members) * (8 + 4 * stride);
     let grid = Grid::of(members * rows.len(), THREADS).with_shared(shared(blocks), shared(WIDEST / BLOCK));
-    cuda.launch("sample", name, grid, params![address(logits), v, at, spare, out])?;
-    read_words(cuda, out, &mut found)?;
-    Ok(found)
+    cuda.launch("sample", name, grid, params![address(logits), v, at, spare, out])
 }
 
 /// The kernels' rows, then their lists.

@@ -17,6 +17,7 @@ fn runner() -> Runner {
         math: FloatMath::F32,
         prefix_cache: true,
         overlap: false,
+        run_ahead: false,
         sample: false,
         speculate: 0,
         int8_head: false,

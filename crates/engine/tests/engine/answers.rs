@@ -5,8 +5,9 @@ use std::sync::mpsc::Sender;
 
 #[test]
 fn greedy_equals_transformers() {
-    for overlap in [false, true] {
-        let handle = open("llama", &EngineOptions { overlap: Some(overlap), ..options(100) });
+    for (overlap, run_ahead) in LOOPS {
+        let handle =
+            open("llama", &EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), ..options(100) });
         for (i, prompt) in prompts().iter().enumerate() {
             let (tokens, finish) = collect(handle.generate(request(prompt)).unwrap());
             assert_eq!((tokens, finish), (greedy("llama", i), Some(FinishReason::Length)));
@@ -58,8 +59,11 @@ fn answers_do_not_depend_on_circumstances() {
     for name in ["llama", "w8a8_rtn"] {
         let alone = alone(name);
         for (what, options) in variants() {
-            for overlap in [false, true] {
-                let (handle, gate) = gated(name, &EngineOptions { overlap: Some(overlap), ..options.clone() });
+            for (overlap, run_ahead) in LOOPS {
+                let (handle, gate) = gated(
+                    name,
+                    &EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), ..options.clone() },
+                );
                 assert_eq!(together(&handle, Some(gate)), alone, "{name}, {what}, overlap {overlap}");
                 // Again, now that prefixes are cached.
                 assert_eq!(together(&handle, None), alone, "{name}, {what}, overlap {overlap}, cached");
@@ -90,8 +94,9 @@ fn texts_that_stop_early_disturb_nobody() {
             None => (text.clone(), Some(FinishReason::Length)),
         }
     };
-    for (overlap, speculate) in [(false, None), (true, None), (true, Some(4))] {
-        let options = EngineOptions { overlap: Some(overlap), speculate, ..options(100) };
+    let loops = LOOPS.map(|(overlap, run_ahead)| (overlap, run_ahead, None));
+    for (overlap, run_ahead, speculate) in loops.into_iter().chain([(true, true, Some(4))]) {
+        let options = EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), speculate, ..options(100) };
         let (handle, gate) = gated("llama", &options);
         let streams: Vec<_> = (0..24).map(|i| handle.generate(ask(i)).unwrap()).collect();
         drop(gate);
@@ -100,8 +105,47 @@ fn texts_that_stop_early_disturb_nobody() {
         }
         let now = at_rest(&handle);
         assert_eq!((now.finished_length, now.finished_stop), (8, 16));
-        assert_eq!(now.prepared_again > 0, overlap && speculate.is_none(), "{now:?}");
+        let (ahead, guessing) = (run_ahead && speculate.is_none(), speculate.is_some());
+        assert_eq!(now.begun_ahead > 0, ahead, "{now:?}");
+        assert_eq!(now.prepared_again > 0, overlap && !ahead && !guessing, "{now:?}");
     }
+}
+
+/// Steps that begin before it is known who goes on: sampled and greedy texts, some of several choices, that end at their
+/// lengths and at stop ids, with and without others that must be waited for.
+#[test]
+fn steps_that_begin_early_change_no_answer() {
+    let prompts = prompts();
+    let ask = |i: usize| {
+        let temperature = if i.is_multiple_of(3) { 0.0 } else { 0.8 };
+        let sampling = Sampling { temperature, top_k: i % 4 * 20, seed: i as u64, ..Sampling::default() };
+        let stop_ids = (0..256).filter(|id| id % 9 == i as u32 % 9).collect();
+        let n = if i % 4 == 1 { 3 } else { 1 };
+        Request { sampling, stop_ids, n, max_new_tokens: 3 + i * 7 % 20, ..request(&prompts[i % 2][i / 2..]) }
+    };
+    let penalized = Sampling { presence_penalty: 0.5, ..Sampling::default() };
+    let other = Request { sampling: penalized, max_new_tokens: 9, ..request(&prompts[1]) };
+    let requests: Vec<Request> = (0..12).map(ask).chain([other]).collect();
+    let ask_all = |handle: &Handle, gate: Option<Sender<()>>| {
+        let streams: Vec<_> = requests.iter().map(|r| (handle.generate(r.clone()).unwrap(), r.n)).collect();
+        drop(gate);
+        streams.into_iter().map(|(stream, n)| collect_all(stream, n)).collect::<Vec<_>>()
+    };
+    let plain = open("llama", &options(100));
+    let alone: Vec<_> = requests.iter().map(|r| collect_all(plain.generate(r.clone()).unwrap(), r.n)).collect();
+    let ends = alone.iter().flatten().filter(|(_, end)| *end == Some(FinishReason::Stop)).count();
+    assert!(ends > 2, "{ends}");
+    let mut waited = 0;
+    for (what, options) in variants().into_iter().filter(|(_, options)| options.speculate.is_none()) {
+        let options = EngineOptions { overlap: Some(true), run_ahead: Some(true), ..options };
+        let (handle, gate) = gated("llama", &options);
+        assert_eq!(ask_all(&handle, Some(gate)), alone, "{what}");
+        assert_eq!(ask_all(&handle, None), alone, "{what}, cached");
+        let now = at_rest(&handle);
+        assert!(now.begun_ahead > 0, "{what}: {now:?}");
+        waited += now.prepared_again;
+    }
+    assert!(waited > 0);
 }
 
 #[test]

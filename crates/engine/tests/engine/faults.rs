@@ -7,8 +7,12 @@ use planish_text::Tokenizer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-fn both_loops(options: EngineOptions) -> [EngineOptions; 2] {
-    [false, true].map(|overlap| EngineOptions { overlap: Some(overlap), ..options.clone() })
+fn each_loop(options: EngineOptions) -> [EngineOptions; 3] {
+    LOOPS.map(|(overlap, run_ahead)| EngineOptions {
+        overlap: Some(overlap),
+        run_ahead: Some(run_ahead),
+        ..options.clone()
+    })
 }
 
 fn start(handle: &Handle, r: Request) -> Stream {
@@ -43,7 +47,7 @@ impl TensorSource for Spoilt {
 fn nan_ends_its_own_request_and_leaves_nothing_behind() {
     let name = "llama3_rope_bias_untied";
     // A pool so small that the pages of a broken request are soon needed by another.
-    for options in both_loops(EngineOptions { step_tokens: Some(20), ..options(8) }) {
+    for options in each_loop(EngineOptions { step_tokens: Some(20), ..options(8) }) {
         let spoilt = Spoilt(ModelFiles::open(&data(name)).unwrap());
         let (handle, cleared) = staged_over(&spoilt, name, &options, |_| Ok(()));
         let good: Vec<u32> = (20..60).collect();
@@ -75,7 +79,7 @@ fn nan_ends_its_own_request_and_leaves_nothing_behind() {
 
 #[test]
 fn a_caller_that_stops_reading_stops_itself_only() {
-    for options in both_loops(options(40)) {
+    for options in each_loop(options(40)) {
         let handle = open("llama", &options);
         // Eight answers with all log-probabilities are more than a stream holds.
         let large = Request { n: 8, logprobs: Some(256), max_new_tokens: 80, ..request(&prompts()[0][..8]) };
@@ -103,7 +107,7 @@ fn a_caller_that_stops_reading_stops_itself_only() {
 
 #[test]
 fn a_caller_may_vanish_at_any_moment() {
-    for options in both_loops(EngineOptions { step_tokens: Some(4), max_batch: Some(2), ..options(30) }) {
+    for options in each_loop(EngineOptions { step_tokens: Some(4), max_batch: Some(2), ..options(30) }) {
         for n in [1, 3] {
             for steps in 0..12 {
                 let (handle, gate) = gated("llama", &options);
@@ -139,7 +143,7 @@ fn a_queued_request_is_forgotten_when_its_caller_goes() {
 
 #[test]
 fn a_panic_is_told_to_everyone_and_nothing_hangs() {
-    for options in both_loops(options(30)) {
+    for options in each_loop(options(30)) {
         let mut steps = 0;
         let handle = staged("llama", &options, move |_| {
             steps += 1;
@@ -162,7 +166,7 @@ fn a_panic_is_told_to_everyone_and_nothing_hangs() {
 
 #[test]
 fn a_failed_step_fails_those_in_it() {
-    for options in both_loops(EngineOptions { max_batch: Some(1), ..options(30) }) {
+    for options in each_loop(EngineOptions { max_batch: Some(1), ..options(30) }) {
         let mut steps = 0;
         let handle = staged("llama", &options, move |_| {
             steps += 1;
@@ -203,7 +207,7 @@ fn explosion() -> Grammar {
 #[test]
 fn a_grammar_that_explodes_midway_ends_its_own_request() {
     let explosion = explosion();
-    for options in both_loops(options(40)) {
+    for options in each_loop(options(40)) {
         let handle = open("llama", &options);
         let bound = |n| Request { n, grammar: Some(explosion.clone()), ..request(&prompts()[0]) };
         let others = [0, 1].map(|i| start(&handle, request(&prompts()[i])));
@@ -226,7 +230,7 @@ fn a_grammar_that_explodes_midway_ends_its_own_request() {
 
 #[test]
 fn a_caller_that_has_all_it_wants_is_no_deserter() {
-    for options in both_loops(options(30)) {
+    for options in each_loop(options(30)) {
         let (handle, gate) = gated("llama", &options);
         let sink = || Box::new(|_| true);
         let enough = handle.generate_with(Request { n: 3, ..request(&prompts()[0]) }, sink()).unwrap();
@@ -250,7 +254,7 @@ fn a_caller_that_has_all_it_wants_is_no_deserter() {
 
 #[test]
 fn draining_finishes_what_runs_and_takes_nothing_new() {
-    for options in both_loops(options(30)) {
+    for options in each_loop(options(30)) {
         let (handle, gate) = gated("llama", &options);
         let stream = start(&handle, request(&prompts()[0]));
         gate.send(()).unwrap();
@@ -270,7 +274,7 @@ fn draining_finishes_what_runs_and_takes_nothing_new() {
 
 #[test]
 fn stopping_tells_everyone_at_once() {
-    for options in both_loops(EngineOptions { max_batch: Some(1), ..options(30) }) {
+    for options in each_loop(EngineOptions { max_batch: Some(1), ..options(30) }) {
         let (handle, gate) = gated("llama", &options);
         let streams = [0, 1].map(|i| start(&handle, request(&prompts()[i])));
         let score = handle.score(vec![1, 2, 3]).unwrap();

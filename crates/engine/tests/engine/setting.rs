@@ -23,6 +23,9 @@ pub fn open(name: &str, options: &EngineOptions) -> Handle {
     Handle::start(Scalar, plan(name), &ModelFiles::open(&data(name)).unwrap(), options).unwrap()
 }
 
+/// The loops: one step after the other, the next prepared meanwhile, the next begun before it is known who goes on.
+pub const LOOPS: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
+
 /// As many pages of 16 tokens, and sequences of up to 96.
 pub fn options(kv_pages: usize) -> EngineOptions {
     EngineOptions { kv_pages: Some(kv_pages), max_model_len: Some(96), ..EngineOptions::default() }
@@ -123,6 +126,15 @@ impl Machine for Staged {
     fn run(&mut self, batch: &Batch, want: &Want, out: &mut Produced) -> Result<()> {
         (self.before)(batch)?;
         self.inner.run(batch, want, out)
+    }
+
+    fn begin(&mut self, batch: &mut Batch, want: &Want) -> Result<()> {
+        (self.before)(batch)?;
+        self.inner.begin(batch, want)
+    }
+
+    fn finish(&mut self, out: &mut Produced) -> Result<()> {
+        self.inner.finish(out)
     }
 
     fn clear(&mut self, pages: &[u32]) -> Result<()> {

@@ -32,8 +32,8 @@ __device__ __forceinline__ float4 widen4(const T* row, int at, int cols) {
     return v;
 }
 
-// In a number's place: it stands among those chosen, at what the lower bits say.
-constexpr unsigned CHOSEN = 1u << 31;
+// In a number's place: it stands among those chosen, at what the lower bits say. There is room for so many.
+constexpr unsigned CHOSEN = 1u << 31, MOST_CHOSEN = 1u << 14;
 
 // out[i] = table[ids[i]] * scale; NaN where the table has no such row: nothing is read there. `chosen` may be 0.
 template <class T>
@@ -45,7 +45,7 @@ __device__ __forceinline__ void look_up(const T* table, int rows, int cols, cons
     int at = 4 * (blockIdx.x % parts * blockDim.x + threadIdx.x);
     if (at >= cols) return;
     size_t id = ids[i];
-    if (chosen && id >= CHOSEN) id = chosen[id - CHOSEN];
+    if (chosen && id - CHOSEN < MOST_CHOSEN) id = chosen[id - CHOSEN];
     float nan = __uint_as_float(0x7fc00000u);
     float4 v = {nan, nan, nan, nan};
     if (id < static_cast<size_t>(rows)) v = widen4(table + id * cols, at, cols);

@@ -1,7 +1,9 @@
 //! Operations on rows where the common suite does not look: every code, wide rows, large vocabularies, odd Gram matrices.
 use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
-use planish_tensor::{Activation, Backend, Batch, DType, FloatMath, HostTensor, Q8, Tensor, float8, q8};
+use planish_tensor::{
+    Activation, Backend, Batch, CHOSEN, DType, FloatMath, HostTensor, Q8, SampleRow, Tensor, float8, q8,
+};
 
 /// The first GPU with its own kernels and with those of older ones, or a line that says why there is none.
 fn devices(archs: &[Option<u32>]) -> Vec<Cuda> {
@@ -336,5 +338,44 @@ fn tokens_beyond_the_table_are_not_read() {
         let found = floats(&cuda, &out);
         assert_eq!(found[..6], [1.0; 6]);
         assert!(found[6..].iter().all(|v| v.is_nan()));
+    }
+}
+
+/// Tokens chosen ahead are those that are chosen otherwise, the next batch reads them on the device, and they are told in
+/// order, two steps late.
+#[test]
+fn tokens_chosen_ahead_are_read_by_the_next_batch() {
+    let (rows, v) = (5, 5000);
+    let mut random = Random(8);
+    let sampled = |i: usize| SampleRow { temperature: 0.7, point: i as f64 / 5.0, top_k: 40, ..SampleRow::GREEDY };
+    for cuda in devices(&[None, Some(80)]) {
+        let ids: Vec<f32> = (0..v).map(|id| id as f32).collect();
+        let table = cuda.load(&HostTensor::from_f32(vec![v, 1], &ids).unwrap()).unwrap();
+        let mut expected = Vec::new();
+        for turn in 0..4 {
+            let logits = put(&cuda, v, &random.floats(rows * v).iter().map(|x| 20.0 * x).collect::<Vec<_>>());
+            let rules: Vec<SampleRow> = (0..if turn % 2 == 0 { 0 } else { rows }).map(sampled).collect();
+            let numbered: Vec<(u32, &SampleRow)> = (0..).zip(&rules).collect();
+            let tokens: Vec<u32> = match rules.is_empty() {
+                true => cuda.argmax(&logits).unwrap(),
+                false => cuda.sample(&logits, &numbered).unwrap().into_iter().map(Option::unwrap).collect(),
+            };
+            assert!(cuda.choose_ahead(&logits, &rules.iter().collect::<Vec<_>>()).unwrap());
+            let mut batch = Batch::fresh(&[4], 16);
+            batch.tokens = vec![CHOSEN | 4, 7, CHOSEN, CHOSEN | 2];
+            let batch = cuda.upload_batch(&batch, 1).unwrap();
+            let mut out = poisoned(&cuda, 4, 1);
+            cuda.embed(&table, &batch, 1.0, &mut out).unwrap();
+            assert_eq!(floats(&cuda, &out), [tokens[4] as f32, 7.0, tokens[0] as f32, tokens[2] as f32]);
+            expected.push(tokens);
+            if turn > 0 {
+                assert_eq!(cuda.chosen_ahead().unwrap(), expected[turn - 1]);
+            }
+        }
+        assert_eq!(cuda.chosen_ahead().unwrap(), expected[3]);
+        assert!(cuda.chosen_ahead().is_err());
+        let long = SampleRow { top_k: 4000, top_p: 0.9, temperature: 1.0, ..SampleRow::GREEDY };
+        let logits = put(&cuda, v, &random.floats(v));
+        assert!(!cuda.choose_ahead(&logits, &[&long]).unwrap(), "left to the host");
     }
 }

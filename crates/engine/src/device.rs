@@ -168,7 +168,7 @@ impl<B: Backend> Device<B> {
     fn choose_ahead(&self, want: &Want) -> Result<bool> {
         let greedy = SampleRow::GREEDY;
         let rule = |wish| match wish {
-            &Wish::Token(ref how, _) => &**how,
+            Wish::Token(how, _) => &**how,
             _ => &greedy,
         };
         let rules: Vec<&SampleRow> = match want.rows.iter().any(|wish| matches!(wish, Wish::Token(..))) {
@@ -244,7 +244,9 @@ impl<B: Backend> Machine for Device<B> {
 
     fn finish(&mut self, out: &mut Produced) -> Result<()> {
         let Produced { rows, logits, log_probs, judged } = out;
-        (logits.clear(), log_probs.clear(), judged.clear());
+        logits.clear();
+        log_probs.clear();
+        judged.clear();
         *rows = match self.begun.pop_front() {
             None => return Err(Error::Device("no step was begun".into())),
             Some(Begun::Found(found)) => found,

@@ -167,12 +167,8 @@ impl<B: Backend> Device<B> {
     /// Lets the back end choose ahead at every row; false if it does not.
     fn choose_ahead(&self, want: &Want) -> Result<bool> {
         let greedy = SampleRow::GREEDY;
-        let rule = |wish| match wish {
-            Wish::Token(how, _) => &**how,
-            _ => &greedy,
-        };
         let rules: Vec<&SampleRow> = match want.rows.iter().any(|wish| matches!(wish, Wish::Token(..))) {
-            true => want.rows.iter().map(rule).collect(),
+            true => want.rows.iter().map(|wish| if let Wish::Token(how, _) = wish { how } else { &greedy }).collect(),
             false => Vec::new(),
         };
         Ok(self.backend.choose_ahead(&self.ws.logits, &rules)?)

@@ -26,7 +26,7 @@ fn fp8_before_ada_is_answered_with_int8() {
     for older in ["cuda:0@70", "cuda:0@75", "cuda:0@80", "cuda:0@86"] {
         let this = older.replace("cuda:0@", "this GPU is sm_");
         let says = ["FP8 products need Ada (sm_89) or newer", "use INT8 (--quant-dtype int8)", &this];
-        let run = |words: &str| Program::new(words).words("--device").arg(older);
+        let run = |words: &str| Program::new("--device").arg(older).words(words);
         run("generate --input-ids 35 --max-new-tokens 2").arg(golden("fp8_dynamic")).run().fails(&says);
         run("bench kernels --tokens 1 --quant-dtype fp8").arg(golden("llama")).run().fails(&says);
         let quantize = run("quantize --quant-dtype fp8 --work-dir").arg(&out).arg(tiny());

@@ -13,6 +13,10 @@ pub(super) trait Case {
     fn multiplies(&self) -> Vec<Q8> {
         Vec::new()
     }
+    /// Whether a back end may leave this to the host: it then counts as refused, and no more.
+    fn may_be_left(&self) -> bool {
+        false
+    }
     /// Runs the operation.
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>>;
 }

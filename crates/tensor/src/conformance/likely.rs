@@ -50,6 +50,10 @@ impl Case for LikelyCase {
         format!("x [{}, {}], {} tokens and the likeliest {top}", self.x.len() / self.cols, self.cols, self.asked.len())
     }
 
+    fn may_be_left(&self) -> bool {
+        true
+    }
+
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
         let logits = put(b, DType::F32, self.cols, &self.x)?;
         let left = || Error::unsupported("left to the host");

@@ -132,6 +132,7 @@ fn judged<T>(operation: &mut Operation, lacks: &[Q8], case: &impl Case, outcome:
     match (outcome, lacking) {
         (Ok(outputs), None) => return Some(outputs),
         (Err(Error::Unsupported(_)), Some(_)) => operation.unsupported += 1,
+        (Err(Error::Unsupported(_)), None) if case.may_be_left() => operation.unsupported += 1,
         (Ok(_), Some(kind)) => operation.fail(case, &format!("multiplies {kind:?}, which it says it does not run")),
         (Err(error), _) => operation.fail(case, &error.to_string()),
     }

@@ -24,7 +24,7 @@ pub struct Operation {
     pub name: &'static str,
     /// Cases tried.
     pub cases: usize,
-    /// Cases that the back end refused, as it was to: products of types that it lacks.
+    /// Cases that the back end refused, as it was to (products of types that it lacks), or left to the host, as it may.
     pub unsupported: usize,
     /// Largest difference seen, relative as its tolerance is.
     pub worst: f32,

@@ -62,6 +62,8 @@ impl Default for WriterOptions {
 pub struct CheckpointWriter {
     disk: Disk,
     dir: PathBuf,
+    /// Whether the directory is this writer's own.
+    made: bool,
     staging: Staging,
     journal: Journal,
     max_shard_size: u64,
@@ -96,6 +98,7 @@ impl CheckpointWriter {
 
     fn create_on(disk: Disk, dir: &Path, options: WriterOptions) -> Result<CheckpointWriter> {
         staging::check_target(dir, &options)?;
+        let made = !dir.exists();
         let staging = Staging::open(&disk, dir)?;
         publish::roll_forward(&disk, dir, &staging)?;
         staging::check_empty(dir, &staging, &options)?;
@@ -115,6 +118,7 @@ impl CheckpointWriter {
         let mut writer = CheckpointWriter {
             disk,
             dir: dir.into(),
+            made,
             staging,
             journal,
             max_shard_size: options.max_shard_size,
@@ -131,6 +135,18 @@ impl CheckpointWriter {
         };
         writer.restore(records)?;
         Ok(writer)
+    }
+
+    /// Ends work that failed. Where no block is complete there is nothing to resume, so that nothing of it stays.
+    pub fn give_up(self) {
+        if self.blocks > 0 {
+            return;
+        }
+        // What cannot be removed is found as unfinished work next time.
+        let _ = std::fs::remove_dir_all(self.staging.path(""));
+        if self.made {
+            let _ = std::fs::remove_dir(&self.dir);
+        }
     }
 
     /// Blocks that are complete: 0 for a new checkpoint. The next [`finish_block`](Self::finish_block) takes this number.

@@ -265,3 +265,24 @@ fn missing_short_and_foreign_files_are_found() {
     assert!(verify(&dir).unwrap_err().to_string().contains(DIGESTS));
     assert_eq!(Digests::open(&dir).unwrap(), None);
 }
+
+/// Work that fails before its first block is complete leaves nothing behind; after it, what a resumed run needs.
+#[test]
+fn failed_work_stays_only_where_it_can_be_resumed() {
+    let root = tempfile::tempdir().unwrap();
+    let (made, found) = (root.path().join("made"), root.path().join("found"));
+    fs::create_dir(&found).unwrap();
+    for dir in [&made, &found] {
+        let mut w = CheckpointWriter::create(dir, sized(1 << 20)).unwrap();
+        w.add("a", DType::I8, &[4], &[1; 4]).unwrap();
+        w.give_up();
+    }
+    assert!(!made.exists() && names(&found).is_empty());
+    let mut w = CheckpointWriter::create(&made, sized(1 << 20)).unwrap();
+    w.add("a", DType::I8, &[4], &[1; 4]).unwrap();
+    w.finish_block(0).unwrap();
+    w.give_up();
+    assert!(failure(&made, sized(1 << 20)).contains("unfinished work"));
+    let resumed = CheckpointWriter::create(&made, WriterOptions { resume: true, ..sized(1 << 20) }).unwrap();
+    assert_eq!(resumed.completed_blocks(), 1);
+}

@@ -123,7 +123,13 @@ pub fn quantize(machine: &Machine, order: &Order) -> Result<Done> {
         input: Some(model.path.clone()),
     };
     let mut writer = CheckpointWriter::create(&order.work_dir, options)?;
-    let outcome = prepared.write(machine, &mut writer)?;
+    let outcome = match prepared.write(machine, &mut writer) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            writer.give_up();
+            return Err(error);
+        }
+    };
     let phases = outcome.phases.clone();
     let mut report = outcome::report(&order.model, model, recipe, samples, prepared.held_back.len(), outcome);
     report.budget = spent;

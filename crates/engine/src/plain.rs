@@ -16,17 +16,27 @@ pub(crate) fn serve(runner: &mut Runner, machine: &mut dyn Machine, commands: &R
 
 /// Does as told, waiting for something to do if there is nothing. False when it is time to stop.
 pub(crate) fn attend(runner: &mut Runner, commands: &Receiver<Command>, busy: bool) -> bool {
-    if !busy && !runner.is_over() {
+    let heard = hear(runner, commands);
+    if !busy && !heard && !runner.is_over() {
         runner.rest();
         match commands.recv() {
             Ok(command) => runner.accept(command),
             Err(_) => return false,
         }
     }
+    hear(runner, commands);
+    !runner.is_over()
+}
+
+/// Does as told so far; whether there was anything.
+fn hear(runner: &mut Runner, commands: &Receiver<Command>) -> bool {
+    let mut heard = false;
     while let Ok(command) = commands.try_recv() {
         runner.accept(command);
+        heard = true;
     }
-    !runner.is_over()
+    runner.cancel_gone();
+    heard
 }
 
 /// One step of all running sequences. False if there was nothing to run.

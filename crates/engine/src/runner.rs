@@ -46,6 +46,8 @@ pub(crate) struct Runner {
     pub metrics: Metrics,
     /// Pages to be cleared before the next step.
     spoiled: Vec<u32>,
+    /// Requests that nobody listens to any more.
+    gone: Vec<u64>,
     /// Set once the engine takes no more work; others may read it.
     broken: Arc<OnceLock<Error>>,
     stopping: Option<Stop>,
@@ -75,6 +77,7 @@ impl Runner {
             callers: HashMap::new(),
             metrics: Metrics::new(config.pages),
             spoiled: Vec::new(),
+            gone: Vec::new(),
             broken,
             stopping: None,
             checked: None,

@@ -136,9 +136,17 @@ impl Runner {
         }
         match (flow, end) {
             (_, Some(reason)) if generation.live == 0 => self.finish(id, |now| now.finish(reason)),
-            (Flow::Gone, _) => self.cancel(id),
+            // Who has found the end of its text has said so before it went: that is heard first.
+            (Flow::Gone, _) => self.gone.push(id),
             (Flow::Full, _) => self.pause(id),
             (Flow::Open, _) => {}
+        }
+    }
+
+    /// Lets those go whose callers no longer listen, and have not said why.
+    pub fn cancel_gone(&mut self) {
+        for id in std::mem::take(&mut self.gone) {
+            self.cancel(id);
         }
     }
 

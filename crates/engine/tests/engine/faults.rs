@@ -1,11 +1,11 @@
 //! What goes wrong is told to those whom it concerns, and to them only; afterwards every page is back.
 use crate::setting::*;
 use planish_checkpoint::{shards::ModelFiles, source::TensorSource};
-use planish_engine::{EngineOptions, Error, Event, Grammar, GrammarSpec, Handle, Request, Stream, Vocabulary};
+use planish_engine::{Cancel, EngineOptions, Error, Event, Grammar, GrammarSpec, Handle, Request, Stream, Vocabulary};
 use planish_tensor::HostTensor;
 use planish_text::Tokenizer;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 fn each_loop(options: EngineOptions) -> [EngineOptions; 3] {
     LOOPS.map(|(overlap, run_ahead)| EngineOptions {
@@ -249,6 +249,32 @@ fn a_caller_that_has_all_it_wants_is_no_deserter() {
         until("it has ended", || handle.metrics().finished_length == 1);
         late.complete();
         assert_eq!(at_rest(&handle).finished(), 2);
+    }
+}
+
+/// It has said so before it stopped to listen, though the engine notices that first.
+#[test]
+fn who_has_all_it_wants_may_hang_up_at_once() {
+    for options in each_loop(options(30)) {
+        let (handle, gate) = gated("llama", &options);
+        let own: Arc<Mutex<Option<Cancel>>> = Arc::default();
+        let mut heard = 0;
+        let sink = own.clone();
+        let sink = Box::new(move |_| {
+            heard += 1;
+            if heard < 3 {
+                return true;
+            }
+            sink.lock().unwrap().take().map(Cancel::complete);
+            false
+        });
+        *own.lock().unwrap() = Some(handle.generate_with(request(&prompts()[0]), sink).unwrap());
+        drop(gate);
+        until("the request is over", || {
+            handle.metrics().running + handle.metrics().queued == 0 && handle.metrics().steps > 0
+        });
+        let now = at_rest(&handle);
+        assert_eq!((now.finished_stop, now.cancelled, now.finished_length), (1, 0, 0), "{now:?}");
     }
 }
 

@@ -265,7 +265,9 @@ fn who_has_all_it_wants_may_hang_up_at_once() {
             if heard < 3 {
                 return true;
             }
-            sink.lock().unwrap().take().map(Cancel::complete);
+            if let Some(own) = sink.lock().unwrap().take() {
+                own.complete();
+            }
             false
         });
         *own.lock().unwrap() = Some(handle.generate_with(request(&prompts()[0]), sink).unwrap());

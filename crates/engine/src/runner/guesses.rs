@@ -70,8 +70,11 @@ impl Runner {
             Some((id, *end))
         });
         let last_rows: HashMap<u64, usize> = rows.filter(|(id, _)| running.guessed.contains(id)).collect();
-        let guessed = next.ids.iter().filter(|id| last_rows.contains_key(id));
-        let foreseen = guessed.copied().all(|id| {
+        // A sequence that was taken out of the running meanwhile may be read anew: then its guess comes later.
+        let ends = |slice: &Slice| slice.start + slice.count >= self.scheduler.running()[slice.index].tokens.len();
+        let row_of = |(slice, id)| last_rows.get(id).filter(|_| ends(slice)).map(|end| (end - 1) as u32);
+        let guessed: Vec<Option<u32>> = next.slices.iter().zip(&next.ids).map(row_of).collect();
+        let foreseen = next.ids.iter().zip(&guessed).filter(|(_, row)| row.is_some()).all(|(&id, _)| {
             let (request, choice) = owner(id);
             let work = self.callers.get(&request).map(|caller| &caller.work);
             matches!(work, Some(Work::Generate(g)) if g.is_foreseen(choice))
@@ -82,9 +85,9 @@ impl Runner {
         }
         self.metrics.now.begun_ahead += 1;
         next.want = want;
-        for (i, id) in next.ids.iter().enumerate() {
-            if let Some(end) = last_rows.get(id) {
-                next.batch.tokens[next.batch.query_starts[i + 1] as usize - 1] = CHOSEN | (end - 1) as u32;
+        for (end, row) in next.batch.query_starts[1..].iter().zip(guessed) {
+            if let Some(row) = row {
+                next.batch.tokens[*end as usize - 1] = CHOSEN | row;
             }
         }
         true

@@ -2,7 +2,7 @@
 use super::*;
 use crate::mailbox::{Cancel, mailbox};
 use crate::request::Event;
-use planish_tensor::{DType, FloatMath};
+use planish_tensor::{CHOSEN, DType, FloatMath};
 use std::sync::mpsc::channel;
 
 fn runner() -> Runner {
@@ -63,4 +63,22 @@ fn requests_that_can_never_run_are_told_so() {
     runner.rest();
     assert!(matches!(stream.next(), Some(Event::Failed(Error::Integrity(_)))));
     assert!(runner.metrics.now.is_conserved() && runner.metrics.now.failed == 1);
+}
+
+/// A guess is named by its row; what is read anew of a sequence, and does not reach its guess, stays as it is.
+#[test]
+fn a_step_that_follows_names_the_rows_of_its_guesses() {
+    let mut runner = runner();
+    let _streams = [ask(&mut runner, 0), ask(&mut runner, 1)];
+    let mut step = runner.prepare().unwrap();
+    assert!(runner.begin_guessing(&mut step) && step.want.is_of_choices());
+    let mut next = runner.prepare().unwrap();
+    assert!(runner.follow(&step, &mut next));
+    assert_eq!((&next.batch.tokens[..], next.slices.len()), (&[CHOSEN, CHOSEN | 1][..], 2));
+    // As if the first had been taken out and had to be read again from its beginning.
+    next.slices[0] = Slice { start: 0, rows: 0, ..next.slices[0] };
+    next.batch.tokens = vec![1, 0];
+    next.batch.logit_rows = vec![1];
+    assert!(runner.follow(&step, &mut next));
+    assert_eq!(next.batch.tokens, [1, CHOSEN | 1]);
 }

@@ -110,11 +110,11 @@ def check_tool_choice_none_and_auto():
 
 
 def check_parse():
-    answer = client.chat.completions.parse(model=MODEL, messages=HELLO, response_format=Answer, max_tokens=60)
+    answer = client.chat.completions.parse(model=MODEL, messages=HELLO, response_format=Answer, max_tokens=60, temperature=0)
     assert isinstance(answer.choices[0].message.parsed, Answer)
     tool = openai.pydantic_function_tool(Answer, name="answer")
     called = client.chat.completions.parse(
-        model=MODEL, messages=HELLO, tools=[tool], tool_choice="required", parallel_tool_calls=False, max_tokens=100
+        model=MODEL, messages=HELLO, tools=[tool], tool_choice="required", parallel_tool_calls=False, max_tokens=100, temperature=0
     )
     assert isinstance(called.choices[0].message.tool_calls[0].function.parsed_arguments, Answer)
     # Blanks and lines are allowed in an object, so that a small model may not come to its end: those that do are objects.
@@ -127,14 +127,14 @@ def check_responses():
     answer = client.responses.create(model=MODEL, input="Hi", max_output_tokens=8)
     assert answer.output_text and answer.usage.output_tokens <= 8
     # Short enough to come to its end: of an answer that was cut, the helper has no final response.
-    with client.responses.stream(model=MODEL, input="Hi", text_format=Answer, max_output_tokens=60) as stream:
+    with client.responses.stream(model=MODEL, input="Hi", text_format=Answer, max_output_tokens=60, temperature=0) as stream:
         text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
         final = stream.get_final_response()
     assert text == final.output_text and isinstance(final.output_parsed, Answer)
-    parsed = client.responses.parse(model=MODEL, input="Hi", text_format=Answer, max_output_tokens=60)
+    parsed = client.responses.parse(model=MODEL, input="Hi", text_format=Answer, max_output_tokens=60, temperature=0)
     assert isinstance(parsed.output_parsed, Answer)
     tool = {"type": "function", "name": "get_weather", "strict": True, "parameters": WEATHER}
-    called = client.responses.create(model=MODEL, input="Hi", tools=[tool], tool_choice="required", max_output_tokens=100)
+    called = client.responses.create(model=MODEL, input="Hi", tools=[tool], tool_choice="required", max_output_tokens=100, temperature=0)
     call = next(item for item in called.output if item.type == "function_call")
     assert json.loads(call.arguments)["city"] in ("Paris", "Oslo")
     assert raises(openai.BadRequestError, lambda: client.responses.create(model=MODEL, input="Hi", previous_response_id="r"))

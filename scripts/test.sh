@@ -4,6 +4,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# A build from nothing gains nothing from incremental compilation and would keep gigabytes for it.
+if [ -n "${CI:-}" ]; then export CARGO_INCREMENTAL=0; fi
+
+free_disk() { df -Pk . | awk 'NR == 2 { printf "%.1f GiB of disk free\n", $4 / 1048576 }'; }
+free_disk
+
 failed_steps=()
 step() {
   local name=$1
@@ -58,6 +64,7 @@ skipped=$((ignored + said_skipped))
 
 status=0
 echo
+free_disk
 if [ ${#failed_steps[@]} -gt 0 ]; then
   echo "failed steps: ${failed_steps[*]}"
   status=1

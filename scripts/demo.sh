@@ -31,7 +31,7 @@ step quantize "$model" --work-dir "$int8" --overwrite
 step compare "$model" "$int8" --windows 8 --window-len 512
 step generate "$int8" --chat --max-new-tokens 64 \
   -p "Hi, pls intro yourself" \
-  -p "What is the capital of France?"
+  -p "What is 2 + 3?"
 
 cat <<END
 

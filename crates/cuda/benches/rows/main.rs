@@ -11,6 +11,7 @@ use std::time::Instant;
 
 /// Sets of buffers that a measurement goes through.
 const SETS: usize = 4;
+
 fn main() -> Result<()> {
     let cuda = match Cuda::open(Options::default()) {
         Ok(cuda) => cuda,

@@ -5,9 +5,8 @@ use std::sync::mpsc::Sender;
 
 #[test]
 fn greedy_equals_transformers() {
-    for (overlap, run_ahead) in LOOPS {
-        let handle =
-            open("llama", &EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), ..options(100) });
+    for options in each_loop(options(100)) {
+        let handle = open("llama", &options);
         for (i, prompt) in prompts().iter().enumerate() {
             let (tokens, finish) = collect(handle.generate(request(prompt)).unwrap());
             assert_eq!((tokens, finish), (greedy("llama", i), Some(FinishReason::Length)));
@@ -59,18 +58,16 @@ fn answers_do_not_depend_on_circumstances() {
     for name in ["llama", "w8a8_rtn"] {
         let alone = alone(name);
         for (what, options) in variants() {
-            for (overlap, run_ahead) in LOOPS {
-                let (handle, gate) = gated(
-                    name,
-                    &EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), ..options.clone() },
-                );
-                assert_eq!(together(&handle, Some(gate)), alone, "{name}, {what}, overlap {overlap}");
+            for options in each_loop(options) {
+                let which = [options.overlap, options.run_ahead];
+                let (handle, gate) = gated(name, &options);
+                assert_eq!(together(&handle, Some(gate)), alone, "{name}, {what}, {which:?}");
                 // Again, now that prefixes are cached.
-                assert_eq!(together(&handle, None), alone, "{name}, {what}, overlap {overlap}, cached");
+                assert_eq!(together(&handle, None), alone, "{name}, {what}, {which:?}, cached");
                 let now = at_rest(&handle);
                 assert_eq!((now.finished_length, now.accepted), (18, 18));
                 if what == "few pages" {
-                    assert!(now.preemptions > 0, "{name}, overlap {overlap}: {now:?}");
+                    assert!(now.preemptions > 0, "{name}, {which:?}: {now:?}");
                 }
                 if options.speculate.is_some() {
                     assert!(now.drafts_accepted > 0 && now.drafts_accepted <= now.drafts_proposed, "{now:?}");
@@ -94,20 +91,21 @@ fn texts_that_stop_early_disturb_nobody() {
             None => (text.clone(), Some(FinishReason::Length)),
         }
     };
-    let loops = LOOPS.map(|(overlap, run_ahead)| (overlap, run_ahead, None));
-    for (overlap, run_ahead, speculate) in loops.into_iter().chain([(true, true, Some(4))]) {
-        let options = EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), speculate, ..options(100) };
+    let all = each_loop(options(100));
+    let guessing = EngineOptions { speculate: Some(4), ..all[2].clone() };
+    for options in all.into_iter().chain([guessing]) {
         let (handle, gate) = gated("llama", &options);
         let streams: Vec<_> = (0..24).map(|i| handle.generate(ask(i)).unwrap()).collect();
         drop(gate);
         for (i, stream) in streams.into_iter().enumerate() {
-            assert_eq!(collect(stream), expected(i), "request {i}, overlap {overlap}, guesses {speculate:?}");
+            assert_eq!(collect(stream), expected(i), "request {i}, {options:?}");
         }
         let now = at_rest(&handle);
         assert_eq!((now.finished_length, now.finished_stop), (8, 16));
-        let (ahead, guessing) = (run_ahead && speculate.is_none(), speculate.is_some());
+        let guessing = options.speculate.is_some();
+        let ahead = options.run_ahead == Some(true) && !guessing;
         assert_eq!(now.begun_ahead > 0, ahead, "{now:?}");
-        assert_eq!(now.prepared_again > 0, overlap && !ahead && !guessing, "{now:?}");
+        assert_eq!(now.prepared_again > 0, options.overlap == Some(true) && !ahead && !guessing, "{now:?}");
     }
 }
 

@@ -9,9 +9,8 @@ fn sampled(n: usize, seed: u64) -> Request {
 
 #[test]
 fn choice_i_is_the_request_with_seed_plus_i() {
-    for (overlap, run_ahead) in LOOPS {
-        let handle =
-            open("llama", &EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), ..options(100) });
+    for options in each_loop(options(100)) {
+        let handle = open("llama", &options);
         let choices = collect_all(handle.generate(sampled(5, 11)).unwrap(), 5);
         for (i, choice) in choices.iter().enumerate() {
             assert_eq!(choice, &collect(handle.generate(sampled(1, 11 + i as u64)).unwrap()));

@@ -7,14 +7,6 @@ use planish_text::Tokenizer;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-fn each_loop(options: EngineOptions) -> [EngineOptions; 3] {
-    LOOPS.map(|(overlap, run_ahead)| EngineOptions {
-        overlap: Some(overlap),
-        run_ahead: Some(run_ahead),
-        ..options.clone()
-    })
-}
-
 fn start(handle: &Handle, r: Request) -> Stream {
     handle.generate(r).unwrap()
 }

@@ -22,9 +22,8 @@ fn expected(handle: &Handle, context: &[u32], continuation: &[u32]) -> (f64, boo
 
 #[test]
 fn likelihoods_are_sums_of_scores() {
-    for (overlap, run_ahead) in LOOPS {
-        let handle =
-            open("llama", &EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), ..options(100) });
+    for options in each_loop(options(100)) {
+        let handle = open("llama", &options);
         let context = &prompts()[0][..33];
         let rows: Vec<f32> = handle.score(context.to_vec()).unwrap().flat_map(|c| c.unwrap().log_probs).collect();
         let likely = (0..256).max_by(|&a: &usize, &b| rows[32 * 256 + a].total_cmp(&rows[32 * 256 + b])).unwrap();

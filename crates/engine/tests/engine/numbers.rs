@@ -8,9 +8,8 @@ use planish_tensor::{DType, FloatMath, Memory, Preferences};
 
 #[test]
 fn counts_add_up() {
-    for (overlap, run_ahead) in LOOPS {
-        let handle =
-            open("llama", &EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), ..options(100) });
+    for options in each_loop(options(100)) {
+        let handle = open("llama", &options);
         let streams: Vec<_> = (0..4).map(|i| handle.generate(request(&prompts()[i % 2])).unwrap()).collect();
         streams.into_iter().for_each(|s| drop(collect(s)));
         let _ = failure(handle.generate(Request { n: 0, ..request(&[1]) }).unwrap());

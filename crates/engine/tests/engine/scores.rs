@@ -16,9 +16,8 @@ fn rows_from(handle: &Handle, tokens: &[u32], first: usize) -> Vec<f32> {
 
 #[test]
 fn scores_are_the_models_log_probabilities() {
-    for (overlap, run_ahead) in LOOPS {
-        let handle =
-            open("llama", &EngineOptions { overlap: Some(overlap), run_ahead: Some(run_ahead), ..options(100) });
+    for options in each_loop(options(100)) {
+        let handle = open("llama", &options);
         let rows = rows_from(&handle, &prompts()[0], 0);
         let logits = golden("llama", "logits_0");
         assert_eq!(rows.len(), logits.len());
@@ -61,9 +60,7 @@ fn texts_that_cannot_be_scored() {
 /// The reader of one score sleeps; the engine holds a few chunks for it and serves others meanwhile.
 #[test]
 fn a_score_that_nobody_reads_stops_itself_only() {
-    for (overlap, run_ahead) in LOOPS {
-        let options =
-            EngineOptions { step_rows: Some(4), overlap: Some(overlap), run_ahead: Some(run_ahead), ..options(12) };
+    for options in each_loop(EngineOptions { step_rows: Some(4), ..options(12) }) {
         let handle = open("llama", &options);
         let text: Vec<u32> = (0..90).map(|i| i * 5 % 256).collect();
         let expected = rows_from(&handle, &text, 0);

@@ -23,8 +23,14 @@ pub fn open(name: &str, options: &EngineOptions) -> Handle {
     Handle::start(Scalar, plan(name), &ModelFiles::open(&data(name)).unwrap(), options).unwrap()
 }
 
-/// The loops: one step after the other, the next prepared meanwhile, the next begun before it is known who goes on.
-pub const LOOPS: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
+/// The same in each loop: one step after the other, the next prepared meanwhile, the next begun before it is known who goes on.
+pub fn each_loop(options: EngineOptions) -> [EngineOptions; 3] {
+    [(false, false), (true, false), (true, true)].map(|(overlap, run_ahead)| EngineOptions {
+        overlap: Some(overlap),
+        run_ahead: Some(run_ahead),
+        ..options.clone()
+    })
+}
 
 /// As many pages of 16 tokens, and sequences of up to 96.
 pub fn options(kv_pages: usize) -> EngineOptions {

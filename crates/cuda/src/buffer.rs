@@ -37,7 +37,7 @@ impl Buffer {
     /// A copy of `bytes`.
     pub(crate) fn of(context: &Arc<Context>, bytes: &[u8], what: &str) -> Result<Buffer> {
         let buffer = Buffer::uninitialized(context, bytes.len(), what)?;
-        buffer.write(0, bytes)?;
+        buffer.fill(0, bytes)?;
         Ok(buffer)
     }
 
@@ -64,6 +64,16 @@ impl Buffer {
         match bytes.is_empty() {
             true => Ok(()),
             false => self.context.copy(self.address + at as u64, bytes),
+        }
+    }
+
+    /// Writes bytes of new memory from `at`, which nothing queued uses: queued work goes on meanwhile, later work sees them.
+    /// The source may be changed when this returns.
+    pub(crate) fn fill(&self, at: usize, bytes: &[u8]) -> Result<()> {
+        self.within(at, bytes.len())?;
+        match bytes.is_empty() {
+            true => Ok(()),
+            false => self.context.fill(self.address + at as u64, bytes),
         }
     }
 

@@ -146,11 +146,15 @@ pub fn info(ordinal: usize) -> Result<DeviceInfo> {
     })
 }
 
-/// The primary context of a device, and the one stream that all our work is queued on.
+/// The primary context of a device, the one stream that all our work is queued on, and one for copies beside it.
 pub(crate) struct Context {
     device: sys::CUdevice,
     context: sys::CUcontext,
     pub(crate) stream: sys::CUstream,
+    /// What is copied to new memory.
+    fills: sys::CUstream,
+    /// The end of the last of those copies.
+    filled: sys::CUevent,
     staging: Mutex<Option<Staging>>,
 }
 
@@ -165,11 +169,17 @@ impl Context {
         let mut context = std::ptr::null_mut();
         // SAFETY: the handle is given back in `drop`.
         check(unsafe { sys::cuDevicePrimaryCtxRetain(&mut context, device) }, "make a context")?;
-        let mut made = Context { device, context, stream: std::ptr::null_mut(), staging: Mutex::new(None) };
+        let (stream, fills, filled) = (std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null_mut());
+        let mut made = Context { device, context, stream, fills, filled, staging: Mutex::new(None) };
         made.enter()?;
         let flags = sys::CUstream_flags_enum::CU_STREAM_NON_BLOCKING as u32;
-        // SAFETY: writes one handle, destroyed in `drop`.
-        check(unsafe { sys::cuStreamCreate(&mut made.stream, flags) }, "make a stream")?;
+        let timeless = sys::CUevent_flags_enum::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: each writes one handle, destroyed in `drop`.
+        unsafe {
+            check(sys::cuStreamCreate(&mut made.stream, flags), "make a stream")?;
+            check(sys::cuStreamCreate(&mut made.fills, flags), "make a stream")?;
+            check(sys::cuEventCreate(&mut made.filled, timeless), "make an event")?;
+        }
         Ok(made)
     }
 
@@ -190,8 +200,22 @@ impl Context {
         check(unsafe { sys::cuStreamSynchronize(self.stream) }, "wait for the device")
     }
 
-    /// Queues a copy to `to`, which has room for it. The source may be changed when this returns.
+    /// Queues a copy to `to`, which has room for it, after all queued work. The source may be changed when this returns.
     pub(crate) fn copy(&self, to: sys::CUdeviceptr, bytes: &[u8]) -> Result<()> {
+        self.copy_by(self.stream, to, bytes)
+    }
+
+    /// The same to new memory, which nothing queued uses: beside what is queued, and before all that is queued later.
+    pub(crate) fn fill(&self, to: sys::CUdeviceptr, bytes: &[u8]) -> Result<()> {
+        self.copy_by(self.fills, to, bytes)?;
+        // SAFETY: all handles live as long as `self`. Another thread's copies may be waited for too.
+        unsafe {
+            check(sys::cuEventRecord(self.filled, self.fills), "record an event")?;
+            check(sys::cuStreamWaitEvent(self.stream, self.filled, 0), "wait for a copy")
+        }
+    }
+
+    fn copy_by(&self, stream: sys::CUstream, to: sys::CUdeviceptr, bytes: &[u8]) -> Result<()> {
         self.enter()?;
         if bytes.len() >= LARGE {
             let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
@@ -199,13 +223,15 @@ impl Context {
                 *staging = Some(Staging::new()?);
             }
             if let Some(staging) = staging.as_mut() {
-                return staging.copy(to, bytes, self.stream);
+                return staging.copy(to, bytes, stream);
             }
         }
         let from = bytes.as_ptr().cast::<c_void>();
         // SAFETY: the caller has checked the destination, and the wait ends the reading.
-        unsafe { check(sys::cuMemcpyHtoDAsync_v2(to, from, bytes.len(), self.stream), "copy to the device")? };
-        self.sync()
+        unsafe {
+            check(sys::cuMemcpyHtoDAsync_v2(to, from, bytes.len(), stream), "copy to the device")?;
+            check(sys::cuStreamSynchronize(stream), "wait for the device")
+        }
     }
 
     pub(crate) fn memory(&self) -> Result<Memory> {
@@ -219,13 +245,16 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: nothing uses the stream any more: buffers and modules hold the context by reference count.
+        // SAFETY: nothing uses the streams any more: buffers and modules hold the context by reference count.
         unsafe {
             let _ = sys::cuCtxSetCurrent(self.context);
             drop(self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take());
-            if !self.stream.is_null() {
-                let _ = sys::cuStreamSynchronize(self.stream);
-                let _ = sys::cuStreamDestroy_v2(self.stream);
+            for stream in [self.fills, self.stream].into_iter().filter(|stream| !stream.is_null()) {
+                let _ = sys::cuStreamSynchronize(stream);
+                let _ = sys::cuStreamDestroy_v2(stream);
+            }
+            if !self.filled.is_null() {
+                let _ = sys::cuEventDestroy_v2(self.filled);
             }
             let _ = sys::cuDevicePrimaryCtxRelease_v2(self.device);
         }

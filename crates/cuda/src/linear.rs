@@ -64,7 +64,7 @@ impl Linear {
             let bytes = widened.as_ref().unwrap_or(&part.weight).bytes();
             match interleaved {
                 true => weave(context, &weight, bytes, row, i)?,
-                false => weight.write(above * row, bytes)?,
+                false => weight.fill(above * row, bytes)?,
             }
             above += part.weight.shape()[0];
         }

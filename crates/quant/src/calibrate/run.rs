@@ -4,7 +4,7 @@ use super::fold::{FloatBlock, Smoothing, smoothed_inputs};
 use super::head::{self, Head};
 use super::hidden::Lane;
 use super::keys;
-use super::lines;
+use super::lines::{self, Next};
 use super::observe::Recording;
 use super::phases::Phases;
 use super::save::{self, Layout};
@@ -120,8 +120,9 @@ pub fn measure<B: Backend>(backend: &B, job: &Job<'_>, progress: Tell<'_, Progre
     job.runs_on(backend)?;
     let (mut run, layers) = (Run::fresh(backend, job)?, job.plan.layers);
     for layer in 0..layers {
-        let host = HostBlock::read(job.plan, job.source, layer)?;
-        run.block(layer, host, &mut |part| progress(Progress { layer, layers, part }))?;
+        let next = Next::read(backend, job.plan, job.source, layer)?;
+        run.phases.end(backend, "load")?;
+        run.block(layer, next, &mut |part| progress(Progress { layer, layers, part }))?;
         release_block(job.plan, job.source, layer);
     }
     let head = head::quantized(&mut run.lane, job, &run.streams)?;
@@ -208,13 +209,12 @@ impl<'a, 'j, B: Backend> Run<'a, 'j, B> {
     pub(super) fn block(
         &mut self,
         layer: usize,
-        host: HostBlock,
+        next: Next<B>,
         progress: Tell<'_, f64>,
     ) -> Result<Vec<(String, HostTensor)>> {
         let (lane, job, streams, phases) = (&mut self.lane, self.job, &mut self.streams, &mut self.phases);
         let (plan, backend, solver) = (job.plan, lane.backend, lane.solver);
-        let original = Block::load(backend, plan, layer, &host)?;
-        phases.end(backend, "load")?;
+        let Next { host, original } = next;
         let (mut statistics, sampled, experts) = calibrate(lane, job, layer, &original, streams, progress)?;
         phases.end(backend, "observe")?;
         lane.advance(&original, FloatMath::F32, &mut streams.original)?;

@@ -115,14 +115,14 @@ impl<B: Backend> States<B> {
 }
 
 /// Bytes that work on one block takes on a device at most: statistics, factors, the block in f32 (twice while it is
-/// packed), and the walk over its largest weight.
+/// packed), the next one, and the walk over its largest weight.
 pub fn block_bytes(plan: &Plan) -> u64 {
     let of_layer = |layer: usize| {
         let sizes = || plan.roles(layer).into_iter().map(|role| plan.linear_size(role)).map(|(n, k)| (n * k) as u64);
         let squares = || plan.inputs(layer).into_iter().map(|input| (plan.input_width(input) as u64).pow(2));
         let (weights, largest) = (sizes().sum::<u64>(), sizes().max().unwrap_or(0));
         let (grams, square) = (squares().sum::<u64>(), squares().max().unwrap_or(0));
-        4 * (2 * weights + 4 * largest + grams + 2 * square)
+        4 * (3 * weights + 4 * largest + grams + 2 * square)
     };
     (0..plan.layers).map(of_layer).max().unwrap_or(0) + (2 << 30)
 }

@@ -26,63 +26,69 @@ struct Each {
     const Attention& a;
     const TensorMap *k_map, *v_map;
     Tile tile;
-    int head, page_size, shift;
+    int head, shift;        // a page has 1 << shift keys
     const unsigned* table;
     int pages;              // entries of the table
-    int page_base;          // the first of 32 pages
+    int window;             // the first of 32 pages
     unsigned page;          // this lane's of them
     unsigned data, scales, others, full; // this warp's stages in shared memory
     const float *scale_at, *others_at;   // as the program sees `scales` and `others`
-    // The next piece to copy, of a segment's eight: four of keys, then four of values. Then pieces so far.
-    int next_segment, next_piece, last_segment;
-    int issued, used;
+    // Pieces are counted from the sequence's start. The next to copy is one of the keys, or the values, of the segment
+    // [begin, until).
+    int next, begin, until, end;
+    bool values;
+    int stage, parity; // of the oldest piece that was copied, whose place the next will have
 
     // ---- copying
 
-    __device__ __forceinline__ bool some(int segment, int piece) const {
-        int key = segment * SEGMENT + piece % PIECES * KEYS;
-        return key < tile.hi && key + KEYS > tile.lo;
+    __device__ __forceinline__ bool some(int piece) const { return piece >= tile.lo / KEYS && piece < end; }
+
+    // Looks up the pages of a segment, if that before it was not among the same 32.
+    __device__ __forceinline__ void look_up() {
+        int first = begin * KEYS >> shift;
+        if (first < window + 32) return;
+        window = first & ~31;
+        int mine = window + (threadIdx.x & 31);
+        page = mine < pages ? __ldg(table + mine) : 0;
     }
 
-    // Queues the next piece, if there is one, into the stage that the oldest one left.
+    // Queues the next piece, if there is one.
     __device__ __forceinline__ void issue() {
-        while (next_segment < last_segment && !some(next_segment, next_piece)) step();
-        if (next_segment >= last_segment) return;
-        int key = next_segment * SEGMENT + next_piece % PIECES * KEYS, number = key >> shift;
-        if (number < page_base || number >= page_base + 32) {
-            page_base = number & ~31;
-            int mine = page_base + (threadIdx.x & 31);
-            page = mine < pages ? __ldg(table + mine) : 0;
-        }
-        unsigned its = __shfl_sync(~0u, page, number - page_base);
-        if ((threadIdx.x & 31) == 0) {
-            int row = (its * a.nkv + head) * page_size + (key & (page_size - 1));
-            int stage = issued % STAGES;
-            unsigned barrier = full + stage * 8;
-            bool keys = next_piece < PIECES;
-            barrier_expect(barrier, DATA + (keys ? 2 * SCALES : 0));
-            load_box(data + stage * DATA, keys ? k_map : v_map, 0, row, barrier, 0, policy_evict_first());
-            if (keys) {
-                unsigned other = others + (next_segment % 2 * PIECES + next_piece) * SCALES;
+        if (begin == end) return;
+        int key = next * KEYS;
+        unsigned its = __shfl_sync(~0u, page, (key >> shift) & 31);
+        if (elected()) {
+            int row = ((its * a.nkv + head) << shift) + (key & ((1 << shift) - 1));
+            unsigned barrier = full + stage * 8, to = data + stage * DATA;
+            if (values) {
+                barrier_expect(barrier, DATA);
+                load_box(to, v_map, 0, row, barrier, 0, policy_evict_first());
+            } else {
+                barrier_expect(barrier, DATA + 2 * SCALES);
+                load_box(to, k_map, 0, row, barrier, 0, policy_evict_first());
                 load_run(scales + stage * SCALES, a.k_scales + row, SCALES, barrier);
-                load_run(other, a.v_scales + row, SCALES, barrier);
+                load_run(others + next % (2 * PIECES) * SCALES, a.v_scales + row, SCALES, barrier);
             }
         }
-        issued++;
-        step();
+        __syncwarp();
+        if (++next < until) return;
+        next = begin, values = !values;
+        if (values) return;
+        next = begin = until, until = min(until + PIECES, end);
+        look_up();
     }
-    __device__ __forceinline__ void step() {
-        if (++next_piece == 2 * PIECES) next_piece = 0, next_segment++;
+    __device__ __forceinline__ void turn() {
+        if (++stage == STAGES) stage = 0, parity ^= 1;
     }
-    __device__ __forceinline__ unsigned next() const {
-        barrier_wait(full + used % STAGES * 8, used / STAGES & 1);
-        return data + used % STAGES * DATA;
+    __device__ __forceinline__ unsigned arrived() const {
+        barrier_wait(full + stage * 8, parity);
+        return data + stage * DATA;
     }
     // All lanes have read the stage.
     __device__ __forceinline__ void done() {
         __syncwarp();
-        used++;
         issue();
+        turn();
     }
 
     // ---- the products
@@ -207,24 +213,21 @@ struct Each {
     }
 
     // Scales, caps and masks the scores of a piece.
-    __device__ __forceinline__ void finish(float (*s)[4], int key, int start, int end, const Rule& rule) const {
+    __device__ __forceinline__ void finish(float (*s)[4], int key, const Rule& rule) const {
         int g = (threadIdx.x & 31) / 4;
-        const float* at = scale_at + used % STAGES * (SCALES / 4);
-        bool whole = key >= start && key + KEYS <= end;
+        const float* at = scale_at + stage * (SCALES / 4) + g;
 #pragma unroll
-        for (int t = 0; t < 2; t++) {
+        for (int i = 0; i < 8; i++) s[i / 4][i % 4] = rule.score(s[i / 4][i % 4], at[i / 2 * 8]);
+        if (rule.capped) {
 #pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int place = 16 * t + 8 * h + g;
-                float scale = at[place];
-                bool seen = whole || (key + place >= start && key + place < end);
+            for (int i = 0; i < 8; i++) s[i / 4][i % 4] = rule.cap(s[i / 4][i % 4]);
+        }
+        // One token: all its heads see the same keys.
+        if (key >= tile.lo && key + KEYS <= tile.hi) return;
 #pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    float x = rule.score(s[t][2 * h + e], scale);
-                    if (rule.capped) x = rule.cap(x);
-                    s[t][2 * h + e] = seen ? x : NEVER;
-                }
-            }
+        for (int i = 0; i < 8; i++) {
+            int its = key + i / 2 * 8 + g;
+            if (its < tile.lo || its >= tile.hi) s[i / 4][i % 4] = NEVER;
         }
     }
 
@@ -256,33 +259,33 @@ struct Each {
 
     __device__ __forceinline__ void attend() {
         Rule rule = Rule::of<Cache>(a);
-        int start = tile.lo, end = tile.hi; // one token: all its heads see the same keys
         unsigned q[CHUNKS][2];
         load_queries(q);
         float all[CHUNKS][4] = {}, all_m[2] = {NEVER, NEVER}, all_l[2] = {};
-        for (int segment = tile.lo / SEGMENT; segment < last_segment; segment++) {
+        for (int segment = tile.lo / SEGMENT; segment * SEGMENT < tile.hi; segment++) {
             unsigned p[TILES][2];
             float m[2], l[2];
             {
                 float s[TILES][4];
 #pragma unroll
-                for (int piece = 0; piece < PIECES; piece++) {
-                    if (!some(segment, piece)) {
+                for (int i = 0; i < PIECES; i++) {
+                    int piece = segment * PIECES + i;
+                    if (!some(piece)) {
 #pragma unroll
-                        for (int i = 0; i < 8; i++) s[2 * piece + i / 4][i % 4] = NEVER;
+                        for (int j = 0; j < 8; j++) s[2 * i + j / 4][j % 4] = NEVER;
                         continue;
                     }
-                    score(s + 2 * piece, q, next());
-                    finish(s + 2 * piece, segment * SEGMENT + piece * KEYS, start, end, rule);
+                    score(s + 2 * i, q, arrived());
+                    finish(s + 2 * i, piece * KEYS, rule);
                     done();
                 }
                 weigh(s, others_at + segment % 2 * SEGMENT, rule, p, m, l);
             }
             float o[CHUNKS][4] = {};
 #pragma unroll
-            for (int piece = 0; piece < PIECES; piece++) {
-                if (!some(segment, piece)) continue;
-                add(o, p + 2 * piece, next());
+            for (int i = 0; i < PIECES; i++) {
+                if (!some(segment * PIECES + i)) continue;
+                add(o, p + 2 * i, arrived());
                 done();
             }
             float x[2], y[2];
@@ -300,34 +303,37 @@ struct Each {
 
     __device__ static void run(const Attention& a, const TensorMap* k_map, const TensorMap* v_map) {
         extern __shared__ char memory[];
-        int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, task = blockIdx.x * WARPS + warp;
+        // The compiler is told that all lanes have the same warp.
+        int lane = threadIdx.x & 31, warp = __shfl_sync(~0u, threadIdx.x >> 5, 0), task = blockIdx.x * WARPS + warp;
         if (task >= a.tiles * a.nkv) return grid_wait();
         unsigned base = shared_address(memory), up = (1024 - base % 1024) % 1024;
         unsigned ends = base + up + WARPS * STAGES * DATA;
         Each e{a, k_map, v_map};
         e.head = task % a.nkv;
         e.tile = find_tile(a, task / a.nkv, 16, e.head);
-        e.page_size = __ldg(a.header + 4);
-        e.shift = 31 - __clz(e.page_size);
+        e.shift = 31 - __clz(__ldg(a.header + 4));
         e.pages = __ldg(a.header + 3);
         e.table = a.page_tables + (size_t)e.tile.seq * e.pages;
-        e.page_base = 1 << 30;
+        e.window = -32;
         e.data = base + up + warp * STAGES * DATA;
         e.scales = ends + warp * STAGES * SCALES;
         e.scale_at = (const float*)(memory + (e.scales - base));
         e.others = ends + WARPS * STAGES * SCALES + warp * OTHERS;
         e.others_at = (const float*)(memory + (e.others - base));
         e.full = ends + WARPS * (STAGES * SCALES + OTHERS) + warp * STAGES * 8;
-        e.next_segment = e.tile.lo / SEGMENT, e.next_piece = 0, e.last_segment = (e.tile.hi + SEGMENT - 1) / SEGMENT;
-        e.issued = e.used = 0;
+        e.next = e.begin = e.tile.lo / KEYS, e.end = (e.tile.hi + KEYS - 1) / KEYS;
+        e.until = min((e.begin / PIECES + 1) * PIECES, e.end), e.values = false;
+        e.stage = e.parity = 0;
         if (lane < STAGES) barrier_init(e.full + 8 * lane, 1);
         barrier_init_done();
         __syncwarp();
         // Keys of earlier steps were written before this step began: their copies need not wait for the kernel before.
         bool old = (e.tile.lo / SEGMENT + 1) * SEGMENT < e.tile.hi;
         if (!old) grid_wait();
+        if (e.begin < e.end) e.look_up();
 #pragma unroll
-        for (int i = 0; i < STAGES; i++) e.issue();
+        for (int i = 0; i < STAGES; i++) e.issue(), e.turn();
+        e.parity = 0; // the first piece's
         if (old) grid_wait();
         e.attend();
     }

@@ -8,6 +8,14 @@ struct alignas(64) TensorMap {
     uint64_t words[16];
 };
 
+// True in one lane of a warp, all of whose lanes call. The compiler sees that what follows is done once; of other
+// conditions that single out a lane it does not, and surrounds each copy with a loop over lanes.
+__device__ __forceinline__ bool elected() {
+    uint32_t one;
+    asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(one));
+    return one != 0;
+}
+
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }

@@ -266,27 +266,31 @@ struct Each {
             unsigned p[TILES][2];
             float m[2], l[2];
             {
-                float s[TILES][4];
-#pragma unroll
+                // Rolled, so that the instructions of a segment fit into the cache for them: the newest scores come last.
+                float s[TILES][4] = {};
+#pragma unroll 1
                 for (int i = 0; i < PIECES; i++) {
-                    int piece = segment * PIECES + i;
-                    if (!some(piece)) {
 #pragma unroll
-                        for (int j = 0; j < 8; j++) s[2 * i + j / 4][j % 4] = NEVER;
-                        continue;
+                    for (int j = 0; j < TILES * 4 - 8; j++) s[j / 4][j % 4] = s[j / 4 + 2][j % 4];
+                    float(*its)[4] = s + TILES - 2;
+                    int piece = segment * PIECES + i;
+                    if (some(piece)) {
+                        score(its, q, arrived());
+                        finish(its, piece * KEYS, rule);
+                        done();
+                    } else {
+#pragma unroll
+                        for (int j = 0; j < 8; j++) its[j / 4][j % 4] = NEVER;
                     }
-                    score(s + 2 * i, q, arrived());
-                    finish(s + 2 * i, piece * KEYS, rule);
-                    done();
                 }
                 weigh(s, others_at + segment % 2 * SEGMENT, rule, p, m, l);
             }
             float o[CHUNKS][4] = {};
-#pragma unroll
+#pragma unroll 1
             for (int i = 0; i < PIECES; i++) {
-                if (!some(segment * PIECES + i)) continue;
-                add(o, p + 2 * i, arrived());
-                done();
+                if (some(segment * PIECES + i)) add(o, p, arrived()), done();
+#pragma unroll
+                for (int j = 0; j < 2 * TILES - 4; j++) p[j / 2][j % 2] = p[j / 2 + 2][j % 2];
             }
             float x[2], y[2];
 #pragma unroll

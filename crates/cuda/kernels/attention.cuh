@@ -17,7 +17,7 @@ enum Take { TAKE_ALL = 0, TAKE_FEW = 1, TAKE_MANY = 2, TAKE_ONE = 3 };
 // token r / group.
 struct Attention {
     const float* qkv;             // [t, (nq + 2 nkv) d]
-    const unsigned short* queries; // [t, nq d], bf16 in the order of the cache's places, in place of those in qkv; or null
+    const unsigned short* queries; // [t, nq d] in 16 bits, in the order of the cache's places, in place of those in qkv; or null
     const void* k;                // pages of [nkv, page_size, d]
     const void* v;
     const float* k_scales;        // pages of [nkv, page_size], or null

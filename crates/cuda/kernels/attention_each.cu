@@ -4,6 +4,7 @@
 // instructions and queries their columns, of which there are but a few; the copy engine brings 32 keys or values at a
 // time into a ring of the warp's own.
 // Results equal those of the other kernels of this family to the bit: sums run in the same order, see `sum_of`.
+#define CONVERTS_E4M3
 #include "attention_mma.cuh"
 #include "copy_engine.cuh"
 
@@ -117,8 +118,8 @@ struct Each {
             }
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                multiply(s[0], k[0][h], q[i + h][0], q[i + h][1]);
-                multiply(s[1], k[1][h], q[i + h][0], q[i + h][1]);
+                multiply<Cache>(s[0], k[0][h], q[i + h][0], q[i + h][1]);
+                multiply<Cache>(s[1], k[1][h], q[i + h][0], q[i + h][1]);
             }
         }
     }
@@ -142,8 +143,8 @@ struct Each {
             }
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                multiply(o[i], v[0][h], p[h][0], p[h][1]);
-                multiply(o[i + 1], v[1][h], p[h][0], p[h][1]);
+                multiply<Cache>(o[i], v[0][h], p[h][0], p[h][1]);
+                multiply<Cache>(o[i + 1], v[1][h], p[h][0], p[h][1]);
             }
         }
     }
@@ -207,7 +208,7 @@ struct Each {
                     // A masked key's scale may be anything.
                     if (w[e] != 0.0f) w[e] = __fmul_rn(w[e], scale);
                 }
-                p[t][h] = turned(pack_bf16(w[0], w[1]));
+                p[t][h] = turned(pack<Cache>(w[0], w[1]));
             }
         }
     }
@@ -239,8 +240,8 @@ struct Each {
 #pragma unroll
         for (int i = 0; i < CHUNKS; i++) {
             float4 x = g < tile.rows ? *(const float4*)(from + 16 * i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            q[i][0] = pack_bf16(x.x, x.z);
-            q[i][1] = pack_bf16(x.y, x.w);
+            q[i][0] = pack_queries<Cache>(x.x, x.z);
+            q[i][1] = pack_queries<Cache>(x.y, x.w);
         }
     }
 

@@ -180,7 +180,7 @@ struct Few {
                         if (Cache::CODES && w[e] != 0.0f) w[e] = __fmul_rn(w[e], v_scale[i >> 1][(i & 1) * 2 + e]);
                     }
                     int place = (i >> 1) * PIECE + 16 * warp + 8 * (i & 1) + 2 * c;
-                    *(unsigned*)(p_at + (lane / 4 + 8 * h) * pitch_of(2 * SEGMENT) + place * 2) = pack_bf16(w[0], w[1]);
+                    *(unsigned*)(p_at + (lane / 4 + 8 * h) * pitch_of(2 * SEGMENT) + place * 2) = pack<Cache>(w[0], w[1]);
                 }
                 sums[((lane / 4 + 8 * h) * 4 + c) * 4 + warp] = sum;
             }

@@ -84,7 +84,7 @@ struct HopperWork : HopperCopies<Cache, D> {
 #pragma unroll
                 for (int i = 0; i < D / 16; i++) {
                     unsigned across = i / 4 * (SEGMENT * 128) + i % 4 * 32;
-                    score_step(s, matrix(q_at + across, 16), matrix(ring + stage * UNIT + across, 16), i > 0);
+                    score_step<Cache>(s, matrix(q_at + across, 16), matrix(ring + stage * UNIT + across, 16), i > 0);
                 }
                 products_commit();
                 products_wait(s);
@@ -110,7 +110,7 @@ struct HopperWork : HopperCopies<Cache, D> {
                 products_begin();
 #pragma unroll
                 for (int i = 0; i < SEGMENT / 16; i++) {
-                    value_step(o, p[i], matrix(ring + stage * UNIT + i * 2048, SEGMENT * 128), i > 0);
+                    value_step<Cache>(o, p[i], matrix(ring + stage * UNIT + i * 2048, SEGMENT * 128), i > 0);
                 }
                 products_commit();
                 products_wait(o);

@@ -1,5 +1,6 @@
 // What a block of the kernel for many rows on Hopper holds in shared memory, and the order in which blocks take tiles.
 #pragma once
+#define CONVERTS_E4M3
 #include "attention_mma.cuh"
 #include "copy_engine.cuh"
 
@@ -75,7 +76,7 @@ struct Hopper {
         for (int i = 0; i < CHECKS; i++) barrier_init(checked + i * 8, CHECKING);
     }
 
-    // Where a chunk of 16 bytes of bf16 stands in a matrix of `rows`.
+    // Where a chunk of eight 16-bit numbers stands in a matrix of `rows`.
     __device__ __forceinline__ static unsigned place_of_chunk(int rows, int row, int chunk) {
         return (chunk >> 3) * rows * 128 + row * 128 + ((chunk & 7) ^ (row & 7)) * 16;
     }

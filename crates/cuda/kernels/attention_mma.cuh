@@ -1,8 +1,10 @@
-// Fragments for bf16 tensor cores from caches of bf16, int8 and e4m3, and the copying of pieces of 64 keys.
-// 8-bit codes are widened to bf16 in registers, which is exact. The channels of a step of 16 then come in the order
-// that spares byte permutations: q is laid out alike, and output channels are put back when they are written.
+// Fragments for tensor cores from caches of bf16, int8 and e4m3, and the copying of pieces of 64 keys.
+// 8-bit codes are widened to f16 in registers, which is exact, and queries and weights are rounded to that: three bits more
+// than bf16 has, and fewer instructions a code. The channels of a step of 16 then come in the order that spares byte
+// permutations: q is laid out alike, and output channels are put back when they are written.
 #pragma once
 #include "attention.cuh"
+#include "half_range.cuh"
 #include "channel_order.cuh"
 #include "shared_address.cuh"
 
@@ -49,45 +51,53 @@ __device__ __forceinline__ void load_4_turned(unsigned (&r)[4], unsigned at) {
                  : "memory");
 }
 
+template <class Cache>
 __device__ __forceinline__ void multiply(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#define MULTIPLY(TYPE)                                                                                                \
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." TYPE "." TYPE ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                              \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+    if constexpr (Cache::CODES) MULTIPLY("f16");
+    else MULTIPLY("bf16");
+#undef MULTIPLY
 }
 
-__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+// Two numbers as the tensor cores take them.
+template <class Cache>
+__device__ __forceinline__ unsigned pack(float low, float high) {
     unsigned r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    if constexpr (Cache::CODES) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+    else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
     return r;
 }
 
-// The chosen bits of two bf16 of 128. The constant comes from a register that the compiler does not look into: an
-// instruction holds one constant, and for two it would make two.
-__device__ __forceinline__ unsigned chosen_or_128(unsigned x, unsigned bits) {
-    unsigned y, of_128;
-    asm volatile("mov.b32 %0, 0x43004300;" : "=r"(of_128));
-    asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(y) : "r"(x), "r"(bits), "r"(of_128));
-    return y;
+// The same of queries, of which none that is finite becomes infinite.
+template <class Cache>
+__device__ __forceinline__ unsigned pack_queries(float low, float high) {
+    return Cache::CODES ? pack<Cache>(within_f16(low), within_f16(high)) : pack<Cache>(low, high);
 }
 
-// Four codes as two pairs of bf16: bytes 0 and 2, bytes 1 and 3.
+// Four codes as two pairs of f16: bytes 0 and 2, bytes 1 and 3.
 template <class Cache>
 __device__ __forceinline__ void widen(unsigned w, unsigned& even, unsigned& odd) {
-    if constexpr (Cache::E4M3) {
-        // Sign, exponent and digits to their places, then the exponent's bias: exact, subnormals too.
-        const unsigned bias = 0x7B807B80u, zero = 0x80008000u; // 2^120, -0
-        unsigned e = (w << 4 & 0x07F007F0u) | (w << 8 & 0x80008000u);
-        unsigned o = (w >> 4 & 0x07F007F0u) | (w & 0x80008000u);
-        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(even) : "r"(e), "r"(bias), "r"(zero));
-        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(odd) : "r"(o), "r"(bias), "r"(zero));
+    if constexpr (!Cache::E4M3) {
+        // f16 from 1024 to 2047 have a last digit of 1: 1024 + (128 + code), less 1152.
+        unsigned places = w ^ 0x80808080u;
+        asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(even) : "r"(__byte_perm(places, 0x64646464u, 0x4240)), "r"(0x64806480u));
+        asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(odd) : "r"(__byte_perm(places, 0x64646464u, 0x4341)), "r"(0x64806480u));
     } else {
-        // 128 + the low seven bits, less 128, or 256 if the sign bit is set: bf16's last digit is 1 up to 256.
-        const unsigned ones = 0xBF80BF80u; // -1
-        unsigned h = w >> 8;
-        unsigned e = chosen_or_128(w, 0x007F007Fu), es = chosen_or_128(w, 0x00800080u);
-        unsigned o = chosen_or_128(h, 0x007F007Fu), os = chosen_or_128(h, 0x00800080u);
-        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(even) : "r"(es), "r"(ones), "r"(e));
-        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(odd) : "r"(os), "r"(ones), "r"(o));
+#ifdef CONVERTS_E4M3
+        asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %2;\n"
+            "cvt.rn.f16x2.e4m3x2 %0, low;\ncvt.rn.f16x2.e4m3x2 %1, high;\n}"
+            : "=r"(even), "=r"(odd)
+            : "r"(__byte_perm(w, 0, 0x3120)));
+#else
+        // Sign, exponent and digits to their places, then the exponent's bias, 2^8: exact, subnormals too.
+        unsigned e = (w << 7 & 0x3F803F80u) | (w << 8 & 0x80008000u);
+        unsigned o = (w >> 1 & 0x3F803F80u) | (w & 0x80008000u);
+        asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(even) : "r"(e), "r"(0x5C005C00u));
+        asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(odd) : "r"(o), "r"(0x5C005C00u));
+#endif
     }
 }
 
@@ -113,25 +123,25 @@ __device__ __forceinline__ void score_steps(
     if constexpr (!Cache::CODES) {
         unsigned at = piece + (keys + (lane & 7) + (lane >> 4) * 8) * PITCH + (lane >> 3 & 1) * 16 + i * 32;
         load_4(b, at);
-        multiply(s0, q[0], b[0], b[1]);
-        multiply(s1, q[0], b[2], b[3]);
+        multiply<Cache>(s0, q[0], b[0], b[1]);
+        multiply<Cache>(s1, q[0], b[2], b[3]);
         if (!two) return;
         load_4(b, at + 32);
-        multiply(s0, q[1], b[0], b[1]);
-        multiply(s1, q[1], b[2], b[3]);
+        multiply<Cache>(s0, q[1], b[0], b[1]);
+        multiply<Cache>(s1, q[1], b[2], b[3]);
     } else {
         unsigned even, odd;
         // For a last step alone the load reads it twice.
         load_4(b, piece + (keys + (lane & 15)) * PITCH + (i + (two ? lane >> 4 : 0)) * 16);
         widen<Cache>(b[0], even, odd);
-        multiply(s0, q[0], even, odd);
+        multiply<Cache>(s0, q[0], even, odd);
         widen<Cache>(b[1], even, odd);
-        multiply(s1, q[0], even, odd);
+        multiply<Cache>(s1, q[0], even, odd);
         if (!two) return;
         widen<Cache>(b[2], even, odd);
-        multiply(s0, q[1], even, odd);
+        multiply<Cache>(s0, q[1], even, odd);
         widen<Cache>(b[3], even, odd);
-        multiply(s1, q[1], even, odd);
+        multiply<Cache>(s1, q[1], even, odd);
     }
 }
 
@@ -146,30 +156,32 @@ __device__ __forceinline__ void add_32(
         unsigned at = piece + (keys + (lane & 15)) * PITCH + channels * 2 + (lane >> 4) * 16;
         unsigned b[4];
         load_4_turned(b, at);
-        multiply(o0, p0, b[0], b[1]);
-        multiply(o1, p0, b[2], b[3]);
+        multiply<Cache>(o0, p0, b[0], b[1]);
+        multiply<Cache>(o1, p0, b[2], b[3]);
         load_4_turned(b, at + 16 * PITCH);
-        multiply(o0, p1, b[0], b[1]);
-        multiply(o1, p1, b[2], b[3]);
+        multiply<Cache>(o0, p1, b[0], b[1]);
+        multiply<Cache>(o1, p1, b[2], b[3]);
     } else {
         unsigned at = piece + (keys + lane) * PITCH + channels;
         unsigned b[4], e0, e1, o_0, o_1;
         load_4_turned(b, at);
         widen<Cache>(b[0], e0, o_0);
         widen<Cache>(b[1], e1, o_1);
-        multiply(o0, p0, e0, e1);
-        multiply(o1, p0, o_0, o_1);
+        multiply<Cache>(o0, p0, e0, e1);
+        multiply<Cache>(o1, p0, o_0, o_1);
         widen<Cache>(b[2], e0, o_0);
         widen<Cache>(b[3], e1, o_1);
-        multiply(o0, p1, e0, e1);
-        multiply(o1, p1, o_0, o_1);
+        multiply<Cache>(o0, p1, e0, e1);
+        multiply<Cache>(o1, p1, o_0, o_1);
     }
 }
 
 // How scores become weights: 2^(s c - m). A plain score stays as it is and is scaled by `c` in the exponent; others
 // are in units of log2 already, and c is 1.
+// Over codes weights are 64 times as large: times the scale of small values they are then still numbers that f16 has to
+// the full (from values of 1e-6 or so to 1e5).
 struct Rule {
-    float factor, c, top, per_top;
+    float factor, c, top, per_top, less;
     bool early, capped; // the factor is multiplied before the maximum
     template <class Cache>
     __device__ __forceinline__ static Rule of(const Attention& a) {
@@ -178,6 +190,7 @@ struct Rule {
         r.early = Cache::CODES || r.capped || !(a.scale > 0.0f);
         r.factor = r.capped ? a.scale : __fmul_rn(a.scale, LOG2_E);
         r.c = r.early ? 1.0f : r.factor;
+        r.less = Cache::CODES ? 6.0f : 0.0f;
         r.top = __fmul_rn(a.softcap, LOG2_E);
         r.per_top = r.capped ? __frcp_rn(a.softcap) : 0.0f;
         return r;
@@ -188,11 +201,11 @@ struct Rule {
     }
     __device__ __forceinline__ float cap(float x) const { return __fmul_rn(tanh_fast(__fmul_rn(x, per_top)), top); }
     __device__ __forceinline__ float weight(float s, float base) const { return exp2_fast(__fmaf_rn(s, c, -base)); }
-    // The maximum in units of log2, and what is subtracted: 0 if no key was seen.
-    __device__ __forceinline__ float maximum(float most) const { return __fmul_rn(most, c); }
+    // The maximum in units of log2, which is subtracted (0 if no key was seen), less `less`.
+    __device__ __forceinline__ float maximum(float most) const { return __fsub_rn(__fmul_rn(most, c), less); }
 };
 
-// Writes 16 query rows of a tile, from `first`, to shared memory as bf16; rows past the end are zeros.
+// Writes query rows of a tile to shared memory in 16 bits; rows past the end are zeros.
 template <class Cache, int D>
 __device__ __forceinline__ void stage_queries(
     const Attention& a, const Tile& tile, int kv_head, char* to, int rows, int width) {
@@ -212,10 +225,10 @@ __device__ __forceinline__ void stage_queries(
         char* at = to + row * PITCH + (c & ~15) * 2;
         if constexpr (Cache::CODES) {
             // Places of four neighbours: (0, 2) and (1, 3) are pairs.
-            *(unsigned*)(at + place_of<Cache>(c & 15) * 2) = pack_bf16(x.x, x.z);
-            *(unsigned*)(at + place_of<Cache>((c & 15) + 1) * 2) = pack_bf16(x.y, x.w);
+            *(unsigned*)(at + place_of<Cache>(c & 15) * 2) = pack_queries<Cache>(x.x, x.z);
+            *(unsigned*)(at + place_of<Cache>((c & 15) + 1) * 2) = pack_queries<Cache>(x.y, x.w);
         } else {
-            *(uint2*)(at + (c & 15) * 2) = make_uint2(pack_bf16(x.x, x.y), pack_bf16(x.z, x.w));
+            *(uint2*)(at + (c & 15) * 2) = make_uint2(pack_queries<Cache>(x.x, x.y), pack_queries<Cache>(x.z, x.w));
         }
     }
 }
@@ -386,7 +399,7 @@ __device__ __forceinline__ void weigh(
                 // A masked key's scale may be anything.
                 if (Cache::CODES && w[e] != 0.0f) w[e] = __fmul_rn(w[e], scales[SEGMENT + 8 * j + 2 * c + e]);
             }
-            p[j / 2][(j & 1) * 2 + h] = pack_bf16(w[0], w[1]);
+            p[j / 2][(j & 1) * 2 + h] = pack<Cache>(w[0], w[1]);
         }
     }
 #pragma unroll

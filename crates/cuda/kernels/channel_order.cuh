@@ -1,4 +1,4 @@
-// Where 8-bit codes, once they are widened to bf16 in registers, leave the channels of a step of 16.
+// Where 8-bit codes, once they are widened to f16 in registers, leave the channels of a step of 16.
 #pragma once
 
 // Of channel `i`: pairs are the first and third, the second and fourth of four neighbours.

@@ -1,7 +1,8 @@
 // Rotates q and k of each token and stores k and v in the pages; a warp takes one head of a token after another.
 // The arithmetic is that of the reference, product by product, so that 8-bit codes agree.
-// q may go to a place of its own, rounded to bf16 as attention would: what is in qkv then stays as it was.
+// q may go to a place of its own, rounded to 16 bits as attention would: what is in qkv then stays as it was.
 #include "channel_order.cuh"
+#include "half_range.cuh"
 #include "dependency.cuh"
 
 enum KvType { KV_F32 = 0, KV_BF16 = 1, KV_I8 = 2, KV_E4M3 = 3 };
@@ -29,6 +30,16 @@ __device__ __forceinline__ unsigned bf16_pair(float low, float high) {
     return to_bf16(low) | (unsigned)to_bf16(high) << 16;
 }
 
+__device__ __forceinline__ unsigned short to_f16(float x) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(within_f16(x)));
+    return bits;
+}
+
+__device__ __forceinline__ unsigned f16_pair(float low, float high) {
+    return to_f16(low) | (unsigned)to_f16(high) << 16;
+}
+
 // N neighbouring channels of a lane at a time.
 template <int N>
 struct Group {
@@ -45,16 +56,16 @@ struct Group {
         if constexpr (N == 4) *(float4*)to = make_float4(x[0], x[1], x[2], x[3]);
         else *to = x[0];
     }
-    // As bf16 to channel c of a row, or to the places that widened codes have.
-    __device__ __forceinline__ void round(unsigned short* row, int c, bool places) const {
-        if constexpr (N == 4) {
-            unsigned low = bf16_pair(x[0], x[places ? 2 : 1]), high = bf16_pair(x[places ? 1 : 2], x[3]);
-            unsigned short* place = row + (c & ~15) + place_of_code(c & 15);
-            if (places) *(unsigned*)place = low, *(unsigned*)(place + 8) = high;
-            else *(uint2*)(row + c) = make_uint2(low, high);
-        } else {
-            row[places ? (c & ~15) + place_of_code(c & 15) : c] = to_bf16(x[0]);
-        }
+    // As bf16 to channel c of a row.
+    __device__ __forceinline__ void round(unsigned short* row, int c) const {
+        if constexpr (N == 4) *(uint2*)(row + c) = make_uint2(bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]));
+        else row[c] = to_bf16(x[0]);
+    }
+    // As f16 to the places that widened codes have.
+    __device__ __forceinline__ void place(unsigned short* row, int c) const {
+        unsigned short* to = row + (c & ~15) + place_of_code(c & 15);
+        if constexpr (N == 4) *(unsigned*)to = f16_pair(x[0], x[2]), *(unsigned*)(to + 8) = f16_pair(x[1], x[3]);
+        else *to = to_f16(x[0]);
     }
 };
 
@@ -126,7 +137,9 @@ __device__ __forceinline__ void one_head(
 #pragma unroll
         for (int i = 0; i < PASSES; i++) {
             int c = (i * 32 + lane) * N;
-            if (c < d) x[i].round(to, c, kv_type >= KV_I8);
+            if (c >= d) continue;
+            if (kv_type >= KV_I8) x[i].place(to, c);
+            else x[i].round(to, c);
         }
     }
     if (!stores) return;
@@ -140,7 +153,7 @@ __device__ __forceinline__ void one_head(
             int c = (i * 32 + lane) * N;
             if (c >= d) continue;
             if (kv_type == KV_F32) x[i].store((float*)to + at + c);
-            else x[i].round((unsigned short*)to + at, c, false);
+            else x[i].round((unsigned short*)to + at, c);
         }
         return;
     }

@@ -56,7 +56,7 @@ pub(crate) fn paged_attention_quantize(
     super::quantize_rows::quantize_rows(cuda, scratch, out)
 }
 
-/// Where a kernel takes queries in bf16, the rotation leaves them so: attention would round them anyway, and half as much is
+/// Where a kernel takes queries in 16 bits, the rotation leaves them so: attention would round them anyway, and half as much is
 /// written and read.
 pub(crate) fn rope_attention_quantize(
     cuda: &Cuda,
@@ -83,14 +83,14 @@ struct Call<'a> {
     batch: &'a DeviceBatch,
     kv: &'a KvLayer<Cuda>,
     out: u64,
-    /// `[t, nq d]` in bf16, in place of those in `qkv`; or 0.
+    /// `[t, nq d]` in 16 bits, in place of those in `qkv`; or 0.
     queries: u64,
 }
 
 /// Kernels with the same arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
-    /// bf16 tensor cores.
+    /// 16-bit tensor cores: bf16, or f16 over codes.
     Tensor,
     /// f32 multiply-adds.
     Plain,

@@ -1,5 +1,5 @@
 //! `rope_store_kv`: q and k rotated in place, k and v stored; a warp takes one or a few heads of a token. The same with q
-//! in bf16 for attention. `clear_pages`.
+//! in 16 bits for attention. `clear_pages`.
 use super::attention::kv_type;
 use super::{Grid, address, params};
 use crate::{Cuda, DeviceBatch};
@@ -18,7 +18,7 @@ const WIDEST: usize = 256;
 /// Where keys, values and perhaps queries go.
 pub(crate) struct Stored<'a> {
     pub(crate) kv: &'a mut KvLayer<Cuda>,
-    /// `[t, nq d]` for rotated queries in bf16: `qkv` then stays as it is. Or 0.
+    /// `[t, nq d]` for rotated queries in 16 bits: `qkv` then stays as it is. Or 0.
     pub(crate) queries: u64,
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn turn(
     queue(cuda, address(qkv), queries, rope, shape, batch, Cache::Of(kv))
 }
 
-/// Rounds queries that lie rotated in `qkv` to bf16, in the order that attention over a cache of this type takes.
+/// Rounds queries that lie rotated in `qkv` to 16 bits, of the kind and in the order that attention over a cache of this type takes.
 pub(crate) fn round_queries(
     cuda: &Cuda,
     qkv: &Tensor<Cuda>,

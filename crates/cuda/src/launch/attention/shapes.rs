@@ -34,7 +34,7 @@ pub(super) struct Launch {
     pub(super) blocks: Blocks,
     /// Keys and channels of what the copy engine brings at a time, for kernels that have it do so.
     pub(super) boxes: Option<[usize; 2]>,
-    /// Queries are in bf16, and the copy engine may bring them too.
+    /// Queries are in 16 bits, and the copy engine may bring them too.
     pub(super) takes_queries: bool,
 }
 

@@ -156,7 +156,7 @@ struct HopperCopies : Hopper<Cache, D> {
                     __syncwarp();
                     for (int block = 0; block < BLOCKS && some; block++) {
                         const TensorMap* map = values ? v_map : k_map;
-                        load_box(to + block * SEGMENT * 128, map, block * 64, row, barrier, 0, policy_evict_normal());
+                        load_box(to + block * SEGMENT * 128, map, block * 64, row, barrier, 0, policy_evict_unchanged());
                     }
                 }
             }

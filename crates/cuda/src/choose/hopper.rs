@@ -71,12 +71,15 @@ pub const TILES: &[Tile] = &[
     tile(32, 64, [1, 1, 2], 1),
     tile(32, 64, [1, 1, 2], 2),
     tile(64, 128, [2, 1, 1], 1),
+    tile(64, 128, [1, 2, 1], 1),
     tile(64, 64, [1, 1, 2], 1),
     tile(64, 128, [2, 2, 1], 1),
     tile(128, 128, [2, 1, 1], 1),
+    tile(128, 128, [1, 2, 1], 1),
     tile(128, 128, [1, 1, 2], 1),
     tile(128, 128, [2, 1, 2], 1),
     tile(128, 128, [2, 2, 1], 1),
+    tile(192, 128, [2, 1, 1], 1),
     tile(256, 128, [2, 1, 1], 1),
 ];
 
@@ -114,7 +117,7 @@ impl Tile {
 
     /// Whether types other than INT8 and E4M3 have it too.
     const fn of_every_type(&self) -> bool {
-        matches!((self.tokens, self.rows, self.cluster), (16, 128, [1, 1, 1]) | (64 | 128 | 256, 128, [2, 1, 1]))
+        matches!((self.tokens, self.rows, self.cluster), (16, 128, [1, 1, 1]) | (64 | 128 | 192 | 256, 128, [2, 1, 1]))
     }
 
     /// Blocks of a cluster.
@@ -194,20 +197,22 @@ fn clusters_at_once(tile: &Tile, sm_count: usize) -> usize {
     once.max(1)
 }
 
-/// Microseconds that a block needs for a step, when a share `busy` of the multiprocessors works.
-fn step_time(tile: &Tile, busy: f64) -> f64 {
+/// Microseconds that a block needs for a step of `m` tokens, when a share `busy` of the multiprocessors works.
+fn step_time(tile: &Tile, m: usize, busy: f64) -> f64 {
     // 4096 products a cycle; operands come from shared memory at 128 bytes a cycle. The largest tiles keep the tensor
     // cores so busy that the clock (in MHz) falls.
-    let clock = if tile.rows * tile.tokens >= 128 * 256 { 1900.0 - 500.0 * busy } else { 1750.0 };
+    let clock = if tile.rows * tile.tokens >= 128 * 256 { 2140.0 - 580.0 * busy } else { 1520.0 };
     let multiply = (tile.rows / 64 * (2 * tile.tokens).max(64 + tile.tokens)) as f64 / clock;
-    // What the cache delivers to a multiprocessor (bytes in a microsecond): less when many ask, when blocks wait for
-    // three others, and when half a ring runs ahead.
+    // Bytes in a microsecond: what a block asks of the cache, and what it receives, a cluster's others' share included.
     let [cn, ct, _] = tile.cluster;
-    let bytes = ((tile.rows / ct + tile.tokens / cn) * STEP_BYTES) as f64;
-    let waiting = if tile.size() == 4 { 0.67 } else { 1.0 };
-    let shallow = if tile.resident == 2 { 0.93 } else { 1.0 };
-    let rate = (100e3 / (1.0 + 0.6 * busy)).min(95e3);
-    multiply.max(bytes / (rate * waiting * shallow))
+    let asked = ((tile.rows / ct + tile.tokens / cn) * STEP_BYTES) as f64 / 107e3;
+    let received = ((tile.rows + tile.tokens) * STEP_BYTES) as f64 / 147e3;
+    // Less when many ask, when blocks wait for three others, when half a ring runs ahead, and when each weight is asked for
+    // by several clusters.
+    let waiting = if tile.size() == 4 { 0.87 } else { 1.0 };
+    let shallow = if tile.resident == 2 { 0.9 } else { 1.0 };
+    let again = if cn > 1 && ct == 1 && m > tile.tokens { 0.95 } else { 1.0 };
+    multiply.max(asked.max(received) * (1.0 + 0.64 * busy) / (waiting * shallow * again))
 }
 
 fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: usize) -> Choice {
@@ -218,21 +223,21 @@ fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: 
     let whole_rounds = clusters.div_ceil(once) as f64;
     // Where the memory is the limit, blocks that have nothing to do cost nothing.
     let rounds = if m <= 64 { (clusters as f64 / once as f64).max(1.0) } else { whole_rounds };
-    let step = step_time(tile, (clusters.min(once) * size) as f64 / sm_count as f64);
-    let finish = (tile.rows * tile.tokens) as f64 / 12e3 + if ck > 1 { 2.0 } else { 0.5 };
+    let step = step_time(tile, m, (clusters.min(once) * size) as f64 / sm_count as f64);
+    let finish = (tile.rows * tile.tokens) as f64 / 20e3 + if ck > 1 { 2.0 } else { 0.0 };
     let refill = if ck > 1 && tile.resident == 1 { 2.0 * (whole_rounds - 1.0) } else { 0.0 };
     let multiplied = rounds * (steps(k, element) as f64 / ck as f64 * step + finish) + refill;
-    // Half a ring keeps fewer bytes on their way.
-    let bandwidth = if tile.resident == 2 && ck > 1 { 3.64e6 } else { 3.9e6 };
+    // Half a ring alone on its multiprocessor keeps fewer bytes on their way.
+    let bandwidth = if tile.resident == 2 && clusters * size <= sm_count { 3.4e6 } else { 4.1e6 };
     let moved = ((n + m) * k * element.size() + 4 * m * n) as f64 / bandwidth;
-    let start = if tile.resident == 2 { 1.5 } else { 2.0 };
+    let start = if tile.resident == 2 { 2.0 } else { 3.3 };
     // Blocks walk over tiles, except those that share a tile's k: these add up once.
     let slots = if ck == 1 { once * tile.resident } else { clusters };
     Choice {
         tile: *tile,
         blocks: clusters.min(slots) * size,
         group: (GROUP_TOKENS / (tile.tokens * ct)).max(1),
-        expected: multiplied.max(moved) + start + 0.3 * rounds,
+        expected: multiplied.max(moved) + start,
     }
 }
 
@@ -246,22 +251,28 @@ mod tests {
 
     const H200: Device = Device { arch: 90, sm_count: 132 };
 
-    fn tile_of(m: usize, n: usize, k: usize) -> ([usize; 3], usize) {
-        let tile = choose(m, n, k, Element::Int8, H200, false).expect("a Hopper kernel").tile;
-        ([tile.tokens, tile.rows, tile.resident], tile.cluster[2])
+    /// The name's numbers: tokens x rows, the cluster, blocks of a multiprocessor.
+    fn tile_of(m: usize, n: usize, k: usize) -> String {
+        choose(m, n, k, Element::Int8, H200, false).expect("a Hopper kernel").tile.name()
     }
 
     #[test]
     fn what_was_measured_fastest_is_chosen() {
-        assert_eq!(tile_of(1, 28672, 4096), ([8, 128, 2], 1));
-        assert_eq!(tile_of(1, 4096, 14336), ([8, 64, 1], 2));
-        assert_eq!(tile_of(16, 28672, 4096), ([16, 128, 2], 1));
-        assert_eq!(tile_of(32, 28672, 4096), ([32, 128, 2], 1));
-        assert_eq!(tile_of(64, 28672, 4096), ([64, 128, 1], 1));
-        assert_eq!(tile_of(128, 4096, 14336), ([128, 128, 1], 2));
-        assert_eq!(tile_of(256, 4096, 14336), ([128, 128, 1], 2));
-        assert_eq!(tile_of(512, 4096, 4096), ([128, 128, 1], 1));
-        assert_eq!(tile_of(1024, 4096, 4096), ([256, 128, 1], 1));
+        assert_eq!(tile_of(1, 28672, 4096), "8x128_111_2");
+        assert_eq!(tile_of(1, 4096, 14336), "8x64_112_1");
+        assert_eq!(tile_of(16, 28672, 4096), "16x128_111_2");
+        assert_eq!(tile_of(16, 8192, 8192), "16x64_112_2");
+        assert_eq!(tile_of(32, 28672, 4096), "32x128_111_2");
+        assert_eq!(tile_of(32, 4096, 14336), "32x64_112_1");
+        assert_eq!(tile_of(64, 28672, 4096), "64x128_211_1");
+        assert_eq!(tile_of(192, 28672, 4096), "192x128_211_1");
+        assert_eq!(tile_of(256, 4096, 4096), "64x128_121_1");
+        assert_eq!(tile_of(256, 6144, 4096), "128x128_121_1");
+        assert_eq!(tile_of(256, 28672, 4096), "256x128_211_1");
+        assert_eq!(tile_of(256, 4096, 14336), "128x128_112_1");
+        assert_eq!(tile_of(512, 4096, 14336), "128x128_121_1");
+        assert_eq!(tile_of(1024, 4096, 14336), "256x128_211_1");
+        assert_eq!(tile_of(2048, 6144, 4096), "256x128_211_1");
     }
 
     #[test]

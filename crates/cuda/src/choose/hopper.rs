@@ -201,18 +201,17 @@ fn clusters_at_once(tile: &Tile, sm_count: usize) -> usize {
 fn step_time(tile: &Tile, m: usize, busy: f64) -> f64 {
     // 4096 products a cycle; operands come from shared memory at 128 bytes a cycle. The largest tiles keep the tensor
     // cores so busy that the clock (in MHz) falls.
-    let clock = if tile.rows * tile.tokens >= 128 * 256 { 2140.0 - 580.0 * busy } else { 1520.0 };
+    let clock = if tile.rows * tile.tokens >= 128 * 256 { 2120.0 - 730.0 * busy } else { 1380.0 };
     let multiply = (tile.rows / 64 * (2 * tile.tokens).max(64 + tile.tokens)) as f64 / clock;
-    // Bytes in a microsecond: what a block asks of the cache, and what it receives, a cluster's others' share included.
+    // What a block asks of the cache, and what it receives with what others of its cluster ask for (bytes in a
+    // microsecond): less when many ask, when half a ring runs ahead, and when several clusters ask for the same weights.
     let [cn, ct, _] = tile.cluster;
-    let asked = ((tile.rows / ct + tile.tokens / cn) * STEP_BYTES) as f64 / 107e3;
-    let received = ((tile.rows + tile.tokens) * STEP_BYTES) as f64 / 147e3;
-    // Less when many ask, when blocks wait for three others, when half a ring runs ahead, and when each weight is asked for
-    // by several clusters.
-    let waiting = if tile.size() == 4 { 0.87 } else { 1.0 };
-    let shallow = if tile.resident == 2 { 0.9 } else { 1.0 };
+    let asked = ((tile.rows / ct + tile.tokens / cn) * STEP_BYTES) as f64;
+    let received = ((tile.rows + tile.tokens) * STEP_BYTES) as f64;
+    let shallow = if tile.resident == 2 { 0.92 } else { 1.0 };
     let again = if cn > 1 && ct == 1 && m > tile.tokens { 0.95 } else { 1.0 };
-    multiply.max(asked.max(received) * (1.0 + 0.64 * busy) / (waiting * shallow * again))
+    let load = (asked / 109e3).max(received / 160e3 + asked / 3e6) * (1.0 + 0.79 * busy) / (shallow * again);
+    multiply.max(load)
 }
 
 fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: usize) -> Choice {
@@ -225,10 +224,16 @@ fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: 
     let rounds = if m <= 64 { (clusters as f64 / once as f64).max(1.0) } else { whole_rounds };
     let step = step_time(tile, m, (clusters.min(once) * size) as f64 / sm_count as f64);
     let finish = (tile.rows * tile.tokens) as f64 / 20e3 + if ck > 1 { 2.0 } else { 0.0 };
-    let refill = if ck > 1 && tile.resident == 1 { 2.0 * (whole_rounds - 1.0) } else { 0.0 };
+    // Blocks of a later round that begin together.
+    let refill = if (ck > 1 || size == 4) && tile.resident == 1 { 2.0 * (whole_rounds - 1.0) } else { 0.0 };
     let multiplied = rounds * (steps(k, element) as f64 / ck as f64 * step + finish) + refill;
-    // Half a ring alone on its multiprocessor keeps fewer bytes on their way.
-    let bandwidth = if tile.resident == 2 && clusters * size <= sm_count { 3.4e6 } else { 4.1e6 };
+    // Half a ring alone on its multiprocessor keeps fewer bytes on their way; so does a ring of four stages, which shows
+    // where all weights come from memory and nowhere else.
+    let bandwidth = match tile.resident {
+        2 if clusters * size <= sm_count => 3.45e6,
+        1 if tile.tokens >= 256 && m <= tile.tokens => 2.15e6,
+        _ => 4.1e6,
+    };
     let moved = ((n + m) * k * element.size() + 4 * m * n) as f64 / bandwidth;
     let start = if tile.resident == 2 { 2.0 } else { 3.3 };
     // Blocks walk over tiles, except those that share a tile's k: these add up once.
@@ -265,11 +270,13 @@ mod tests {
         assert_eq!(tile_of(32, 28672, 4096), "32x128_111_2");
         assert_eq!(tile_of(32, 4096, 14336), "32x64_112_1");
         assert_eq!(tile_of(64, 28672, 4096), "64x128_211_1");
+        assert_eq!(tile_of(128, 4096, 4096), "64x128_221_1");
         assert_eq!(tile_of(192, 28672, 4096), "192x128_211_1");
         assert_eq!(tile_of(256, 4096, 4096), "64x128_121_1");
         assert_eq!(tile_of(256, 6144, 4096), "128x128_121_1");
-        assert_eq!(tile_of(256, 28672, 4096), "256x128_211_1");
-        assert_eq!(tile_of(256, 4096, 14336), "128x128_112_1");
+        assert_eq!(tile_of(256, 28672, 4096), "128x128_121_1");
+        assert_eq!(tile_of(256, 4096, 14336), "64x128_121_1");
+        assert_eq!(tile_of(512, 28672, 4096), "128x128_121_1");
         assert_eq!(tile_of(512, 4096, 14336), "128x128_121_1");
         assert_eq!(tile_of(1024, 4096, 14336), "256x128_211_1");
         assert_eq!(tile_of(2048, 6144, 4096), "256x128_211_1");

@@ -1,5 +1,6 @@
 //! Matrix products on the first GPU: error against sums in f64 (INT8: equality), µs, TOP/s, GB/s, and the ratio to cuBLASLt in
-//! the same run, where its library is found (INT8: sums without scales; FP8: one scale; bf16 to f32).
+//! the same run, where its library is found (INT8: sums without scales, of four bytes as ours; FP8: one scale, stored in bf16,
+//! as ours are once too; bf16 to f32).
 //! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89|90] [t=TOKENS] [--short] [--tiles]
 //! [--sustained]`; with `--tiles` every tile of the sm_90a kernels beside the chosen one, with `--sustained` each for half
 //! a second, so that the card reaches its limit of power and lowers its clock; else bursts of some milliseconds. Weights
@@ -259,16 +260,21 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
                 _ => (sum * scales, size * scales),
             }
         };
-        for kernel in kernels {
-            let mut out = poisoned(cuda, t, n)?;
+        let mut forms: Vec<(&str, DType)> = kernels.iter().map(|&kernel| (kernel, DType::F32)).collect();
+        if kind != Q8::Int8 {
+            forms.insert(1, (kernels[0], DType::BF16)); // what cuBLASLt stores of FP8 products
+        }
+        for (kernel, dtype) in forms {
+            let mut out = poisoned(cuda, dtype, t, n)?;
             cuda.gemm_w8a8_by(kernel, &x, &weights[0], &mut out)?;
             let error = error(cuda, &out, &mut random, &term)?;
             let us = median(cuda, asked, weights.len(), &mut |i| cuda.gemm_w8a8_by(kernel, &x, &weights[i], &mut out))?;
-            note(&mut rows, asked, kernel, &sizes, us, Some(error));
+            let name = if dtype == DType::F32 { kernel.to_owned() } else { format!("{kernel} to {dtype}") };
+            note(&mut rows, asked, &name, &sizes, us, Some(error));
         }
         let tiles = if asked.has("--tiles") { cuda.hopper_tiles(&x, &weights[0])? } else { Vec::new() };
         for tile in tiles {
-            let mut out = poisoned(cuda, t, n)?;
+            let mut out = poisoned(cuda, DType::F32, t, n)?;
             cuda.gemm_w8a8_tile(&tile, &x, &weights[0], &mut out)?;
             let error = error(cuda, &out, &mut random, &term)?;
             let us =
@@ -313,7 +319,7 @@ fn gated(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result
             let size = if kind == Q8::Int8 { (g * u).abs() } else { gate.1 * up.1 * scale * scale };
             (g / (1.0 + (-g).exp()) * u, size)
         };
-        let mut out = poisoned(cuda, t, n / 2)?;
+        let mut out = poisoned(cuda, DType::F32, t, n / 2)?;
         cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out)?;
         let error = error(cuda, &out, &mut random, &joined)?;
         let us = median(cuda, asked, 1, &mut |_| cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out))?;
@@ -323,9 +329,9 @@ fn gated(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result
     Ok(())
 }
 
-fn poisoned(cuda: &Cuda, t: usize, n: usize) -> Result<Tensor<Cuda>> {
-    let mut out = cuda.alloc(DType::F32, t, n)?;
-    cuda.upload(&[0xff].repeat(4 * t * n), &mut out)?;
+fn poisoned(cuda: &Cuda, dtype: DType, t: usize, n: usize) -> Result<Tensor<Cuda>> {
+    let mut out = cuda.alloc(dtype, t, n)?;
+    cuda.upload(&[0xff].repeat(dtype.size() * t * n), &mut out)?;
     Ok(out)
 }
 
@@ -336,9 +342,12 @@ fn error(
     random: &mut Random,
     expected: &dyn Fn(usize, usize) -> (f64, f64),
 ) -> Result<f64> {
-    let mut bytes = vec![0; 4 * out.rows * out.cols];
+    let mut bytes = vec![0; out.dtype.size() * out.rows * out.cols];
     cuda.download(out, &mut bytes)?;
-    let value = |i: usize| f32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]);
+    let value = |i: usize| match out.dtype {
+        DType::BF16 => widened(u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]])),
+        _ => f32::from_le_bytes([bytes[4 * i], bytes[4 * i + 1], bytes[4 * i + 2], bytes[4 * i + 3]]),
+    };
     let written = (0..out.rows * out.cols).all(|i| !value(i).is_nan());
     let mut worst: f64 = if written { 0.0 } else { 1.0 };
     for _ in 0..300 {
@@ -377,7 +386,7 @@ fn float(
         let sizes = Product { t, n, k, bytes: n * k * dtype.size(), theirs: None };
         let sizes = theirs(cuda, asked, &mut rows, &x, &weights, sizes)?;
         for kernel in cuda.float_kernels(t, &weights[0], math) {
-            let mut out = poisoned(cuda, t, n)?;
+            let mut out = poisoned(cuda, DType::F32, t, n)?;
             cuda.gemm_float_by(kernel, &x, &weights[0], &mut out)?;
             let term = |token: usize, row: usize| {
                 let (a, b) = (&inputs[token * k..][..k], &values[row * k..][..k]);

@@ -178,8 +178,8 @@ __device__ __forceinline__ void add_32(
 
 // How scores become weights: 2^(s c - m). A plain score stays as it is and is scaled by `c` in the exponent; others
 // are in units of log2 already, and c is 1.
-// Over codes weights are 64 times as large: times the scale of small values they are then still numbers that f16 has to
-// the full (from values of 1e-6 or so to 1e5).
+// Over codes weights are 64 times as large: times the scale of small values f16 has them with an error of 2^-12 of the
+// largest one, where a head's largest value is 2e-4 or more. Beyond 1e5 there is no room in f16.
 struct Rule {
     float factor, c, top, per_top, less;
     bool early, capped; // the factor is multiplied before the maximum

@@ -227,8 +227,8 @@ fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: 
     // Blocks of a later round that begin together.
     let refill = if (ck > 1 || size == 4) && tile.resident == 1 { 2.0 * (whole_rounds - 1.0) } else { 0.0 };
     let multiplied = rounds * (steps(k, element) as f64 / ck as f64 * step + finish) + refill;
-    // Half a ring alone on its multiprocessor keeps fewer bytes on their way; so does a ring of four stages, which shows
-    // where all weights come from memory and nowhere else.
+    // Half a ring alone on its multiprocessor keeps fewer bytes on their way. The largest tile is slow where it reads all
+    // weights once (measured among a layer's other kernels; not so on its own, and it is not known why).
     let bandwidth = match tile.resident {
         2 if clusters * size <= sm_count => 3.45e6,
         1 if tile.tokens >= 256 && m <= tile.tokens => 2.15e6,

@@ -155,8 +155,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn clear_pages(&self, kv: &mut KvLayer<Self>, pages: &[u32]) -> Result<()>;
     /// Causal softmax attention of the q part of `qkv` over the pages: `out[t, nq d]`.
     /// A token's result depends on its own sequence alone, and not on how that was cut into steps.
-    /// Over a cache narrower than f32, q and the softmax's weights (times the values' scales) may be rounded to bf16;
-    /// sums are in f32.
+    /// Over a cache narrower than f32, q and the softmax's weights (times the values' scales) may be rounded to bf16, or
+    /// to f16 over codes; sums are in f32.
     fn paged_attention(
         &self,
         qkv: &Tensor<Self>,

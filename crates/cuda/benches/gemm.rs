@@ -82,10 +82,6 @@ impl Asked {
         if self.has("--sustained") { (100e3, usize::MAX) } else { (1500.0, 40) }
     }
 
-    fn short(&self) -> bool {
-        self.has("--short")
-    }
-
     /// Numbers of tokens: those asked for, or all.
     fn tokens(&self) -> Vec<usize> {
         let asked: Vec<usize> =
@@ -177,7 +173,7 @@ fn note(rows: &mut Vec<Row>, asked: &Asked, kernel: &str, p: &Product, us: f64, 
     let tops = 2.0 * p.t as f64 * p.n as f64 * p.k as f64 / us / 1e6;
     let rate = p.bytes as f64 / us / 1e3;
     let ratio = p.theirs.map(|theirs| theirs / us);
-    if !asked.short() {
+    if !asked.has("--short") {
         let Product { t, n, k, .. } = p;
         let error = error.map_or_else(String::new, |e| format!(" error {e:.1e}"));
         let ratio = ratio.map_or_else(String::new, |r| format!(" {r:.2} x cuBLASLt"));
@@ -260,11 +256,9 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
                 _ => (sum * scales, size * scales),
             }
         };
-        let mut forms: Vec<(&str, DType)> = kernels.iter().map(|&kernel| (kernel, DType::F32)).collect();
-        if kind != Q8::Int8 {
-            forms.insert(1, (kernels[0], DType::BF16)); // what cuBLASLt stores of FP8 products
-        }
-        for (kernel, dtype) in forms {
+        // In bf16 as cuBLASLt stores FP8 products, too.
+        let narrow = (kind != Q8::Int8).then_some((kernels[0], DType::BF16));
+        for (kernel, dtype) in kernels.into_iter().map(|kernel| (kernel, DType::F32)).chain(narrow) {
             let mut out = poisoned(cuda, dtype, t, n)?;
             cuda.gemm_w8a8_by(kernel, &x, &weights[0], &mut out)?;
             let error = error(cuda, &out, &mut random, &term)?;

@@ -37,6 +37,7 @@ cat <<END
 
 Done in $((SECONDS - started)) s. The INT8 model is in $int8. Go on with:
   $planish chat $int8
+  $planish serve $int8        # OpenAI-compatible: http://127.0.0.1:23333, Swagger UI at /
   $planish generate $int8 --chat -p "Write a haiku about iron."
   $planish inspect $int8 --verify
   $planish compare $model $int8 --data FILE.txt

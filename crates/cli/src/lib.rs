@@ -11,6 +11,7 @@ pub mod batch;
 pub mod feed;
 pub mod line;
 pub mod machine;
+pub mod notice;
 pub mod pipeline;
 pub mod quantize;
 pub mod source;

@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use planish::line::one_line;
 use planish::machine::{MOST_THREADS, Machine};
+use planish::notice::say;
 use planish_devices::{DEVICE_HELP, Place};
 use std::process::ExitCode;
 
@@ -94,7 +95,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", one_line(&error));
+            say(format_args!("error: {}", one_line(&error)));
             ExitCode::FAILURE
         }
     }

@@ -92,7 +92,7 @@ pub struct Pipeline {
 
 /// Opens a directory, a GGUF file or a hub id on the best device.
 pub fn pipeline(model: &str) -> Result<Pipeline> {
-    Pipeline::open(&Model::open(model)?, &PipelineOptions::default())
+    Pipeline::open(&Model::open(model, true)?, &PipelineOptions::default())
 }
 
 struct Start<'a> {

@@ -1,4 +1,5 @@
 //! A MODEL as users name it (a directory, a GGUF file, a hub id), opened: configuration, tensors, words.
+use crate::notice::fetching;
 use crate::words::{self, Words};
 use anyhow::{Context, Result, bail};
 use planish_checkpoint::config::Config;
@@ -54,8 +55,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a directory, a `.gguf` file, or a hub id (fetching what is missing).
-    pub fn open(name: &str) -> Result<Model> {
+    /// Opens a directory, a `.gguf` file, or a hub id (fetching what is missing, and telling so on stderr if it `talks`).
+    pub fn open(name: &str, talks: bool) -> Result<Model> {
         let path = Path::new(name);
         if path.is_dir() {
             return Model::open_dir(path);
@@ -67,13 +68,7 @@ impl Model {
             bail!("{name}: expected a model directory, a .gguf file or a hub id, found another kind of file");
         }
         let client = HubClient::from_env()?;
-        let mut shown = String::new();
-        let fetched = client.fetch_model(name, "main", &mut |file, done, total| {
-            if shown != file && done < total {
-                eprintln!("fetching {file} ({} MB)", total / 1_000_000);
-                shown = file.to_owned();
-            }
-        });
+        let fetched = client.fetch_model(name, "main", &mut fetching(talks));
         let dir = fetched.with_context(|| format!("{name}: no such file or directory; asked the hub"))?;
         match gguf_in(&dir)? {
             Some(file) => Model::open_gguf(&file),
@@ -112,10 +107,10 @@ impl Model {
     }
 
     /// The plan of a model, or of a config.json; no weights are read.
-    pub fn shape(name: &str) -> Result<Plan> {
+    pub fn shape(name: &str, talks: bool) -> Result<Plan> {
         let given = Path::new(name);
         if !given.is_dir() && given.extension().is_none_or(|e| e != "json") {
-            return Ok(Model::open(name)?.plan);
+            return Ok(Model::open(name, talks)?.plan);
         }
         Ok(Plan::new(&read_config(&config_file(given).1)?)?)
     }

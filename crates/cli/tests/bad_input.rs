@@ -319,6 +319,22 @@ fn gguf_files_that_are_none() {
 }
 
 #[test]
+fn outputs_that_cannot_be_written() {
+    let full = || std::fs::File::create("/dev/full").unwrap();
+    let planish = |args: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_planish"));
+        command.args(args);
+        command
+    };
+    let failed = planish(&["inspect", "no_such_model"]).env("HF_HUB_OFFLINE", "1").stderr(full()).status().unwrap();
+    assert_eq!(failed.code(), Some(1), "what cannot be said does not change how it ends");
+    let unheard = planish(&["check-env"]).stdout(full()).output().unwrap();
+    let error = String::from_utf8(unheard.stderr).unwrap();
+    assert_eq!(unheard.status.code(), Some(1), "{error}");
+    assert!(error.starts_with("error: stdout: ") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
 fn a_full_disk_leaves_nothing_that_loads() {
     let dir = scratch();
     let small = dir.path().join("small");

@@ -183,13 +183,22 @@ fn dummy_weights_need_a_configuration_only() {
 #[test]
 fn wrong_loads_are_named() {
     for (flags, name) in [("--num-prompts 0", "--num-prompts"), ("--concurrency 0", "--concurrency")] {
-        throughput(flags).fails(&[name, "at least 1", "found 0"]);
+        throughput(flags).fails(&[name, "expected 1 to", "found 0"]);
     }
     for name in ["input-len", "batch", "rounds", "shared-prefix"] {
         let words = format!("bench latency --{name} 0");
-        Program::new(&words).arg(golden("llama")).run().fails(&[&format!("--{name}"), "at least 1", "found 0"]);
+        Program::new(&words).arg(golden("llama")).run().fails(&[&format!("--{name}"), "expected 1 to", "found 0"]);
     }
-    latency("--output-len 1").fails(&["--output-len", "at least 2", "found 1"]);
+    let huge = "1000000000000000000";
+    for name in ["num-prompts", "concurrency", "warmup"] {
+        throughput(&format!("--{name} {huge}")).fails(&[&format!("--{name}"), "16777216", huge]);
+    }
+    // The flag that was given, not the setting of the engine that it becomes.
+    for name in ["input-len", "output-len", "batch", "rounds", "warmup", "shared-prefix"] {
+        let words = format!("bench latency --{name} {huge}");
+        Program::new(&words).arg(golden("llama")).run().fails(&[&format!("--{name}: expected"), huge]);
+    }
+    latency("--output-len 1").fails(&["--output-len", "expected 2 to", "found 1"]);
     throughput("--lengths zipf").fails(&["--lengths", "zipf", "128:32,512:64"]);
     throughput("--lengths 4:0").fails(&["--lengths", "4:0"]);
     throughput("--input-len 40 --output-len 40 --max-model-len 50").fails(&["--max-model-len", "80", "50"]);

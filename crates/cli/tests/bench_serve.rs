@@ -178,6 +178,10 @@ fn wrong_flags_are_named() {
         ("--concurrency 0", ["--concurrency", "found 0"]),
         ("--request-rate 0", ["--request-rate", "found 0"]),
         ("--request-rate NaN", ["--request-rate", "found NaN"]),
+        ("--request-rate 1e-30", ["--request-rate", "found 0.000000000000000000000000000001"]),
+        ("--timeout 1e19", ["--timeout", "found 10000000000000000000"]),
+        ("--timeout 0", ["--timeout", "found 0"]),
+        ("--num-prompts 1000000000000000000", ["--num-prompts", "found 1000000000000000000"]),
         ("--lengths zipf", ["--lengths", "zipf"]),
         ("--dataset no/such.json", ["--dataset", "no/such.json"]),
     ] {

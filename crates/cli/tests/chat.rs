@@ -56,6 +56,23 @@ fn a_conversation_is_changed_saved_and_loaded() {
 }
 
 #[test]
+fn in_json_the_whole_conversation_is_one_document() {
+    let dir = scratch();
+    let model = with_words(&golden("llama"), &dir.path().join("model"));
+    let chat = |flags: &str| {
+        let program = Program::new("chat --max-new-tokens 6 --ignore-eos --system Kind.").words(flags).arg(&model);
+        program.input("Hi\nyou\n/exit\n").run()
+    };
+    let text = chat("").ok().stdout;
+    let document = chat("--json").json();
+    let messages = document["messages"].as_array().unwrap();
+    let roles: Vec<_> = messages.iter().map(|m| m["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["system", "user", "assistant", "user", "assistant"]);
+    let answer = |at: usize| messages[at]["content"].as_str().unwrap();
+    assert_eq!(text, format!("{}\n{}\n", answer(2), answer(4)));
+}
+
+#[test]
 fn a_model_without_words_or_template_says_so() {
     let dir = scratch();
     let chat = |model: &std::path::Path| Program::new("chat").arg(model).input("Hi\n").run();

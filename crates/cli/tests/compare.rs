@@ -13,7 +13,11 @@ fn text(dir: &Path) -> PathBuf {
 }
 
 fn compare(a: &Path, b: &Path, data: &Path) -> Program {
-    Program::new("compare --windows 6 --window-len 100").arg(a).arg(b).arg("--data").arg(data)
+    compare_windows("--windows 6 --window-len 100", a, b, data)
+}
+
+fn compare_windows(windows: &str, a: &Path, b: &Path, data: &Path) -> Program {
+    Program::new("compare").words(windows).arg(a).arg(b).arg("--data").arg(data)
 }
 
 fn number(document: &Value, pointer: &str) -> f64 {
@@ -97,7 +101,10 @@ fn wrong_input_is_named() {
     compare(&model, &other, &data).run().ok();
     let empty = dir.path().join("empty.txt");
     std::fs::write(&empty, "").unwrap();
-    compare(&model, &model, &empty).run().fails(&["token"]);
+    compare(&model, &model, &empty).run().fails(&["--data", "empty.txt", "16 tokens", "found 0"]);
+    for (windows, flag) in [("--windows 0", "--windows: expected"), ("--window-len 1", "--window-len: expected")] {
+        compare_windows(windows, &model, &model, &data).run().fails(&[flag, "found"]);
+    }
     let nowhere = dir.path().join("no/such/page.html");
     compare(&model, &model, &data).words("--no-samples --html").arg(&nowhere).run().fails(&["--html", "page.html"]);
 }

@@ -134,8 +134,15 @@ fn a_broken_off_run_goes_on_where_it_was() {
     assert_eq!(first["results"]["gsm8k"]["exact_match,strict-match"], 0.0);
     let lines = std::fs::read_to_string(&journal).unwrap().lines().count();
     assert_eq!(lines, 1 + 6);
-    let other = eval(&model, "piqa").words("--apply-chat-template --journal").arg(&journal).run();
-    other.fails(&["--journal", "expected", "found"]);
+    for other in ["--apply-chat-template", "--lm-head int8"] {
+        let other = eval(&model, "piqa").words(other).arg("--journal").arg(&journal).run();
+        other.fails(&["--journal", "expected", "found"]);
+    }
+    // A file that is something else stays as it is.
+    let other = dir.path().join("results.json");
+    std::fs::write(&other, "{\"a\":1}").unwrap();
+    eval(&model, "piqa").arg("--journal").arg(&other).run().fails(&["results.json", "expected", "{\"a\":1}"]);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "{\"a\":1}");
 }
 
 /// Killed as soon as there are so many answers in its journal; how many there were then.
@@ -266,6 +273,8 @@ fn what_is_wrong_is_named() {
     nowhere.fails(&["--data-dir", "no_such_folder"]);
     // Without --data-dir the hub is asked, which HF_HUB_OFFLINE forbids here.
     Program::new("eval --tasks piqa").arg(&model).run().fails(&["task piqa", "baber/piqa", "--data-dir"]);
+    let full = eval(&model, "piqa").words("--limit 1 --log-samples /dev/full").run();
+    full.fails(&["--log-samples", "/dev/full", "space"]);
     assert_eq!(Program::new("eval --tasks piqa --limit 1.5").arg(&model).run().code, 2);
     assert_eq!(Program::new("eval").arg(&model).run().code, 2);
 }

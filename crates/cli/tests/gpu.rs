@@ -17,7 +17,7 @@ const REQUESTS: usize = 48;
 
 fn open(device: &str, name: &str, engine: EngineOptions) -> Pipeline {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data").join(name);
-    let model = Model::open(dir.to_str().unwrap()).unwrap();
+    let model = Model::open(dir.to_str().unwrap(), true).unwrap();
     let opening = Opening { batch_invariant: true, ..Opening::default() };
     let options = PipelineOptions { device: Some(device.into()), opening, engine };
     Pipeline::open(&model, &options).unwrap()

@@ -112,9 +112,10 @@ class Pipeline:
         return answers[0] if single and configs[0].n == 1 else answers
 
     def __call__(self, prompts: Prompt | Sequence[Prompt],
-                 gen_config: GenerationConfig | Sequence[GenerationConfig] | None = None, **kwargs: Any) -> Any:
+                 gen_config: GenerationConfig | Sequence[GenerationConfig] | None = None,
+                 do_preprocess: bool | None = None, **kwargs: Any) -> Any:
         """The same as `infer`."""
-        return self.infer(prompts, gen_config=gen_config, **kwargs)
+        return self.infer(prompts, gen_config=gen_config, do_preprocess=do_preprocess, **kwargs)
 
     @refusing(_CALLING)
     def stream_infer(

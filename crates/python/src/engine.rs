@@ -6,6 +6,7 @@ use crate::patience::{PAUSE, patiently};
 use crate::prompt::{Prompt, encode};
 use crate::stream::{Answered, Stream};
 use planish::machine::MOST_THREADS;
+use planish::notice::say;
 use planish::pipeline::{KV_DTYPES, kv_dtype};
 use planish::{Batch, Generation, Model, Pipeline, PipelineOptions};
 use planish_devices::Opening;
@@ -30,9 +31,9 @@ impl Engine {
     fn new(py: Python<'_>, model: String, config: &Bound<'_, PyAny>, talks: bool) -> PyResult<Engine> {
         let options = options(config)?;
         let open = move || {
-            let pipeline = Pipeline::open(&Model::open(&model)?, &options)?;
+            let pipeline = Pipeline::open(&Model::open(&model, talks)?, &options)?;
             if talks {
-                pipeline.handle().info().notes.iter().for_each(|note| eprintln!("note: {note}"));
+                pipeline.handle().info().notes.iter().for_each(|note| say(format_args!("note: {note}")));
             }
             Ok(pipeline)
         };

@@ -26,7 +26,7 @@ pub struct Flags {
 /// Runs the command until the input ends.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let generation = flags.sampling.generation()?;
-    let model = Model::open(&flags.model)?;
+    let model = Model::open(&flags.model, global.talks())?;
     let pipeline = open(global, &model, &flags.engine.options(global))?;
     let greeting = format!("{} on {}.", model.path.display(), pipeline.handle().info().device);
     let temperature = Some(generation.sampling.temperature);

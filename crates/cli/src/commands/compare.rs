@@ -3,7 +3,7 @@ use super::flags::EngineFlags;
 use super::tasks::{self, Kept, TaskFlags};
 use super::{bar, check_device, check_place, print, print_json};
 use crate::Global;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use planish::pipeline::KV_DTYPES;
 use planish::quantize::report_beside;
@@ -64,9 +64,11 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         Some(path) => std::fs::read_to_string(path).with_context(|| format!("--data {}", path.display()))?,
         None => BUILT_IN.to_owned(),
     };
-    let (original, quantized) = (Model::open(&flags.original)?, Model::open(&flags.quantized)?);
+    let (original, quantized) =
+        (Model::open(&flags.original, global.talks())?, Model::open(&flags.quantized, global.talks())?);
     let tokens = original.words()?.tokenizer.encode(&text, planish_text::SpecialText::Recognised)?;
-    let windows = planish_eval::compare::windows(&tokens, flags.windows, flags.window_len)?;
+    let windows = planish_eval::compare::windows(&tokens, flags.windows, flags.window_len);
+    let windows = windows.map_err(|error| flags.named(error))?;
     let made_for = original.plan.max_positions.min(quantized.plan.max_positions);
     let (of_original, options) = options(global, flags, &windows, made_for);
     let (first, second) = (Pipeline::open(&original, &of_original)?, Pipeline::open(&quantized, &options)?);
@@ -88,6 +90,19 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         result.samples = samples(&first, &second)?;
     }
     show(global, flags, &result)
+}
+
+impl Flags {
+    /// An error of the windows, by the flag that it comes from.
+    fn named(&self, error: planish_eval::Error) -> anyhow::Error {
+        match (&error, &self.data) {
+            (planish_eval::Error::ShortText { .. }, Some(path)) => anyhow!("--data {}: {error}", path.display()),
+            (planish_eval::Error::TooSmall { field, expected, found }, _) => {
+                anyhow!("--{}: expected at least {expected}, found {found}", field.replace('_', "-"))
+            }
+            _ => error.into(),
+        }
+    }
 }
 
 /// How both models run.

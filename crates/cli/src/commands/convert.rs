@@ -32,7 +32,7 @@ pub struct Flags {
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
-    let model = Model::open(&flags.model)?;
+    let model = Model::open(&flags.model, global.talks())?;
     let Some(scheme) = &model.scheme else {
         bail!("{}: expected a quantized model, found one in float; planish quantize makes one", model.path.display());
     };

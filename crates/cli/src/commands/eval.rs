@@ -58,7 +58,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let mut options = flags.engine.options(global);
     options.engine.max_batch = flags.batch_size.0.or(options.engine.max_batch);
     options.engine.fine_pages = tasks::share_finely(&chosen);
-    let model = Model::open(name)?;
+    let model = Model::open(name, global.talks())?;
     let pipeline = open(global, &model, &options)?;
     let kept = Kept { journal: flags.journal.as_deref(), samples: flags.log_samples.as_deref() };
     let results = tasks::run(global, &flags.how, &chosen, &pipeline, name, kept)?;

@@ -45,7 +45,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         bail!("--prompt: expected at least one prompt (or --input-ids), found none");
     }
     let sampled = flags.sampling.generation()?;
-    let model = Model::open(&flags.model)?;
+    let model = Model::open(&flags.model, global.talks())?;
     let pipeline = open(global, &model, &flags.engine.options(global))?;
     let mut texts = flags.prompt.clone();
     let mut prompts = flags.prompt.iter().map(|p| encode(&pipeline, p, flags.chat)).collect::<Result<Vec<_>>>()?;

@@ -24,7 +24,8 @@ pub struct Flags {
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
-    let model = Model::open(&flags.model).map_err(|e| if flags.verify { damage(&flags.model, e) } else { e })?;
+    let model = Model::open(&flags.model, global.talks());
+    let model = model.map_err(|e| if flags.verify { damage(&flags.model, e) } else { e })?;
     let plan = &model.plan;
     let mut types: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     let (mut tensors, mut parameters) = (Vec::new(), 0);

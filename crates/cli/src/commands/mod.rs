@@ -21,7 +21,8 @@ mod usage;
 pub use planish::machine::{bar, check_device};
 
 use crate::Global;
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
+use planish::notice::say;
 use planish::{Model, Pipeline, PipelineOptions};
 use serde::Serialize;
 use std::io::{BufWriter, Write};
@@ -30,17 +31,14 @@ use std::path::{Path, PathBuf};
 /// Prints to stdout; a closed pipe is an error that the caller's caller knows.
 pub fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("stdout")
 }
 
 /// Prints a JSON document as it is made: it may be much larger than what it is made of.
 pub fn print_json(document: &impl Serialize) -> Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    serde_json::to_writer_pretty(&mut out, document).map_err(std::io::Error::from)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
+    let written = serde_json::to_writer_pretty(&mut out, document).map_err(std::io::Error::from);
+    written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).context("stdout")
 }
 
 /// Refuses a file that cannot be written, before the work whose result it is to hold.
@@ -64,7 +62,7 @@ pub fn check_place(flag: &str, file: Option<&PathBuf>) -> Result<()> {
 pub fn open(global: &Global, model: &Model, options: &PipelineOptions) -> Result<Pipeline> {
     let pipeline = Pipeline::open(model, options).map_err(named_by_flag)?;
     if global.talks() {
-        pipeline.handle().info().notes.iter().for_each(|note| eprintln!("note: {note}"));
+        pipeline.handle().info().notes.iter().for_each(|note| say(format_args!("note: {note}")));
     }
     Ok(pipeline)
 }

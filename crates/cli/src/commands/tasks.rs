@@ -4,6 +4,7 @@ use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use planish::Pipeline;
+use planish::notice::{fetching, say};
 use planish_checkpoint::hub::HubClient;
 use planish_eval::tasks::data::{Docs, Source};
 use planish_eval::tasks::journal::Journal;
@@ -70,7 +71,7 @@ pub fn run(
     let style = Style { chat, multiturn: flags.fewshot_as_multiturn.unwrap_or(true) };
     let mut journal = kept.journal.map(|path| Journal::open(path, &settings(flags, &subject, what))).transpose()?;
     if let Some(journal) = journal.as_ref().filter(|j| j.known() > 0 && global.talks()) {
-        eprintln!("note: {} answers are taken from the journal", journal.known());
+        say(format_args!("note: {} answers are taken from the journal", journal.known()));
     }
     let mut log = kept.samples.map(create).transpose()?;
     let mut source = source(flags, global.talks())?;
@@ -88,6 +89,9 @@ pub fn run(
             }
         }
         tasks.push(result);
+    }
+    if let Some((path, log)) = &mut log {
+        log.flush().with_context(|| format!("--log-samples {}", path.display()))?;
     }
     Ok(Results { tasks, groups: chosen.groups.clone() })
 }
@@ -150,11 +154,13 @@ fn subject<'a>(flags: &TaskFlags, pipeline: &'a Pipeline, what: &str) -> Result<
 fn settings(flags: &TaskFlags, subject: &Subject<'_>, what: &str) -> String {
     let config = &subject.handle.info().config;
     format!(
-        "{what}, device {}, context {}, keys and values {}, math {:?}, special tokens {:?}, chat {}",
+        "{what}, device {}, context {}, keys and values {}, math {:?}, 8-bit head {}, special \
+         tokens {:?}, chat {}",
         subject.handle.info().device,
         subject.room,
         config.kv_dtype,
         config.math,
+        config.int8_head,
         flags.add_bos_token,
         flags.apply_chat_template
     )
@@ -167,14 +173,7 @@ fn source<'a>(flags: &'a TaskFlags, talks: bool) -> Result<Source<'a>> {
         }
         return Ok(Source::Folder(folder));
     }
-    let mut shown = String::new();
-    let progress = move |file: &str, done: u64, total: u64| {
-        if talks && shown != file && done < total {
-            eprintln!("fetching {file} ({:.1} MB)", total as f64 / 1e6);
-            shown = file.to_owned();
-        }
-    };
-    Ok(Source::Hub(Box::new(HubClient::from_env()?), Box::new(progress)))
+    Ok(Source::Hub(Box::new(HubClient::from_env()?), Box::new(fetching(talks))))
 }
 
 /// The documents of a task with their questions, up to the limit.

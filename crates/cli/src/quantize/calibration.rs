@@ -1,4 +1,5 @@
 //! `--calib-dataset`: a file, or a data set of the hub.
+use crate::notice::fetching;
 use anyhow::{Context, Result, bail};
 use planish_checkpoint::hub::HubClient;
 use planish_checkpoint::rows::split_files;
@@ -57,13 +58,7 @@ impl<'a> Wanted<'a> {
 
     fn fetch(&self, quiet: bool) -> Result<Source> {
         let (client, stems) = (HubClient::from_env()?, self.stems());
-        let mut shown = String::new();
-        let mut progress = |file: &str, done: u64, total: u64| {
-            if !quiet && shown != file && done < total {
-                eprintln!("fetching {file} ({} MB)", total / 1_000_000);
-                shown = file.to_owned();
-            }
-        };
+        let mut progress = fetching(!quiet);
         let (mut failed, mut answered) = (None, false);
         for revision in ["main", CONVERTED] {
             let found = std::cell::RefCell::new(Vec::new());

@@ -65,7 +65,7 @@ impl Prepared {
     /// Decides and opens everything; at most `tokens` of the calibration are held back.
     pub fn open(machine: &Machine, model: &str, recipe: Recipe, tokens: usize) -> Result<Prepared> {
         machine.go_on()?;
-        let model = Model::open(model)?;
+        let model = Model::open(model, machine.talks)?;
         if model.scheme.is_some() {
             bail!("{}: expected a float model, found one that is quantized already", model.path.display());
         }

@@ -22,7 +22,7 @@ pub fn load(model: &Model, recipe: &Recipe, tokens: usize, quiet: bool) -> Resul
     let seqlen = recipe.calib_seqlen.min(model.plan.max_positions);
     let more = if tokens > HELD_BACK { tokens.div_ceil(seqlen) } else { 1 };
     let options = SampleOptions {
-        samples: recipe.calib_samples + more,
+        samples: recipe.calib_samples.saturating_add(more),
         seqlen,
         seed: recipe.seed,
         shuffle: !as_given,

@@ -39,11 +39,13 @@ impl Journal {
         let head = format!("{}\n", serde_json::json!({"planish eval": settings}));
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         let (mut known, mut length) = (HashMap::new(), 0);
+        // A first line that was cut short is the beginning of ours.
+        let ours = if whole > 0 { text.starts_with(&head) } else { head.starts_with(&text) };
+        if !ours {
+            let found = text.lines().next().unwrap_or_default().to_owned();
+            return Err(Error::OtherJournal { path: path.into(), expected: head.trim_end().into(), found });
+        }
         if whole > 0 {
-            if !text.starts_with(&head) {
-                let found = text.lines().next().unwrap_or_default().to_owned();
-                return Err(Error::OtherJournal { path: path.into(), expected: head.trim_end().into(), found });
-            }
             length = head.len();
             for line in text[length..whole].split_inclusive('\n') {
                 let Ok(line) = read(line, &mut known) else { break };

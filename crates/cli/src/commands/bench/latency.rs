@@ -1,11 +1,11 @@
 //! `planish bench latency`: how fast one batch of equal requests is.
 use super::drive::{Run, drive, job};
 use super::statistics::Distribution;
-use super::{Random, Target, counted, extend};
+use super::{MOST, MOST_AT_ONCE, Random, Target, counted, extend, lengths, within};
 use crate::Global;
 use crate::commands::structure::schema;
 use crate::commands::{bar, print, print_json};
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 use planish::{Generation, Pipeline};
 use planish_engine::GrammarSpec;
@@ -44,7 +44,7 @@ pub struct Flags {
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     flags.check()?;
     let schema = flags.json_schema.as_deref().map(schema).transpose()?;
-    let model = flags.target.model()?;
+    let model = flags.target.model(global.talks())?;
     let longest = flags.shared_prefix.unwrap_or(0).saturating_add(flags.input_len).saturating_add(flags.output_len);
     let pipeline = flags.target.load(global, &model, longest, Some(flags.batch))?;
     let mut random = Random(0);
@@ -86,17 +86,14 @@ struct Speeds {
 
 impl Flags {
     fn check(&self) -> Result<()> {
-        let least = [
-            ("input-len", self.input_len, 1),
-            ("output-len", self.output_len, 2),
-            ("batch", self.batch, 1),
-            ("rounds", self.rounds, 1),
-            ("shared-prefix", self.shared_prefix.unwrap_or(1), 1),
-        ];
-        match least.into_iter().find(|(_, found, least)| found < least) {
-            Some((name, found, least)) => bail!("--{name}: expected at least {least}, found {found}"),
-            None => Ok(()),
-        }
+        within(&[
+            ("input-len", self.input_len, 1, lengths::MOST),
+            ("output-len", self.output_len, 2, lengths::MOST),
+            ("batch", self.batch, 1, MOST_AT_ONCE),
+            ("rounds", self.rounds, 1, MOST),
+            ("warmup", self.warmup, 0, MOST),
+            ("shared-prefix", self.shared_prefix.unwrap_or(1), 1, lengths::MOST),
+        ])
     }
 
     /// Prompts that no round had before, so that no prefix is known.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 /// No prompt or answer is longer: longer ones are a slip of the keyboard.
-const MOST: usize = 1 << 24;
+pub const MOST: usize = 1 << 24;
 
 /// One number, or any of a range with both ends.
 #[derive(Clone, Copy, Debug, PartialEq)]

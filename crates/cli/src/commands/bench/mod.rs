@@ -11,7 +11,7 @@ mod throughput;
 
 use super::flags::EngineFlags;
 use crate::Global;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use planish::{Model, Pipeline};
 use planish_engine::Snapshot;
@@ -58,9 +58,9 @@ pub struct Target {
 
 impl Target {
     /// The model, or its dummy.
-    fn model(&self) -> Result<Model> {
+    fn model(&self, talks: bool) -> Result<Model> {
         if !self.dummy_weights {
-            return Model::open(&self.model);
+            return Model::open(&self.model, talks);
         }
         let quant = match self.quant_dtype.as_str() {
             "int8" => Some(DType::I8),
@@ -91,6 +91,19 @@ impl Target {
             "kv_dtype": info.config.kv_dtype.to_string(),
             "max_batch": info.config.max_batch,
         })
+    }
+}
+
+/// Most requests, rounds or sequences of a run: more is a slip of the keyboard.
+const MOST: usize = 1 << 24;
+/// Most sequences that an engine runs at once.
+const MOST_AT_ONCE: usize = 1 << 16;
+
+/// Refuses numbers outside their range: name of the flag, what was found, the least and the most.
+fn within(flags: &[(&str, usize, usize, usize)]) -> Result<()> {
+    match flags.iter().find(|(_, found, least, most)| !(least..=most).contains(&found)) {
+        Some((name, found, least, most)) => bail!("--{name}: expected {least} to {most}, found {found}"),
+        None => Ok(()),
     }
 }
 

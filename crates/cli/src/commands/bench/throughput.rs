@@ -1,7 +1,7 @@
 //! `planish bench throughput`: many requests at once, as a server has them, and how long each waited.
 use super::drive::{Run, drive, job};
 use super::lengths::{self, Span};
-use super::{Random, Target, counted, dataset, extend, page};
+use super::{MOST, Random, Target, counted, dataset, extend, page, within};
 use crate::Global;
 use crate::commands::{bar, check_place, print, print_json};
 use anyhow::{Context, Result, bail};
@@ -47,13 +47,14 @@ pub struct Flags {
 
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
-    for (name, found) in [("num-prompts", flags.num_prompts), ("concurrency", flags.concurrency.unwrap_or(1))] {
-        if found == 0 {
-            bail!("--{name}: expected at least 1, found 0");
-        }
-    }
+    let concurrency = flags.concurrency.unwrap_or(1);
+    within(&[
+        ("num-prompts", flags.num_prompts, 1, MOST),
+        ("concurrency", concurrency, 1, MOST),
+        ("warmup", flags.warmup, 0, MOST),
+    ])?;
     check_place("--html", flags.html.as_ref())?;
-    let model = flags.target.model()?;
+    let model = flags.target.model(global.talks())?;
     let mut random = Random(flags.seed);
     let jobs = flags.jobs(&model, &mut random)?;
     let longest = jobs.iter().map(|j| j.prompt.len() + j.max_new_tokens).max().unwrap_or(0);

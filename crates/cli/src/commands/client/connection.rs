@@ -1,6 +1,7 @@
 //! Requests to a server: its address, its errors, and patience while it cannot be reached.
 use super::events::Events;
 use anyhow::{Context, Result, anyhow, bail};
+use planish::notice::say;
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
@@ -186,7 +187,12 @@ impl Connection {
             let wait = asked.unwrap_or(pause).min(LONGEST_PAUSE);
             if self.talks {
                 let why = crate::one_line(&missed.error);
-                eprintln!("{why}; attempt {} of {} in {:.1} s", number + 1, self.retries + 1, wait.as_secs_f64());
+                say(format_args!(
+                    "{why}; attempt {} of {} in {:.1} s",
+                    number + 1,
+                    self.retries + 1,
+                    wait.as_secs_f64()
+                ));
             }
             std::thread::sleep(wait);
             pause = pause.saturating_mul(2);

@@ -8,6 +8,7 @@ use crate::Global;
 use anyhow::Result;
 use clap::Args;
 use flags::CalibrationFlags;
+use planish::notice::say;
 use planish::quantize::{Budget, Done, Made, Order, parse_size, quantize};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ pub fn run_lite(global: &Global, flags: &LiteFlags) -> Result<()> {
     if global.talks() {
         for (given, name) in [(flags.batch_size.is_some(), "--batch-size"), (flags.search_scale, "--search-scale")] {
             if given {
-                eprintln!("note: {name} is accepted for LMDeploy's sake and changes nothing");
+                say(format_args!("note: {name} is accepted for LMDeploy's sake and changes nothing"));
             }
         }
     }

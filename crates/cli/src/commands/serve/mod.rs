@@ -7,6 +7,7 @@ use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Args};
 use planish::Model;
+use planish::notice::say;
 use planish_serve::tools::{FORMATS, Format};
 use planish_serve::{Address, Keys, LogStyle, Options, Served, Service, Tls};
 use serde_json::{Value, json};
@@ -135,11 +136,11 @@ struct LimitFlags {
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let start = Instant::now();
     if flags.backend.is_some() && global.talks() {
-        eprintln!("note: --backend is accepted and not used: there is one engine");
+        say(format_args!("note: --backend is accepted and not used: there is one engine"));
     }
     let titles = titles(&flags.models, &flags.names)?;
     // What is wrong with a model's files is said before the port opens.
-    let models = flags.models.iter().map(|name| Model::open(name)).collect::<Result<Vec<_>>>()?;
+    let models = flags.models.iter().map(|name| Model::open(name, global.talks())).collect::<Result<Vec<_>>>()?;
     let tls = flags.place.tls();
     let open_to_all = flags.access.insecure_no_auth;
     let service = Service::start(flags.options(global)?, &flags.place.address(), tls.as_ref(), open_to_all)?;
@@ -152,7 +153,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
     if global.talks() {
         let (seconds, what) = (start.elapsed().as_secs_f64(), titles.join(", "));
-        eprintln!("{what}: {url} (OpenAI API under /v1, Swagger UI at /), ready in {seconds:.2} s");
+        say(format_args!("{what}: {url} (OpenAI API under /v1, Swagger UI at /), ready in {seconds:.2} s"));
     }
     Ok(service.wait()?)
 }

@@ -1,6 +1,7 @@
 //! What a line that begins with `/` does.
 use super::{Conversation, file};
 use anyhow::{Result, anyhow, bail};
+use planish::notice::say;
 use std::path::PathBuf;
 
 /// Each command with its argument and meaning.
@@ -80,12 +81,12 @@ impl Command {
     /// Does it, as far as it concerns the conversation alone. What was asked for is printed to stderr: stdout has the answers.
     pub fn run(self, talk: &mut Conversation) -> Result<()> {
         match self {
-            Command::Help => eprint!("{}", help()),
-            Command::System(None) => eprintln!("system: {}", talk.system.as_deref().unwrap_or("none")),
+            Command::Help => say(format_args!("{}", help().trim_end())),
+            Command::System(None) => say(format_args!("system: {}", talk.system.as_deref().unwrap_or("none"))),
             Command::System(Some(text)) => talk.system = Some(text).filter(|text| text != "none"),
             Command::Temperature(None) => match talk.temperature {
-                Some(value) => eprintln!("temperature: {value}"),
-                None => eprintln!("temperature: the server's own"),
+                Some(value) => say(format_args!("temperature: {value}")),
+                None => say(format_args!("temperature: the server's own")),
             },
             Command::Temperature(value) => talk.temperature = value,
             Command::Save(path) => file::save(&path, talk)?,

@@ -2,7 +2,7 @@
 use super::Conversation;
 use anyhow::{Context, Result, bail};
 use planish_text::Message;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::Path;
 
 /// Writes a conversation. A file that is something else is not overwritten.
@@ -11,11 +11,7 @@ pub fn save(path: &Path, talk: &Conversation) -> Result<()> {
     if path.exists() && read(path).is_err() {
         bail!("{}: expected a new file or a saved conversation, found another file", place());
     }
-    let mut document = json!({"messages": talk.all()});
-    if let Some(temperature) = talk.temperature {
-        document["temperature"] = json!(temperature);
-    }
-    std::fs::write(path, serde_json::to_string_pretty(&document)? + "\n").with_context(place)
+    std::fs::write(path, serde_json::to_string_pretty(&talk.document())? + "\n").with_context(place)
 }
 
 /// Reads a conversation in place of the present one.

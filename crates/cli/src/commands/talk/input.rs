@@ -1,8 +1,8 @@
 //! Messages from a terminal, with history and editing, or line by line from a pipe.
 use anyhow::Result;
-use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
-use std::io::BufRead;
+use rustyline::{Behavior, Config, DefaultEditor};
+use std::io::{BufRead, IsTerminal};
 
 /// Begins and ends a message of several lines.
 const BLOCK: &str = "\"\"\"";
@@ -18,7 +18,13 @@ pub enum Input {
 impl Input {
     /// The standard input.
     pub fn open(interactive: bool) -> Result<Input> {
-        Ok(if interactive { Input::Terminal(Box::new(DefaultEditor::new()?)) } else { Input::Pipe })
+        if !interactive {
+            return Ok(Input::Pipe);
+        }
+        // What is typed is shown on the terminal, wherever the answers go.
+        let elsewhere = !std::io::stdout().is_terminal();
+        let behavior = if elsewhere { Behavior::PreferTerm } else { Behavior::Stdio };
+        Ok(Input::Terminal(Box::new(DefaultEditor::with_config(Config::builder().behavior(behavior).build())?)))
     }
 
     /// The next message; none at the end of the input, or after Ctrl-C.

@@ -6,13 +6,16 @@ mod input;
 mod markdown;
 mod screen;
 
+use super::print_json;
 use crate::Global;
 use anyhow::{Result, anyhow};
 use clap::{Args, ValueEnum};
 use command::Command;
 use input::Input;
+use planish::notice::say;
 use planish_text::Message;
 use screen::Screen;
+use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -60,6 +63,15 @@ impl Conversation {
         system.chain(self.messages.iter().cloned()).collect()
     }
 
+    /// As `/save` writes it and `--load` reads it.
+    fn document(&self) -> Value {
+        let mut document = json!({"messages": self.all()});
+        if let Some(temperature) = self.temperature {
+            document["temperature"] = json!(temperature);
+        }
+        document
+    }
+
     /// Takes the last question back, with its answer; the question.
     fn undo(&mut self, command: &str) -> Result<String> {
         let last = self.messages.iter().rposition(|message| message.role == "user");
@@ -95,7 +107,7 @@ pub trait Partner {
     fn answer(&mut self, talk: &Conversation, show: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<Reply>;
 }
 
-/// Talks until the input ends. In a terminal a failure is shown and the conversation goes on without the failed
+/// Talks until the input ends; with `--json` the whole conversation is printed then, and nothing before. In a terminal a failure is shown and the conversation goes on without the failed
 /// question; in a pipe it ends the program, because nobody is there to see it.
 pub fn talk(
     global: &Global,
@@ -110,15 +122,15 @@ pub fn talk(
         file::load(path, &mut talk)?;
     }
     if interactive && global.talks() {
-        eprintln!("{greeting} /help shows the commands, /exit ends.");
+        say(format_args!("{greeting} /help shows the commands, /exit ends."));
     }
     let mut input = Input::open(interactive)?;
-    let mut screen = Screen::new(flags.markdown);
+    let mut screen = Screen::new(flags.markdown, global.json);
     while let Some(text) = input.read()? {
         let done = match Command::parse(&text) {
             None if text.trim().is_empty() => continue,
             None => ask(global, &text, &mut talk, &mut screen, partner),
-            Some(Ok(Command::Exit)) => return Ok(()),
+            Some(Ok(Command::Exit)) => break,
             Some(Ok(Command::Again)) => {
                 talk.undo("/again").and_then(|text| ask(global, &text, &mut talk, &mut screen, partner))
             }
@@ -127,12 +139,12 @@ pub fn talk(
         };
         match done {
             Err(error) if interactive && !crate::is_broken_pipe(&error) => {
-                eprintln!("error: {}", crate::one_line(&error))
+                say(format_args!("error: {}", crate::one_line(&error)))
             }
             done => done?,
         }
     }
-    Ok(())
+    if global.json { print_json(&talk.document()) } else { Ok(()) }
 }
 
 /// One question and its answer.
@@ -160,7 +172,7 @@ fn ask(
     ended?;
     talk.messages.push(message("assistant", &reply.text));
     if global.talks() {
-        eprintln!("{}", summary(&reply, start, first.unwrap_or_else(Instant::now)));
+        say(format_args!("{}", summary(&reply, start, first.unwrap_or_else(Instant::now))));
     }
     Ok(())
 }

@@ -11,6 +11,8 @@ const RESET: &str = "\x1b[0m";
 
 /// The standard output.
 pub struct Screen {
+    /// Nothing is shown: a document tells all in the end.
+    hidden: bool,
     terminal: bool,
     markdown: bool,
     renderer: Renderer,
@@ -22,7 +24,7 @@ pub struct Screen {
 
 impl Screen {
     /// Nothing shown yet.
-    pub fn new(markdown: Markdown) -> Screen {
+    pub fn new(markdown: Markdown, hidden: bool) -> Screen {
         let terminal = std::io::stdout().is_terminal();
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let markdown = match markdown {
@@ -30,11 +32,14 @@ impl Screen {
             Markdown::Always => true,
             Markdown::Never => false,
         };
-        Screen { terminal, markdown, renderer: Renderer::default(), thinking: false, begun: false }
+        Screen { hidden, terminal, markdown, renderer: Renderer::default(), thinking: false, begun: false }
     }
 
     /// Shows a part of an answer. Into a pipe go answers, not thoughts.
     pub fn show(&mut self, part: Part<'_>) -> Result<()> {
+        if self.hidden {
+            return Ok(());
+        }
         let text = match part {
             Part::Text(text) if self.thinking => {
                 self.thinking = false;

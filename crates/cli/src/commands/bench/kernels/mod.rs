@@ -36,7 +36,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     }
     check_device(&global.device)?;
     let sizes = match &flags.model {
-        Some(name) => Sizes::of(&Model::shape(name)?),
+        Some(name) => Sizes::of(&Model::shape(name, global.talks())?),
         None => Sizes::LLAMA_3_8B,
     };
     let kind = if flags.quant_dtype == "int8" { Q8::Int8 } else { Q8::E4M3 };

@@ -34,7 +34,7 @@ impl<'a> Counter<'a> {
     /// A model's tokenizer, if one is named.
     pub fn new(tokenizer: Option<&str>, connection: &'a Connection, model: &'a str) -> Result<Counter<'a>> {
         let Some(name) = tokenizer else { return Ok(Counter::There(connection, model)) };
-        let words = Model::open(name)?.words().context("--tokenizer")?.clone();
+        let words = Model::open(name, connection.talks)?.words().context("--tokenizer")?.clone();
         Ok(Counter::Here(Box::new(words.tokenizer)))
     }
 

@@ -5,19 +5,24 @@ mod figures;
 mod load;
 mod request;
 
-use super::Random;
 use super::lengths::Span;
+use super::{MOST, Random, within};
 use crate::Global;
 use crate::commands::client::connection::Connection;
 use crate::commands::client::{ServerFlags, first_model};
 use crate::commands::{bar, print, print_json};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use figures::Goal;
 use load::Job;
+use planish::notice::say;
 use request::{Outcome, Target};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// Fewest requests a second, and most seconds for an answer: what clocks can be asked for.
+const LEAST_RATE: f64 = 1e-6;
+const LONGEST_TIMEOUT: f64 = 86_400.0;
 
 /// Flags of the command.
 #[derive(Args)]
@@ -86,9 +91,8 @@ pub enum Endpoint {
 /// Runs the command.
 pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     flags.check()?;
-    let timeout = Duration::try_from_secs_f64(flags.timeout);
-    let timeout = timeout.map_err(|_| anyhow!("--timeout: expected seconds, found {}", flags.timeout))?;
-    let connection = flags.server.connect(timeout)?;
+    let mut connection = flags.server.connect(Duration::from_secs_f64(flags.timeout))?;
+    connection.talks = global.talks();
     let model = match &flags.server.model {
         Some(model) => model.clone(),
         None => first_model(&connection)?,
@@ -111,7 +115,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         let message = format!("{failed} of {} requests failed, the first: {error:#}", jobs.len());
         match failed == jobs.len() {
             true => bail!(message),
-            false => eprintln!("note: {message}"),
+            false => say(format_args!("note: {message}")),
         }
     }
     let document = figures::document(&run, flags, &target);
@@ -123,13 +127,16 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
 
 impl Flags {
     fn check(&self) -> Result<()> {
-        let counts =
-            [("num-prompts", self.num_prompts), ("concurrency", self.concurrency.unwrap_or(1)), ("vocab", self.vocab)];
-        if let Some((name, _)) = counts.into_iter().find(|(_, found)| *found == 0) {
-            bail!("--{name}: expected at least 1, found 0");
+        within(&[
+            ("num-prompts", self.num_prompts, 1, MOST),
+            ("concurrency", self.concurrency.unwrap_or(1), 1, MOST),
+            ("vocab", self.vocab, 1, usize::MAX),
+        ])?;
+        if self.request_rate.is_nan() || self.request_rate < LEAST_RATE {
+            bail!("--request-rate: expected a number from {LEAST_RATE} up, or inf, found {}", self.request_rate);
         }
-        if self.request_rate.is_nan() || self.request_rate <= 0.0 {
-            bail!("--request-rate: expected a number above 0, or inf, found {}", self.request_rate);
+        if !(self.timeout > 0.0 && self.timeout <= LONGEST_TIMEOUT) {
+            bail!("--timeout: expected seconds above 0, at most {LONGEST_TIMEOUT}, found {}", self.timeout);
         }
         if !(0.0..=100.0).contains(&self.temperature) {
             bail!("--temperature: expected a number from 0 up, found {}", self.temperature);

@@ -332,8 +332,9 @@ struct Each {
         if (lane < STAGES) barrier_init(e.full + 8 * lane, 1);
         barrier_init_done();
         __syncwarp();
-        // Keys of earlier steps were written before this step began: their copies need not wait for the kernel before.
-        bool old = (e.tile.lo / SEGMENT + 1) * SEGMENT < e.tile.hi;
+        // Keys of earlier steps were written before this step began: their copies need not wait for the kernel before. Up to
+        // one piece of the second segment is asked for here; the newest key, the last, must lie behind it.
+        bool old = (e.tile.lo / SEGMENT + 1) * SEGMENT + KEYS < e.tile.hi;
         if (!old) grid_wait();
         if (e.begin < e.end) e.look_up();
 #pragma unroll

@@ -74,6 +74,8 @@ struct Hopper {
             barrier_init(q_empty + i * 8, Q_READERS);
         }
         for (int i = 0; i < CHECKS; i++) barrier_init(checked + i * 8, CHECKING);
+        barrier_init_done();
+        copy_engine_fence();
     }
 
     // Where a chunk of eight 16-bit numbers stands in a matrix of `rows`.

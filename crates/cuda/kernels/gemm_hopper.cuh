@@ -299,7 +299,10 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
         const Lane& l, int n0, int t0) {
         constexpr bool GATING = FORM != FORM_SUMS;
-        constexpr int BUFFERS = GATING ? 4 : 2; // joined boxes are half as large
+        // Joined boxes are half as large: four buffers, where a tile fills them evenly, so that the next tile's first box
+        // does not come to one that may still be read.
+        constexpr int BOXES = TN / BOX_ROWS * MI, BUFFERS = GATING && BOXES % 4 == 0 ? 4 : 2;
+        static_assert(STORE_BYTES == 0 || BOXES % BUFFERS == 0, "a tile begins with the buffer after the last one's");
         const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
         const bool plain = !GATING && a.layout == PLAIN;
         const int type = a.out_type;

@@ -64,8 +64,9 @@ impl Cuda {
         let info = info(options.ordinal)?;
         support::is_new_enough(info.arch)?;
         modules::has_kernels(info.arch)?;
+        options.kernels_of.map_or(Ok(()), |asked| support::has_kernels_of(asked, info.arch))?;
         let context = Arc::new(Context::new(options.ordinal)?);
-        let arch = options.kernels_of.map_or(info.arch, |arch| arch.min(info.arch));
+        let arch = options.kernels_of.unwrap_or(info.arch);
         Ok(Cuda {
             modules: Modules::new(&context, info.arch),
             blocks: Blocks::default(),

@@ -44,6 +44,16 @@ pub(crate) fn is_new_enough(arch: Arch) -> Result<()> {
     }
 }
 
+/// Fails where a GPU of `device` does not load kernels of the architecture that it is asked to use: it has its own and those
+/// of tensor cores from sm_80 on, and Hopper, on which all are tested, has all before it.
+pub(crate) fn has_kernels_of(asked: Arch, device: Arch) -> Result<()> {
+    is_new_enough(asked)?;
+    match asked {
+        _ if asked == device || asked < device && (device == 90 || (80..90).contains(&asked)) => Ok(()),
+        _ => Err(Error::unsupported(format!("this GPU (sm_{device}) does not load the kernels of sm_{asked}"))),
+    }
+}
+
 /// The kernels that multiply codes of this type, or an error that names the type which this architecture does run.
 pub fn family(kind: Q8, arch: Arch) -> Result<Family> {
     let refuse = |why: &str| Err(Error::unsupported(format!("{why} (this GPU is sm_{arch})")));
@@ -92,6 +102,25 @@ mod tests {
             assert_eq!(family(Q8::Int8, arch).ok(), int8, "sm_{arch}");
             assert_eq!(family(Q8::E4M3, arch).ok(), fp8, "sm_{arch}");
             assert_eq!(family(Q8::E5M2, arch).ok(), fp8, "sm_{arch}");
+        }
+    }
+
+    #[test]
+    fn forced_kernels_are_those_that_a_gpu_loads() {
+        for (device, loads) in [
+            (70, &[70][..]),
+            (75, &[75]),
+            (80, &[80]),
+            (89, &[80, 86, 87, 89]),
+            (90, &[70, 72, 75, 80, 86, 87, 89, 90]),
+            (100, &[80, 86, 87, 89]),
+            (120, &[80, 86, 87, 89]),
+        ] {
+            for asked in [61, 70, 72, 75, 80, 86, 87, 89, 90] {
+                let expected = loads.contains(&asked);
+                assert_eq!(has_kernels_of(asked, device).is_ok(), expected, "sm_{asked} on sm_{device}");
+            }
+            assert_eq!(has_kernels_of(device, device), Ok(()));
         }
     }
 

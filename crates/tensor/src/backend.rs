@@ -23,7 +23,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
 
     /// One line for people: device and kernels chosen.
     fn describe(&self) -> String;
-    /// Element type of hidden states: F32 on CPUs, BF16 on GPUs.
+    /// Element type of hidden states; F32 so far, as a rounding to 16 bits before the one to 8 would move codes.
     fn activation_dtype(&self) -> DType;
     /// Memory of the device.
     fn memory(&self) -> Memory;

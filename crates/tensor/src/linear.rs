@@ -3,12 +3,12 @@ use crate::host::decode_f32_into;
 use crate::q8::quantize_weight_row;
 use crate::{Error, Grid, HostTensor, Q8, Result};
 
-/// How float products are computed. Weights are never rounded further than they are stored.
+/// How float products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloatMath {
-    /// f32 activations, sequential fused multiply-adds over the input channels.
+    /// f32 activations, weights as they are stored, sequential fused multiply-adds over the input channels.
     F32,
-    /// Activations (and f32 weights) rounded to bf16, products exact, sums in f32. A back end without such
+    /// Activations and weights (f32 and f16 ones too) rounded to bf16, products exact, sums in f32. A back end without such
     /// instructions may compute as [`FloatMath::F32`] does, which is never less exact.
     Bf16,
 }

@@ -20,6 +20,8 @@ pub(crate) fn quantize(cuda: &Cuda, x: &Tensor<Cuda>, out: &mut Q8Rows<Cuda>) ->
     let q8 = fits("quantize_rows", x.rows, x.cols, out)?;
     let (codes, scales, k) = (address(&out.codes), address(&out.scales), x.cols);
     let grouped = |size: usize, powers: bool| {
+        // A group may be wider than the rows; the kernel counts in 32 bits.
+        let size = size.min(k.max(1));
         let blocks = Blocks::of((x.rows * k.div_ceil(size)).div_ceil(WARPS), 32 * WARPS);
         let kind = kind_of(cuda, q8);
         let parameters = params![address(x), x.rows, k, size, i32::from(powers), kind, codes, scales];
@@ -63,7 +65,7 @@ pub(crate) fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, out: &mut Tenso
         t,
         n,
         k,
-        w.grid.group_size(k),
+        w.grid.group_size(k).min(k.max(1)),
         i32::from(w.interleaved),
         out_type("gemm_w8a8", out.dtype)?,
     ];

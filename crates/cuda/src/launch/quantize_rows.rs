@@ -23,6 +23,8 @@ const CLUSTER: usize = 8;
 const STREAMING: usize = 992;
 const STAGES: usize = 6;
 const MOST_TURNS: usize = 8;
+/// At least what a block that streams has in shared memory besides its pieces.
+const FIXED_BYTES: usize = 1 << 10;
 
 /// How rows are taken; the codes are the same.
 #[derive(Debug, PartialEq)]
@@ -56,7 +58,7 @@ pub(crate) struct Codes {
 }
 
 impl Rows {
-    fn way(&self, arch: Arch, multiprocessors: usize) -> Way {
+    fn way(&self, arch: Arch, multiprocessors: usize, shared_bytes: usize) -> Way {
         let chunks = self.f / 4;
         let (part, turns) = (chunks.div_ceil(CLUSTER), chunks.div_ceil(STREAMING));
         if arch < 90 || !self.f.is_multiple_of(4) {
@@ -65,10 +67,16 @@ impl Rows {
         if self.f >= 8192 && part <= 1024 && CLUSTER * self.rows <= multiprocessors {
             return Way::Spread(part);
         }
-        match self.f >= 8192 && turns <= MOST_TURNS {
+        let fits = self.piece_bytes(4 * STREAMING) + FIXED_BYTES <= shared_bytes;
+        match self.f >= 8192 && turns <= MOST_TURNS && fits {
             true => Way::Stream(4 * chunks.div_ceil(turns).next_multiple_of(32)),
             false => Way::Alone,
         }
+    }
+
+    /// Shared memory of a block that streams pieces of this many columns.
+    fn piece_bytes(&self, width: usize) -> usize {
+        STAGES * self.operands * 4 * width
     }
 
     /// Runs the kernel whose name begins with `name`.
@@ -76,15 +84,14 @@ impl Rows {
         let Rows { x, rows, f, operands, codes: Codes { kind, fixed } } = *self;
         let (codes, scales) = (address(&out.codes), address(&out.scales));
         let multiprocessors = cuda.info().sm_count as usize;
-        match self.way(cuda.arch(), multiprocessors) {
+        match self.way(cuda.arch(), multiprocessors, cuda.info().shared_bytes as usize) {
             Way::Spread(part) => {
                 let grid = Blocks::of(CLUSTER * rows, part.next_multiple_of(32));
                 cuda.launch(file, &format!("{name}_spread"), grid, params![x, f, part, kind, fixed, codes, scales])
             }
             Way::Stream(width) => {
                 let grid = Blocks::of(rows.min(multiprocessors), width / 4 + 32);
-                let bytes = |width: usize| STAGES * operands * 4 * width;
-                let grid = grid.with_shared(bytes(width), bytes(4 * STREAMING));
+                let grid = grid.with_shared(self.piece_bytes(width), self.piece_bytes(4 * STREAMING));
                 cuda.launch(
                     file,
                     &format!("{name}_stream"),
@@ -165,8 +172,8 @@ mod tests {
 
     #[test]
     fn wide_rows_go_by_their_number() {
-        let way =
-            |rows, f, arch| Rows { x: 0, rows, f, operands: 2, codes: Codes { kind: 1, fixed: 0.0 } }.way(arch, 132);
+        let of = |operands, rows, f| Rows { x: 0, rows, f, operands, codes: Codes { kind: 1, fixed: 0.0 } };
+        let way = |rows, f, arch| of(2, rows, f).way(arch, 132, 227 << 10);
         assert_eq!(way(1, 14336, 90), Way::Spread(448));
         assert_eq!(way(17, 14336, 90), Way::Stream(3584));
         assert_eq!(way(8192, 14336, 90), Way::Stream(3584));
@@ -174,6 +181,9 @@ mod tests {
         assert_eq!(way(8192, 4096, 90), Way::Alone);
         assert_eq!(way(8192, 14336, 89), Way::Alone);
         assert_eq!(way(1, 14335, 90), Way::Alone);
+        // Chips whose blocks have less memory: pieces of one operand fit, of two not.
+        assert_eq!(of(2, 8192, 14336).way(120, 170, 99 << 10), Way::Alone);
+        assert_eq!(of(1, 8192, 14336).way(120, 170, 99 << 10), Way::Stream(3584));
         for f in (8192..=65536).step_by(4) {
             let Way::Stream(width) = way(8192, f, 90) else { continue };
             assert!(width.is_multiple_of(128) && width / 4 <= STREAMING && width * MOST_TURNS >= f, "{f}");

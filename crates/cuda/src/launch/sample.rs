@@ -4,6 +4,7 @@ use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
 use crate::ahead::MOST;
+use crate::driver::Arch;
 use planish_tensor::layout::require;
 use planish_tensor::{Result, SampleRow, Tensor};
 use std::collections::HashSet;
@@ -20,6 +21,8 @@ const ENOUGH: usize = 2048;
 const WIDEST: usize = 1 << 18;
 /// Bytes of weights in memory of their own, at most, but for one row.
 const SPARE: usize = 64 << 20;
+/// At least what a block has in shared memory besides (`Shared` in the kernel).
+const FIXED_BYTES: usize = 20 << 10;
 
 /// Whether the kernels can do this: long lists of candidates, and a token that is biased twice, are left to the host.
 fn runs(row: &SampleRow, v: usize) -> bool {
@@ -70,8 +73,8 @@ pub(crate) fn chosen(cuda: &Cuda) -> Result<u64> {
 }
 
 fn queue_samples(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)], out: u64) -> Result<()> {
-    // Before sm_90 a row's weights take memory of their own.
-    let at_once = if cuda.arch() >= 90 { rows.len() } else { SPARE / (4 * logits.cols) }.max(1);
+    // Without clusters a row's weights take memory of their own.
+    let at_once = if spreads(cuda) { rows.len() } else { SPARE / (4 * logits.cols) }.max(1);
     let parts = rows.chunks(at_once).zip((out..).step_by(4 * at_once));
     parts.into_iter().try_for_each(|(few, out)| sample_at_once(cuda, logits, few, out))
 }
@@ -82,14 +85,28 @@ fn sample_at_once(cuda: &Cuda, logits: &Tensor<Cuda>, rows: &[(u32, &SampleRow)]
     let at = cuda.scratch("sampling", 4 * words.len())?;
     write_words(cuda, &words, at)?;
     let blocks = v.div_ceil(BLOCK);
-    let (name, members, stride, spare) = match cuda.arch() >= 90 {
+    let (name, members, stride, spare) = match spreads(cuda) {
         true => ("sample_spread", CLUSTER, STRIDE, 0),
         false => ("sample_alone", 1, 0, cuda.scratch("weights of tokens", 4 * rows.len() * v)?),
     };
-    // The masses of a member's blocks, and their weights.
-    let shared = |blocks: usize| blocks.div_ceil(members) * (8 + 4 * stride);
+    let shared = |blocks: usize| member_bytes(blocks, members, stride);
     let grid = Grid::of(members * rows.len(), THREADS).with_shared(shared(blocks), shared(WIDEST / BLOCK));
     cuda.launch("sample", name, grid, params![address(logits), v, at, spare, out])
+}
+
+/// Shared memory of a member of a cluster: the masses of its blocks, and their weights.
+const fn member_bytes(blocks: usize, members: usize, stride: usize) -> usize {
+    blocks.div_ceil(members) * (8 + 4 * stride)
+}
+
+/// Whether a row is spread over a cluster, whose blocks hold the weights of the widest vocabulary beside what every block has.
+/// Chips with clusters and less memory for a block (sm_120) take the rows as older ones do.
+fn spreads(cuda: &Cuda) -> bool {
+    holds_widest(cuda.arch(), cuda.info().shared_bytes as usize)
+}
+
+const fn holds_widest(arch: Arch, shared_bytes: usize) -> bool {
+    arch >= 90 && member_bytes(WIDEST / BLOCK, CLUSTER, STRIDE) + FIXED_BYTES <= shared_bytes
 }
 
 /// The kernels' rows, then their lists.
@@ -121,4 +138,19 @@ fn append(words: &mut Vec<u32>, count: usize, list: impl Iterator<Item = u32>) -
     let at = words.len() as u32;
     words.extend(list);
     [at, count as u32]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_spread_where_blocks_hold_the_widest() {
+        // Architecture, and KiB of shared memory that a block may have.
+        for (arch, kib, spreads) in
+            [(70, 96, false), (80, 163, false), (90, 227, true), (100, 227, true), (120, 99, false)]
+        {
+            assert_eq!(holds_widest(arch, kib << 10), spreads, "sm_{arch}");
+        }
+    }
 }

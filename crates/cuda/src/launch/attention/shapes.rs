@@ -111,7 +111,8 @@ impl Call<'_> {
     pub(super) fn few(&self) -> Option<Launch> {
         let (d, dtype, tiles) = (self.shape.d, self.kv.k.dtype, self.batch.s);
         let limit = self.cuda.info().shared_bytes as usize;
-        let one = self.batch.t == self.batch.s && self.batch.longest_query == 1;
+        // A tile takes the rows of one token, if they are not too many.
+        let one = self.batch.t == self.batch.s && self.batch.longest_query == 1 && self.only_few();
         let small = d == 128 && self.few_bytes(few_pairs(dtype, d)) > limit;
         let shared = self.few_bytes(if small { 2 } else { few_pairs(dtype, d) });
         (shared <= limit).then(|| Launch {

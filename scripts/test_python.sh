@@ -25,7 +25,7 @@ if ! folder=$(python venv "$maturin"); then
   exit 0
 fi
 begin=$SECONDS
-PATH=$folder/bin:$PATH python3 -m pip --python "$folder/bin/python" install --quiet --force-reinstall --no-deps --no-index \
+PATH=$folder/bin:$PATH system_pip --python "$folder/bin/python" install --quiet --force-reinstall --no-deps --no-index \
   --no-build-isolation --config-settings="maturin.build-args=--profile ${PROFILE:-release}" ./crates/python
 echo "built and installed in $((SECONDS - begin)) s"
 

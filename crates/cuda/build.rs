@@ -26,6 +26,10 @@ fn main() {
         println!("cargo::warning=no nvcc 13.0 (see docs/gpu.md): built without GPU kernels");
         return write_list(&out, &[]);
     };
+    if let Err(why) = preprocesses(&nvcc, &out) {
+        println!("cargo::warning=nvcc needs a C++ compiler (see docs/gpu.md): built without GPU kernels ({why})");
+        return write_list(&out, &[]);
+    }
     let sources = sources();
     let tools = Tools { nvrtc: Nvrtc::find(&nvcc), nvcc };
     // Two compilers at a time: each file is compiled for its architectures one after the other.
@@ -137,6 +141,15 @@ fn find_nvcc() -> Option<PathBuf> {
 fn is_13_0(nvcc: &Path) -> bool {
     let version = Command::new(nvcc).arg("--version").output();
     version.is_ok_and(|v| String::from_utf8_lossy(&v.stdout).contains("release 13.0"))
+}
+
+/// Whether nvcc runs at all: it calls the host's C++ compiler for every file, and a C compiler alone is not enough.
+fn preprocesses(nvcc: &Path, out: &Path) -> Result<(), String> {
+    let empty = out.join("empty.cu");
+    fs::write(&empty, "").map_err(|e| format!("{}: {e}", empty.display()))?;
+    let ran = Command::new(nvcc).arg("-E").arg(&empty).output().map_err(|e| format!("{}: {e}", nvcc.display()))?;
+    let said = String::from_utf8_lossy(&ran.stderr).lines().next().unwrap_or("it says nothing").to_owned();
+    if ran.status.success() { Ok(()) } else { Err(said) }
 }
 
 /// The folder of NVIDIA's wheels of the Python on `PATH`.

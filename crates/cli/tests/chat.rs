@@ -72,6 +72,39 @@ fn in_json_the_whole_conversation_is_one_document() {
     assert_eq!(text, format!("{}\n{}\n", answer(2), answer(4)));
 }
 
+/// Types into a terminal that has the program's input and messages; its answers go to a file.
+const TYPIST: &str = r#"
+import os, pty, signal, sys
+signal.alarm(120) # ends it, should the program wait for more
+child, terminal = pty.fork()
+if child == 0:
+    os.dup2(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), 1)
+    os.execv(sys.argv[2], sys.argv[2:])
+text, lines = b"", [b"Hi\r", b"/exit\r"]
+try:
+    while True:
+        text += os.read(terminal, 4096)
+        if b"> " in text and lines:
+            text = b""
+            os.write(terminal, lines.pop(0))
+except OSError: # the program has ended
+    pass
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"#;
+
+#[test]
+fn what_is_typed_does_not_go_where_answers_go() {
+    let dir = scratch();
+    let model = with_words(&golden("llama"), &dir.path().join("model"));
+    let flags = ["--max-new-tokens", "6", "--ignore-eos", "--log-level", "error"];
+    let answers = dir.path().join("answers.txt");
+    let mut typist = std::process::Command::new("python3");
+    typist.args(["-c", TYPIST]).arg(&answers).arg(env!("CARGO_BIN_EXE_planish")).arg("chat").arg(&model).args(flags);
+    assert!(typist.status().unwrap().success());
+    let piped = Program::new("chat --max-new-tokens 6 --ignore-eos").arg(&model).input("Hi\n").run().ok().stdout;
+    assert_eq!(std::fs::read_to_string(&answers).unwrap(), piped);
+}
+
 #[test]
 fn a_model_without_words_or_template_says_so() {
     let dir = scratch();

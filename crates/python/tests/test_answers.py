@@ -35,6 +35,8 @@ class Answers:
         found = self.pipe(PROMPTS, GREEDY, do_preprocess=False)
         self.assert_same(found, testbed.generated(self.model, PROMPTS, "--max-new-tokens", "12"))
         self.assertEqual([answer.index for answer in found], [0, 1, 2])
+        self.assertEqual(self.pipe(PROMPTS, GREEDY, False), found)
+        self.assertEqual(self.pipe.infer(PROMPTS, GREEDY, False), found)
 
     def test_texts_go_through_the_template(self):
         found = self.pipe(PROMPTS, gen_config=GREEDY)

@@ -81,7 +81,7 @@ impl Rows {
 
     /// Runs the kernel whose name begins with `name`.
     pub(crate) fn quantize(&self, cuda: &Cuda, file: &'static str, name: &str, out: &mut Q8Rows<Cuda>) -> Result<()> {
-        let Rows { x, rows, f, operands, codes: Codes { kind, fixed } } = *self;
+        let Rows { x, rows, f, codes: Codes { kind, fixed }, .. } = *self;
         let (codes, scales) = (address(&out.codes), address(&out.scales));
         let multiprocessors = cuda.info().sm_count as usize;
         match self.way(cuda.arch(), multiprocessors, cuda.info().shared_bytes as usize) {

@@ -119,7 +119,10 @@ fn quantization_config_is_what_compressed_tensors_writes() {
         let out = dir.path().join(name);
         quantize(&tiny(), &out).words(flags).run().ok();
         let found = read_json(&out.join("config.json"));
-        let expected = &read_json(&program::golden(golden).join("config.json"))["quantization_config"];
+        let expected = &mut read_json(&program::golden(golden).join("config.json"))["quantization_config"];
+        // That tool names GPTQ's order for whole rows too, which older readers of the format refuse.
+        expected["config_groups"]["group_0"]["weights"]["actorder"] = Value::Null;
+        let expected = &*expected;
         assert_eq!(&found["quantization_config"], expected, "{name}");
         assert_eq!(keys(&found["quantization_config"]), keys(expected), "{name}: in the same order");
         // All else is the original's.

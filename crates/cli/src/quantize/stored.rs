@@ -1,8 +1,8 @@
 //! A recipe on one model: which of its linears have which scheme, said as the checkpoint says it.
 use anyhow::{Result, bail};
-use planish_checkpoint::scheme::{ActQuant, ActUnit, Group, LinearScheme, QuantFormat, Scheme, WeightStrategy};
+use planish_checkpoint::scheme::{ActQuant, ActUnit, Group, LinearScheme, QuantFormat, Scheme};
 use planish_model::{Mlp, Plan, Role};
-use planish_quant::recipe::{Format, HEAD, Pattern, Recipe, RecipeGroup, WeightMethod};
+use planish_quant::recipe::{Format, HEAD, Pattern, Recipe, RecipeGroup};
 
 /// Refuses, before any work, a recipe that this model cannot follow.
 pub fn check(plan: &Plan, recipe: &Recipe) -> Result<()> {
@@ -51,14 +51,11 @@ pub fn scheme(plan: &Plan, recipe: &Recipe) -> Result<Scheme> {
             HEAD => plan.arch.names.head.to_owned(),
             other => other.to_owned(),
         });
-        let mut scheme = group.scheme;
-        let by_row = scheme.weights.strategy == WeightStrategy::Channel;
-        scheme.weights.act_order = by_row && recipe.weights == WeightMethod::Gptq && recipe.act_order;
-        groups.push(Group { targets: targets.collect(), scheme });
+        groups.push(Group { targets: targets.collect(), scheme: group.scheme });
     }
     if recipe.format == Format::Lmdeploy {
         let first = recipe.groups[0].scheme.weights;
-        return Ok(Scheme::w8a8(QuantFormat::LmDeploy, first.dtype, false, kept(plan, recipe))?);
+        return Ok(Scheme::w8a8(QuantFormat::LmDeploy, first.dtype, kept(plan, recipe))?);
     }
     Ok(Scheme::new(QuantFormat::CompressedTensors, groups, kept(plan, recipe))?.with_kv_cache(recipe.kv_cache))
 }

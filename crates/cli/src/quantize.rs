@@ -3,6 +3,7 @@
 mod budget;
 mod calibration;
 mod finite;
+mod fused;
 mod outcome;
 mod prepared;
 mod samples;

@@ -26,8 +26,20 @@ pub fn report(name: &str, prepared: &Prepared, outcome: Outcome) -> Report {
         let because = |(input, why): (Input, &str)| format!("no block's {} is smoothed: {why}", input.name());
         warnings.extend(model.plan.unsmoothed().into_iter().map(because));
     }
+    for mapping in &prepared.idle_mappings {
+        warnings
+            .push(format!("the recipe's mapping {mapping} names no pair of this model, which is not smoothed by it"));
+    }
     for targets in stored::idle_targets(&model.plan, recipe) {
         warnings.push(format!("the recipe's group of {targets} names no linear of this model"));
+    }
+    let mixed = stored::mixed_experts(&model.plan, recipe);
+    if !mixed.is_empty() {
+        warnings.push(format!(
+            "{}: experts of one layer differ in scheme; vLLM takes the first expert's for all of them and loads the others \
+             wrongly",
+            mixed.join(", ")
+        ));
     }
     for layer in outcome.layers.iter().filter(|l| !l.experts.on_all_tokens.is_empty()) {
         warnings.push(format!(

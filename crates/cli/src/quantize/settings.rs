@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 pub fn asked(order: &Order, prepared: &Prepared) -> Result<Settings> {
     let (model, recipe) = (&prepared.model, &prepared.recipe);
     let held_back: Vec<u8> = prepared.held_back.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let target = order.budget.map_or("none".into(), |budget| format!("{budget:?}"));
+    let target = order.budget.map_or("none".into(), |b| format!("KL={}{}", b.target, if b.fp8 { ",fp8" } else { "" }));
     let all = [
         ("calibration_samples", prepared.samples.sha256.clone()),
         ("held_back_tokens", digest(&held_back)),

@@ -18,6 +18,7 @@ use crate::machine::{Machine, check_device};
 use anyhow::{Context, Result, bail};
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
 use planish_quant::calibrate::phases::Phases;
+use planish_quant::calibrate::run::Outcome;
 use planish_quant::recipe::{QuantizeArgs, Recipe, decide};
 use planish_quant::report::{BudgetReport, Report};
 use serde_json::{Value, json};
@@ -100,9 +101,10 @@ pub fn decide_recipe(machine: &Machine, args: &QuantizeArgs) -> Result<Recipe> {
 pub fn quantize(machine: &Machine, order: &Order) -> Result<Done> {
     let start = Instant::now();
     let recipe = decide_recipe(machine, &order.recipe)?;
-    let published = match recover(&order.work_dir) {
-        Err(error) if !order.overwrite => return Err(error.into()),
-        published => published.unwrap_or_default(),
+    let published = match order.overwrite {
+        // What cannot be completed is replaced.
+        true => recover(&order.work_dir).unwrap_or_default(),
+        false => recover(&order.work_dir)?,
     };
     let tokens = order.budget.map_or(samples::HELD_BACK, |_| budget::TOKENS);
     let mut prepared = Prepared::open(machine, &order.model, recipe, tokens)?;
@@ -121,20 +123,25 @@ pub fn quantize(machine: &Machine, order: &Order) -> Result<Done> {
         settings,
         input: Some(prepared.model.path.clone()),
     };
-    let mut writer = CheckpointWriter::create(&order.work_dir, options)?;
-    let outcome = match prepared.write(machine, &mut writer) {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            writer.give_up();
-            return Err(error);
-        }
-    };
+    let writer = CheckpointWriter::create(&order.work_dir, options)?;
+    let (mut writer, outcome) = write(machine, &prepared, writer)?;
     let phases = outcome.phases.clone();
     let mut report = outcome::report(&order.model, &prepared, outcome);
     report.budget = spent;
     let report = outcome::save(&mut writer, &prepared, &prepared.scheme()?, report)?;
     writer.finish()?;
     Ok(Done::Made(Box::new(Made { report, phases, seconds: start.elapsed().as_secs_f64() })))
+}
+
+/// Writes the tensors; work that fails stays only where it can be resumed.
+fn write(machine: &Machine, prepared: &Prepared, mut to: CheckpointWriter) -> Result<(CheckpointWriter, Outcome)> {
+    match prepared.write(machine, &mut to) {
+        Ok(outcome) => Ok((to, outcome)),
+        Err(error) => {
+            to.give_up();
+            Err(error)
+        }
+    }
 }
 
 /// Searches what stays in float for a budget, if there is one.

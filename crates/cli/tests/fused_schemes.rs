@@ -71,6 +71,8 @@ fn vllm_finds_what_the_file_holds() {
         ),
         ("{W8A8: [Linear], FP8_DYNAMIC: ['re:.*layers.0.self_attn.(q|k|v)_proj$']}", true),
         ("{FP8_DYNAMIC: [Linear], W8A8: ['re:.*self_attn.(q|k|v)_proj', 're:.*mlp.(gate|up)_proj']}", true),
+        // The first that fits, though a later one names it.
+        ("{W8A8: ['re:.*_proj$'], FP8_DYNAMIC: [model.layers.0.mlp.down_proj]}", true),
         // Only what stands alone is split off: the class may stay.
         ("{FP8_DYNAMIC: ['re:.*down_proj$', 're:.*o_proj$'], W8A8: [Linear]}", false),
         ("{W8A8: ['re:.*(q|k|v|o|gate|up)_proj$'], FP8_DYNAMIC: ['re:.*down_proj$']}", false),

@@ -5,7 +5,7 @@ use planish_checkpoint::scheme::Group;
 use planish_model::{Mlp, Plan, Role};
 use planish_quant::recipe::Pattern;
 
-/// Linears that are run as one.
+/// Linears that are run as one, or one alone.
 struct Fused {
     /// As vLLM calls them.
     name: String,
@@ -61,6 +61,10 @@ fn fused_of(plan: &Plan, layer: usize) -> Vec<Fused> {
     let mut out = vec![of("qkv_proj", "QKVParallelLinear", &[Role::Q, Role::K, Role::V])];
     for mlp in [Mlp::Dense, Mlp::Shared] {
         out.push(of("gate_up_proj", "MergedColumnParallelLinear", &[Role::Gate(mlp), Role::Up(mlp)]));
+    }
+    // Of linears that stand alone it takes the first target that fits, though a later one may name them exactly.
+    for role in [Role::O, Role::Down(Mlp::Dense), Role::Down(Mlp::Shared)] {
+        out.push(of("", "RowParallelLinear", &[role]));
     }
     out.into_iter().flatten().chain(expert_names(plan, layer)).collect()
 }

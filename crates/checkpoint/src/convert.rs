@@ -100,7 +100,7 @@ fn to_lmdeploy(
         let expected = "one 8-bit type for all linears, as LMDeploy's layout has";
         return refuse("config_groups", expected, format!("{types:?}"));
     };
-    let there = Scheme::w8a8(QuantFormat::LmDeploy, dtype, false, kept_in_blocks(floats))?;
+    let there = Scheme::w8a8(QuantFormat::LmDeploy, dtype, kept_in_blocks(floats))?;
     match modules.keys().find(|module| there.for_linear(module).is_none()) {
         Some(module) => refuse("ignore", "every linear outside the blocks in float", format!("codes in {module}")),
         None => Ok(there),

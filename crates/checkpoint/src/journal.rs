@@ -8,20 +8,24 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, BufReader, Read},
     path::{Path, PathBuf},
 };
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// What a run was told and given: the name of each thing, and its value or digest.
+pub type Settings = BTreeMap<String, String>;
 
 /// First line: what a run must agree on to continue this one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
     version: u32,
     pub(crate) max_shard_size: u64,
-    /// The caller's digest of its inputs and flags.
-    pub(crate) settings: String,
+    /// The caller's inputs and flags.
+    pub(crate) settings: Settings,
 }
 
 /// One complete block.
@@ -63,7 +67,7 @@ pub(crate) struct Journal {
 }
 
 impl Header {
-    pub(crate) fn new(max_shard_size: u64, settings: String) -> Header {
+    pub(crate) fn new(max_shard_size: u64, settings: Settings) -> Header {
         Header { version: VERSION, max_shard_size, settings }
     }
 }
@@ -83,7 +87,10 @@ impl Journal {
             Err(e) => return Err(Error::io(path, "read")(e)),
         };
         let mut lines = text.split_inclusive(|&b| b == b'\n');
-        let Some(header) = lines.next().and_then(unseal::<Header>) else { return Ok(None) };
+        let Some(header) = lines.next().and_then(unseal::<Header>) else {
+            let expected = "the settings of a run in its first line";
+            return Err(Error::file(path, expected, "a damaged line; start again with --overwrite"));
+        };
         agree(path, &header, ours)?;
         let mut length = text.iter().position(|&b| b == b'\n').unwrap_or(0) + 1;
         let mut records: Vec<Record> = Vec::new();
@@ -162,10 +169,17 @@ fn agree(path: &Path, theirs: &Header, ours: &Header) -> Result<()> {
     if theirs.max_shard_size != ours.max_shard_size {
         return differs("max_shard_size", theirs.max_shard_size.to_string(), ours.max_shard_size.to_string());
     }
-    if theirs.settings != ours.settings {
-        return differs("settings", theirs.settings.clone(), ours.settings.clone());
+    match differing(&theirs.settings, &ours.settings) {
+        Some((name, [theirs, ours])) => differs(&format!("settings.{name}"), theirs, ours),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The first thing that is not the same in both, and what it is in either.
+fn differing(a: &Settings, b: &Settings) -> Option<(String, [String; 2])> {
+    let value = |of: &Settings, name: &String| of.get(name).cloned().unwrap_or_else(|| "nothing".into());
+    let name = a.keys().chain(b.keys()).find(|name| a.get(*name) != b.get(*name))?;
+    Some((name.clone(), [value(a, name), value(b, name)]))
 }
 
 fn line(value: &impl Serialize) -> String {

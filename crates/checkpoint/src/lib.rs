@@ -2,6 +2,7 @@
 //! The only crate that knows HF field names, safetensors and GGUF.
 #![deny(unsafe_code)]
 
+pub mod companions;
 pub mod config;
 pub mod convert;
 pub mod digests;

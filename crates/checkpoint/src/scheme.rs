@@ -69,7 +69,7 @@ pub struct WeightQuant {
     pub strategy: WeightStrategy,
     /// How the scales are stored.
     pub scale: ScaleType,
-    /// GPTQ visited columns by importance. Does not change how the checkpoint is read.
+    /// GPTQ visited columns by importance. Does not change how the checkpoint is read, and is written for groups only.
     pub act_order: bool,
 }
 
@@ -139,9 +139,9 @@ impl Scheme {
     }
 
     /// W8A8, the default: one scale per output channel, activations per token at run time, every linear but `ignore`.
-    /// `act_order` is recorded for GPTQ.
-    pub fn w8a8(format: QuantFormat, dtype: QuantType, act_order: bool, ignore: Vec<String>) -> Result<Scheme> {
-        let weights = WeightQuant { dtype, strategy: WeightStrategy::Channel, scale: ScaleType::Float, act_order };
+    pub fn w8a8(format: QuantFormat, dtype: QuantType, ignore: Vec<String>) -> Result<Scheme> {
+        let strategy = WeightStrategy::Channel;
+        let weights = WeightQuant { dtype, strategy, scale: ScaleType::Float, act_order: false };
         let activations = ActQuant::Dynamic { unit: ActUnit::Token, symmetric: true };
         let targets = match format {
             QuantFormat::CompressedTensors => vec!["Linear".into()],

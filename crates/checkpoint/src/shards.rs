@@ -21,7 +21,7 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const SUFFIX: &str = ".safetensors";
 const MAX_INDEX: u64 = 64 << 20;
-const MAX_SHARDS: usize = 10_000;
+pub(crate) const MAX_SHARDS: usize = 10_000;
 
 /// The mapped shards of one model. Opening checks every header, and that index and shards agree exactly.
 pub struct ModelFiles {

@@ -15,8 +15,8 @@ use crate::{
     entry::check_plain_name,
     error::quoted,
     header,
-    journal::{Header, Journal, Record, State, StateRecord, Written},
-    shards::{INDEX, SUFFIX},
+    journal::{Header, Journal, Record, Settings, State, StateRecord, Written},
+    shards::{INDEX, MAX_SHARDS, SUFFIX},
 };
 use planish_tensor::DType;
 use sha2::{Digest, Sha256};
@@ -40,8 +40,8 @@ pub struct WriterOptions {
     pub overwrite: bool,
     /// Continue an unfinished run, if there is one.
     pub resume: bool,
-    /// Digest of the caller's inputs and flags: a run continues only with equal settings.
-    pub settings: String,
+    /// The caller's inputs and flags: a run continues only with equal settings.
+    pub settings: Settings,
     /// Directory of the model that is read, which must not be the one that is written.
     pub input: Option<PathBuf>,
 }
@@ -52,7 +52,7 @@ impl Default for WriterOptions {
             max_shard_size: 5_000_000_000,
             overwrite: false,
             resume: false,
-            settings: String::new(),
+            settings: Settings::new(),
             input: None,
         }
     }
@@ -67,6 +67,7 @@ pub struct CheckpointWriter {
     staging: Staging,
     journal: Journal,
     max_shard_size: u64,
+    settings: Settings,
     tensors: Vec<Written>,
     names: HashSet<String>,
     files: BTreeSet<String>,
@@ -91,7 +92,8 @@ struct Current {
 impl CheckpointWriter {
     /// Opens `dir` for a new checkpoint, or to continue one. Makes the directory where it is missing.
     /// Refuses a directory that is not empty (unless `overwrite`), one that another process writes to, and unfinished
-    /// work (unless `resume` or `overwrite`). Completes a publication that was cut short.
+    /// work (unless `resume` or `overwrite`). Completes a publication that was cut short; with `overwrite` one that
+    /// cannot be completed is given up.
     pub fn create(dir: &Path, options: WriterOptions) -> Result<CheckpointWriter> {
         Self::create_on(Disk::default(), dir, options)
     }
@@ -100,7 +102,10 @@ impl CheckpointWriter {
         staging::check_target(dir, &options)?;
         let made = !dir.exists();
         let staging = Staging::open(&disk, dir)?;
-        publish::roll_forward(&disk, dir, &staging)?;
+        match publish::roll_forward(&disk, dir, &staging) {
+            Err(_) if options.overwrite => publish::abandon(&disk, &staging)?,
+            done => drop(done?),
+        }
         staging::check_empty(dir, &staging, &options)?;
         staging.ensure()?;
         let header = Header::new(options.max_shard_size, options.settings);
@@ -121,7 +126,8 @@ impl CheckpointWriter {
             made,
             staging,
             journal,
-            max_shard_size: options.max_shard_size,
+            max_shard_size: header.max_shard_size,
+            settings: header.settings,
             tensors: Vec::new(),
             names: HashSet::new(),
             files: BTreeSet::new(),
@@ -318,6 +324,10 @@ impl CheckpointWriter {
             }
             None => 1,
         };
+        if number > MAX_SHARDS {
+            let expected = format!("at most {MAX_SHARDS} shards, as many as are read; a larger --max-shard-size");
+            return Err(Error::file(&self.dir, expected, "more"));
+        }
         let file = self.disk.create(&self.staging.data(number))?;
         self.current = Some(Current { number, file, length: 0, header: 0 });
         Ok(())

@@ -3,9 +3,11 @@
 mod budget;
 mod calibration;
 mod finite;
+mod fused;
 mod outcome;
 mod prepared;
 mod samples;
+mod settings;
 mod stored;
 mod strength;
 
@@ -13,15 +15,13 @@ pub use budget::Budget;
 pub use prepared::Prepared;
 
 use crate::machine::{Machine, check_device};
-use crate::source::Model;
 use anyhow::{Context, Result, bail};
 use planish_checkpoint::writer::{CheckpointWriter, WriterOptions, recover};
 use planish_quant::calibrate::phases::Phases;
+use planish_quant::calibrate::run::Outcome;
 use planish_quant::recipe::{QuantizeArgs, Recipe, decide};
-use planish_quant::report::Report;
-use planish_quant::samples::Samples;
+use planish_quant::report::{BudgetReport, Report};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -101,52 +101,59 @@ pub fn decide_recipe(machine: &Machine, args: &QuantizeArgs) -> Result<Recipe> {
 pub fn quantize(machine: &Machine, order: &Order) -> Result<Done> {
     let start = Instant::now();
     let recipe = decide_recipe(machine, &order.recipe)?;
-    if recover(&order.work_dir).unwrap_or(false) && order.resume {
-        return Ok(Done::Completed);
-    }
+    let published = match order.overwrite {
+        // What cannot be completed is replaced.
+        true => recover(&order.work_dir).unwrap_or_default(),
+        false => recover(&order.work_dir)?,
+    };
     let tokens = order.budget.map_or(samples::HELD_BACK, |_| budget::TOKENS);
     let mut prepared = Prepared::open(machine, &order.model, recipe, tokens)?;
-    let taken = std::fs::read_dir(&order.work_dir).is_ok_and(|mut entries| entries.next().is_some());
-    if order.budget.is_some() && taken && !order.overwrite && !order.resume {
-        // The writer would say so too, but only after the measurements.
-        bail!("{}: expected an empty directory, or --overwrite or --resume, found files", order.work_dir.display());
+    let mut settings = settings::asked(order, &prepared)?;
+    if let Some(published) = published.filter(|_| order.resume)
+        && settings::agree(order, &settings, &published)?
+    {
+        return Ok(Done::Completed);
     }
-    order.budget.map_or(Ok(()), |allowed| budget::check(allowed, &prepared))?;
-    let spent = order.budget.map(|allowed| budget::spend(machine, &mut prepared, allowed)).transpose()?;
-    let (model, recipe, samples) = (&prepared.model, &prepared.recipe, &prepared.samples);
-    let scheme = prepared.scheme()?;
+    let spent = spend(machine, order, &mut prepared)?;
+    settings::decided(&mut settings, &prepared);
     let options = WriterOptions {
         max_shard_size: order.max_shard_size,
         overwrite: order.overwrite,
         resume: order.resume,
-        settings: settings_digest(model, recipe, samples),
-        input: Some(model.path.clone()),
+        settings,
+        input: Some(prepared.model.path.clone()),
     };
-    let mut writer = CheckpointWriter::create(&order.work_dir, options)?;
-    let outcome = match prepared.write(machine, &mut writer) {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            writer.give_up();
-            return Err(error);
-        }
-    };
+    let writer = CheckpointWriter::create(&order.work_dir, options)?;
+    let (mut writer, outcome) = write(machine, &prepared, writer)?;
     let phases = outcome.phases.clone();
-    let mut report = outcome::report(&order.model, model, recipe, samples, prepared.held_back.len(), outcome);
+    let mut report = outcome::report(&order.model, &prepared, outcome);
     report.budget = spent;
-    let report = outcome::save(&mut writer, &prepared, &scheme, report)?;
+    let report = outcome::save(&mut writer, &prepared, &prepared.scheme()?, report)?;
     writer.finish()?;
     Ok(Done::Made(Box::new(Made { report, phases, seconds: start.elapsed().as_secs_f64() })))
 }
 
-/// What must be equal for a run to be continued.
-fn settings_digest(model: &Model, recipe: &Recipe, samples: &Samples) -> String {
-    let mut hasher = Sha256::new();
-    hasher.update(serde_json::to_vec(model.config.fields()).unwrap_or_default());
-    hasher.update(model.bytes.to_le_bytes());
-    hasher.update(recipe.to_yaml());
-    hasher.update(format!("{:?} {:?}", recipe.format, recipe.seed));
-    hasher.update(&samples.sha256);
-    hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()
+/// Writes the tensors; work that fails stays only where it can be resumed.
+fn write(machine: &Machine, prepared: &Prepared, mut to: CheckpointWriter) -> Result<(CheckpointWriter, Outcome)> {
+    match prepared.write(machine, &mut to) {
+        Ok(outcome) => Ok((to, outcome)),
+        Err(error) => {
+            to.give_up();
+            Err(error)
+        }
+    }
+}
+
+/// Searches what stays in float for a budget, if there is one.
+fn spend(machine: &Machine, order: &Order, prepared: &mut Prepared) -> Result<Option<BudgetReport>> {
+    let Some(allowed) = order.budget else { return Ok(None) };
+    let taken = std::fs::read_dir(&order.work_dir).is_ok_and(|mut entries| entries.next().is_some());
+    if taken && !order.overwrite && !order.resume {
+        // The writer would say so too, but only after the measurements.
+        bail!("{}: expected an empty directory, or --overwrite or --resume, found files", order.work_dir.display());
+    }
+    budget::check(allowed, prepared)?;
+    budget::spend(machine, prepared, allowed).map(Some)
 }
 
 /// `5GB` as bytes.

@@ -2,6 +2,7 @@
 use crate::notice::fetching;
 use crate::words::{self, Words};
 use anyhow::{Context, Result, bail};
+use planish_checkpoint::companions;
 use planish_checkpoint::config::Config;
 use planish_checkpoint::generation::GenerationDefaults;
 use planish_checkpoint::gguf::{GgufDtype, GgufModel, GgufSource};
@@ -15,19 +16,6 @@ use planish_tensor::DType;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-
-/// Tokenizer and generation files that a quantized copy keeps as they are.
-const COMPANIONS: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-];
 
 /// Random weights are the same in every run.
 const DUMMY_SEED: u64 = 42;
@@ -100,7 +88,7 @@ impl Model {
         let plan = Plan::new(&config)?;
         let tensors = DummySource::new(&plan, quant, DUMMY_SEED, file);
         let bytes = tensors.bytes();
-        let (companions, generation) = (companions_in(dir)?, GenerationDefaults::default());
+        let (companions, generation) = (companions::read(dir)?, GenerationDefaults::default());
         let tensors = Box::new(tensors);
         let words = OnceLock::new();
         Ok(Model { path: given.into(), config, plan, scheme: None, tensors, generation, words, companions, bytes })
@@ -123,7 +111,7 @@ impl Model {
         plan.check_tensors(&files).with_context(|| dir.display().to_string())?;
         check_types(&plan, scheme.as_ref(), &files, dir)?;
         let bytes = files.total_bytes();
-        let companions = companions_in(dir)?;
+        let companions = companions::read(dir)?;
         let generation = GenerationDefaults::open(dir)?;
         Ok(Model {
             path: dir.into(),
@@ -183,11 +171,6 @@ fn check_types(plan: &Plan, scheme: Option<&Scheme>, files: &ModelFiles, dir: &P
         }
     }
     Ok(())
-}
-
-fn companions_in(dir: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-    let there = COMPANIONS.into_iter().filter(|name| dir.join(name).exists());
-    there.map(|name| Ok((name.to_owned(), planish_checkpoint::read_model_file(dir, name)?))).collect()
 }
 
 fn gguf_in(dir: &Path) -> Result<Option<PathBuf>> {

@@ -177,6 +177,25 @@ fn weights_that_are_no_numbers() {
     }
 }
 
+/// A row of the embedding that no sample has: nothing but a look at the tensor itself finds it.
+#[test]
+fn weights_that_are_no_numbers_where_no_sample_looks() {
+    let dir = scratch();
+    let model = copy_of(&golden("llama3_rope_bias_untied"), &dir.path().join("model"));
+    let (path, name) = (model.join("model.safetensors"), "model.embed_tokens.weight");
+    let mut file = File::open(&path);
+    assert_eq!(file.kind(name).0, "BF16");
+    let end = file.place(name).end;
+    file.data[end - 2..end].copy_from_slice(&0x7FC0u16.to_le_bytes());
+    file.save(&path);
+    let calibration = dir.path().join("few.json");
+    std::fs::write(&calibration, json!(vec![(0..64).collect::<Vec<u32>>(); 8]).to_string()).unwrap();
+    let out = dir.path().join("out");
+    let program = Program::new("quantize --weights rtn --smooth off").arg(&model).arg("--work-dir").arg(&out);
+    program.arg("--calib-dataset").arg(&calibration).run().fails(&[name, "NaN"]);
+    assert_ne!(inspect(&out).run().code, 0, "nothing that loads");
+}
+
 #[test]
 fn configurations_that_do_not_fit() {
     let dir = scratch();

@@ -52,6 +52,7 @@ fn data_sets_of_the_hub_by_name() {
         ],
     );
     cached(&home, "who/parts", &[("one/train.jsonl", &train), ("two/test.jsonl", &test)]);
+    cached(&home, "who/tests", &[("test.jsonl", &test), ("validation.jsonl", &test)]);
     let run = |name: &str, data: &str| quantize(&model, &dir.path().join(name), data).var("HF_HOME", &home);
     let local = dir.path().join("local.jsonl");
     std::fs::write(&local, &train).unwrap();
@@ -64,10 +65,12 @@ fn data_sets_of_the_hub_by_name() {
     let found = run("split", "who/talks:test").run().json();
     assert_ne!(calibration(&found)["sha256"], calibration(&expected)["sha256"]);
     assert!(calibration(&found)["source"].as_str().unwrap().starts_with("who/talks/data/test.jsonl: "), "{found}");
+    run("asked", "who/tests:test").run().ok();
     let found = run("config", "who/parts:one/train").run().json();
     assert_eq!(calibration(&found)["sha256"], calibration(&expected)["sha256"]);
     for (data, pieces) in [
         ("who/talks:validation", ["who/talks", "split validation"]),
+        ("who/tests", ["who/tests", "split train or train_sft, found none"]),
         ("who/nobody", ["who/nobody", "no such file; asked the hub"]),
         ("no/such.jsonl", ["no/such.jsonl", "cannot be read"]),
     ] {

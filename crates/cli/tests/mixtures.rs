@@ -27,6 +27,8 @@ fn experts_are_quantized_by_name_and_routers_never() {
         assert!(ignored.contains(&json!(format!("model.layers.1.{name}"))), "{name}: {ignored:?}");
     }
     let report = read_json(&out.join("planish_report.json"));
+    let warnings = report["warnings"].to_string();
+    assert!(warnings.contains("model.layers.0, model.layers.1: experts of one layer differ in scheme"), "{warnings}");
     let tokens = &report["layers"][0]["experts"]["tokens"];
     assert_eq!(tokens.as_array().unwrap().len(), 4, "{tokens}");
     assert!(report["self_checks"]["quantized_kl_mean"].as_f64().unwrap() < 0.05, "{}", report["self_checks"]);

@@ -59,6 +59,49 @@ fn recipes_that_cannot_be_followed_are_refused_before_any_work() {
     }
 }
 
+/// A smoothing that would smooth nothing is no smoothing: llm-compressor refuses it too.
+#[test]
+fn mappings_that_name_nothing_are_refused() {
+    let dir = scratch();
+    let (file, out) = (dir.path().join("recipe.yaml"), dir.path().join("out"));
+    let run = |model: &Path, mappings: &str| {
+        let smooth = format!("SmoothQuantModifier: {{smoothing_strength: 0.8, mappings: {mappings}}}");
+        let text = format!(
+            "a_stage: {{b_modifiers: {{{smooth}, QuantizationModifier: {{scheme: W8A8, ignore: [lm_head]}}}}}}"
+        );
+        std::fs::write(&file, text).unwrap();
+        quantize(model, &out).words("--json --overwrite --recipe").arg(&file).run()
+    };
+    for wrong in
+        ["[[['re:.*qkv_proj'], 're:.*input_layernorm']]", "[[['re:.*q_proj', 're:.*k_proj'], 're:.*input_layernorm']]"]
+    {
+        let own = "[[model.layers.0.self_attn.q_proj, model.layers.0.self_attn.k_proj, model.layers.0.self_attn.v_proj], \
+            model.layers.0.input_layernorm]";
+        run(&tiny(), wrong).fails(&["SmoothQuantModifier.mappings", "_proj], re:.*input_layernorm]", own]);
+        assert!(!out.exists());
+    }
+    // llm-compressor's lists for these classes, of which some name more than there is.
+    let attention = "[['re:.*q_proj', 're:.*k_proj', 're:.*v_proj'], 're:.*input_layernorm']";
+    let all = format!("[{attention}, [['re:.*gate_proj', 're:.*up_proj'], 're:.*post_attention_layernorm']]");
+    let packed =
+        "[[['re:.*qkv_proj'], 're:.*input_layernorm'], [['re:.*gate_up_proj'], 're:.*post_attention_layernorm']]";
+    for (model, list, smoothed, idle) in [
+        ("llama", all.as_str(), 2, false),
+        ("qwen2", &all, 2, false),
+        ("gemma3", &all, 1, true),
+        ("phi3_longrope", packed, 2, false),
+        ("mixtral", &format!("[{attention}]"), 1, false),
+        ("mixtral", &all, 1, true),
+        ("qwen3_moe", &format!("[{attention}]"), 1, false),
+    ] {
+        let document = run(&program::golden(model), list).json();
+        let found = document["layers"][0]["smoothing"].as_array().unwrap().len();
+        assert_eq!(found, smoothed, "{model} {list}: {}", document["layers"][0]["smoothing"]);
+        let warnings = document["warnings"].to_string();
+        assert_eq!(warnings.contains("names no pair of this model"), idle, "{model}: {warnings}");
+    }
+}
+
 #[test]
 fn searched_factors_are_reported_and_run() {
     let dir = scratch();

@@ -2,7 +2,7 @@
 mod program;
 
 use program::{Program, assert_same_bytes, inspect, read_json, scratch, tiny};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -18,7 +18,11 @@ fn long_calibration(dir: &Path) -> PathBuf {
 }
 
 fn quantize(calibration: &Path, out: &Path) -> Program {
-    let program = Program::new("quantize --max-shard-size 100KB --threads 1 --calib-seqlen 64").arg(tiny());
+    quantize_model(&tiny(), calibration, out)
+}
+
+fn quantize_model(model: &Path, calibration: &Path, out: &Path) -> Program {
+    let program = Program::new("quantize --max-shard-size 100KB --threads 1 --calib-seqlen 64").arg(model);
     program.arg("--work-dir").arg(out).arg("--calib-dataset").arg(calibration)
 }
 
@@ -136,14 +140,41 @@ fn unfinished_work_is_neither_mixed_nor_lost() {
     quantize(&calibration, &whole).run().ok();
     assert!(killed_at(quantize(&calibration, &out), &out, 2), "the run was over before it was killed");
     quantize(&calibration, &out).run().fails(&["out", "unfinished work", "--resume"]);
-    for other in ["--smooth 0.5", "--weights rtn", "--quant-dtype fp8", "--calib-samples 100", "--kv-scales fp8"] {
-        quantize(&calibration, &out).words("--resume").words(other).run().fails(&["out"]);
+    for (other, reason) in [
+        ("--smooth 0.5", "settings.recipe"),
+        ("--weights rtn", "settings.recipe"),
+        ("--quant-dtype fp8", "settings.recipe"),
+        ("--calib-samples 100", "settings.calibration_samples"),
+        ("--kv-scales fp8", "settings.recipe"),
+        ("--budget KL=1000", "settings.held_back_tokens"),
+    ] {
+        quantize(&calibration, &out).words("--resume").words(other).run().fails(&["out", reason]);
     }
     quantize(&calibration, &out).words("--resume").run().ok();
     assert_same_bytes(&whole, &out);
     let fresh = dir.path().join("fresh");
     quantize(&calibration, &fresh).words("--resume").run().ok();
     assert_same_bytes(&whole, &fresh);
+}
+
+/// Blocks of one model must not be followed by those of another.
+#[test]
+fn a_run_is_not_continued_with_other_weights() {
+    let dir = scratch();
+    let calibration = long_calibration(dir.path());
+    let (model, out) = (program::copy_of(&tiny(), &dir.path().join("model")), dir.path().join("out"));
+    assert!(killed_at(quantize_model(&model, &calibration, &out), &out, 2), "the run was over before it was killed");
+    let path = model.join("model.safetensors");
+    let original = std::fs::read(&path).unwrap();
+    let mut file = program::tensors::File::open(&path);
+    // The sign of one weight of the last block: no name, type, shape or size tells.
+    let last = file.place("model.layers.1.mlp.down_proj.weight").end - 1;
+    file.data[last] ^= 0x80;
+    file.save(&path);
+    quantize_model(&model, &calibration, &out).words("--resume").run().fails(&["out", "settings.model_weights"]);
+    std::fs::write(&path, original).unwrap();
+    quantize_model(&model, &calibration, &out).words("--resume").run().ok();
+    inspect(&out).words("--verify").run().ok();
 }
 
 #[test]
@@ -166,14 +197,49 @@ fn a_publication_cut_short_is_completed() {
     program::copy_of(&whole, &out);
     // As it is when the list of renames is durable and two of them are not done yet.
     let staging = out.join(".planish-partial");
-    std::fs::create_dir_all(staging.join("files")).unwrap();
-    std::fs::rename(out.join("config.json"), staging.join("files/config.json")).unwrap();
-    std::fs::rename(out.join("model.safetensors"), staging.join("shard-00001.safetensors")).unwrap();
     let moves = json!([["files/config.json", "config.json"], ["shard-00001.safetensors", "model.safetensors"]]);
-    std::fs::write(staging.join("publish.json"), json!({"remove": [], "moves": moves}).to_string()).unwrap();
+    let list = json!({"remove": [], "moves": moves, "settings": settings(dir.path())});
+    let cut = || {
+        std::fs::create_dir_all(staging.join("files")).unwrap();
+        std::fs::rename(out.join("config.json"), staging.join("files/config.json")).unwrap();
+        std::fs::rename(out.join("model.safetensors"), staging.join("shard-00001.safetensors")).unwrap();
+        std::fs::write(staging.join("publish.json"), list.to_string()).unwrap();
+    };
+    cut();
     inspect(&out).run().fails(&["config.json"]);
     let document = program::quantize(&tiny(), &out).words("--resume --json").run().json();
     assert_eq!(document["settings"]["weights"], "gptq");
+    assert_same_bytes(&whole, &out);
+    // Asked for something else, it is no answer.
+    cut();
+    let other = program::quantize(&tiny(), &out).words("--resume --weights rtn").run();
+    other.fails(&["out", "recipe", "now in place", "--overwrite"]);
+    assert_same_bytes(&whole, &out);
+}
+
+/// What a run of `program::quantize` on the tiny model writes down for those that resume it.
+fn settings(dir: &Path) -> Value {
+    let out = dir.join("begun");
+    assert!(killed_at(program::quantize(&tiny(), &out), &out, 1), "the run was over before it was killed");
+    let journal = std::fs::read_to_string(&staged(&out)[0]).unwrap();
+    let first = journal.lines().next().unwrap().split_once(' ').unwrap().1.to_owned();
+    serde_json::from_str::<Value>(&first).unwrap()["settings"].clone()
+}
+
+/// Files of a publication that were moved away are no reason to refuse a new run.
+#[test]
+fn a_publication_that_cannot_be_completed_is_overwritten() {
+    let dir = scratch();
+    let (whole, out) = (dir.path().join("whole"), dir.path().join("out"));
+    program::quantize(&tiny(), &whole).run().ok();
+    let staging = out.join(".planish-partial");
+    std::fs::create_dir_all(&staging).unwrap();
+    let list = json!({"remove": [], "moves": [["files/config.json", "config.json"]]});
+    std::fs::write(staging.join("publish.json"), list.to_string()).unwrap();
+    for flags in ["", "--resume"] {
+        program::quantize(&tiny(), &out).words(flags).run().fails(&["config.json", "--overwrite"]);
+    }
+    program::quantize(&tiny(), &out).words("--overwrite").run().ok();
     assert_same_bytes(&whole, &out);
 }
 

@@ -101,6 +101,13 @@ pub struct Mapping {
     pub smooth: Pattern,
 }
 
+impl Mapping {
+    /// Whether it names the pair of linears `balance` that all read the output of `smooth`.
+    pub fn names(&self, smooth: &str, balance: &[&str]) -> bool {
+        self.smooth.matches(smooth) && balance.iter().all(|b| self.balance.iter().any(|pattern| pattern.matches(b)))
+    }
+}
+
 /// Linears that are quantized alike.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecipeGroup {
@@ -235,10 +242,7 @@ impl Recipe {
         if self.smooth == Smooth::Off || (ignored(smooth) && balance.iter().all(|b| ignored(b))) {
             return false;
         }
-        let maps = |m: &Mapping| {
-            m.smooth.matches(smooth) && balance.iter().all(|b| m.balance.iter().any(|pattern| pattern.matches(b)))
-        };
-        self.mappings.as_ref().is_none_or(|all| all.iter().any(maps))
+        self.mappings.as_ref().is_none_or(|all| all.iter().any(|m| m.names(smooth, balance)))
     }
 
     /// The same with every group in FP8 E4M3.

@@ -37,7 +37,7 @@ fn write(name: &str, samples: &[Vec<u32>], out: &Path) -> planish_quant::Result<
     let (config, files) = (Config::open(&data(name)).unwrap(), ModelFiles::open(&data(name)).unwrap());
     let plan = plan(&data(name));
     let head = vec![plan.arch.names.head.to_owned()];
-    let scheme = Scheme::w8a8(QuantFormat::CompressedTensors, QuantType::Int8, false, head).unwrap();
+    let scheme = Scheme::w8a8(QuantFormat::CompressedTensors, QuantType::Int8, head).unwrap();
     let scheme = scheme.with_kv_cache(Some(QuantType::Fp8E4M3));
     let text = config.to_json_with(Some(scheme.to_json()));
     let strength = |_: usize, input: Input| {

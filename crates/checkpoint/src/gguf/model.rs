@@ -9,6 +9,7 @@ use super::types::GgmlType;
 use planish_tensor::{DType, HostTensor, host::encode_f32};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 /// Element type in which a [`GgufModel`] hands out its tensors.
@@ -113,6 +114,13 @@ impl GgufModel {
         Ok(HostTensor::from_bytes(self.dtype.dtype(), part.shape.clone(), bytes)?)
     }
 
+    /// Type and shape of a tensor and its blocks as the file has them, which takes no reading of values.
+    pub(crate) fn stored(&self, name: &str) -> Option<(GgmlType, &[usize], &[u8])> {
+        let (i, part) = self.parts.get(name)?;
+        let tensor = &self.file.tensors()[*i];
+        Some((tensor.ty, &part.shape, self.blocks(tensor, part).0))
+    }
+
     /// The `config.json`.
     pub fn config(&self) -> &Value {
         &self.config
@@ -133,13 +141,19 @@ impl GgufModel {
         &self.file
     }
 
+    /// The blocks of a part, their rows, and bytes of a row.
+    fn blocks(&self, tensor: &GgufTensor, part: &Part) -> (&[u8], Range<usize>, usize) {
+        let columns = tensor.shape.last().copied().unwrap_or(1);
+        let row_bytes = columns / tensor.ty.block_elements() * tensor.ty.block_bytes();
+        let rows = part.elements.start / columns..part.elements.end / columns;
+        (&self.file.data(tensor)[rows.start * row_bytes..rows.end * row_bytes], rows, row_bytes)
+    }
+
     /// Dequantizes row by row, so that only one row is ever held in f32, and puts each row where it belongs.
     fn read(&self, tensor: &GgufTensor, part: &Part) -> Result<Vec<u8>> {
         let (dtype, ty) = (self.dtype.dtype(), tensor.ty);
         let columns = tensor.shape.last().copied().unwrap_or(1);
-        let row_bytes = columns / ty.block_elements() * ty.block_bytes();
-        let rows = part.elements.start / columns..part.elements.end / columns;
-        let data = &self.file.data(tensor)[rows.start * row_bytes..rows.end * row_bytes];
+        let (data, rows, row_bytes) = self.blocks(tensor, part);
         if part.interleaved_heads.is_none() && is_stored_as(ty, dtype) {
             return Ok(data.to_vec());
         }

@@ -1,6 +1,7 @@
 //! A GGUF file as a source of tensors like any other.
 use super::GgufModel;
-use crate::{Error, Result, source::TensorSource};
+use crate::source::{Ends, TensorSource};
+use crate::{Error, Result};
 use planish_tensor::HostTensor;
 use std::path::PathBuf;
 
@@ -26,6 +27,13 @@ impl TensorSource for GgufSource {
             return Err(Error::tensor(&self.path, name, "a tensor of this name", "none"));
         }
         self.model.tensor(name).map_err(|e| Error::file(&self.path, "a readable tensor", e.to_string()))
+    }
+
+    fn ends(&self, name: &str) -> Result<Ends> {
+        // Converting every tensor would read the whole file.
+        let missing = || Error::tensor(&self.path, name, "a tensor of this name", "none");
+        let (dtype, shape, blocks) = self.model.stored(name).ok_or_else(missing)?;
+        Ok(Ends::of(&format!("{dtype:?}"), shape, blocks))
     }
 
     fn release(&self, _name: &str) {

@@ -5,6 +5,7 @@ use super::error::{HubError, Result};
 use super::http::Http;
 use super::names::{Kind, check_path, check_repo_id, check_revision, choose, encode, is_commit};
 use super::options::HubOptions;
+use crate::companions::{is_code, names_code};
 use std::path::PathBuf;
 
 const MAX_LISTING_BYTES: u64 = 32 << 20;
@@ -57,6 +58,12 @@ impl HubClient {
         let (commit, listed) = self.list(Kind::Model, repo_id, revision)?;
         for file in choose(repo_id, &listed)? {
             self.fetch(&cache, Kind::Model, repo_id, &commit, file, progress)?;
+        }
+        // Code is fetched where the configuration names it, for those who load a copy of the model; it is never run.
+        if names_code(&cache.snapshot(&commit)) {
+            for file in listed.iter().filter(|name| is_code(name)) {
+                self.fetch(&cache, Kind::Model, repo_id, &commit, file, progress)?;
+            }
         }
         cache.set_commit(revision, &commit)?;
         Ok(cache.snapshot(&commit))

@@ -1,4 +1,5 @@
-//! Writing `quantization_config`: the very keys, order and values that compressed-tensors 0.19.0 and LMDeploy write.
+//! Writing `quantization_config`: the very keys, order and values that compressed-tensors 0.19.0 and LMDeploy write,
+//! but for GPTQ's order of columns where readers have no use for it.
 use super::{ActQuant, ActUnit, Group, QuantFormat, QuantType, ScaleType, Scheme, WeightStrategy};
 use serde_json::{Map, Value, json};
 
@@ -60,7 +61,10 @@ fn format_of(group: &Group) -> &'static str {
 fn group_json(group: &Group) -> Value {
     let weights = &group.scheme.weights;
     let mut args = Args { dtype: weights.dtype, scale: weights.scale, ..Args::STATIC_TENSOR };
-    let mut stored = Args { observer: Some("memoryless_minmax"), act_order: weights.act_order, ..args };
+    // compressed-tensors before 0.17.1, which vLLM reads with, refuses an order for any other strategy; and only groups
+    // of columns could be read wrongly without one.
+    let act_order = weights.act_order && matches!(weights.strategy, WeightStrategy::Group(_));
+    let mut stored = Args { observer: Some("memoryless_minmax"), act_order, ..args };
     match weights.strategy {
         WeightStrategy::Tensor => {}
         WeightStrategy::Channel => stored.strategy = "channel",

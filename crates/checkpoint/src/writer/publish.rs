@@ -3,9 +3,11 @@
 use super::{CheckpointWriter, entries, seal::digest_of, staging::Staging};
 use crate::{
     Error, Result, STAGING,
+    companions::COMPANIONS,
     digests::{DIGESTS, Digests, TensorDigest},
     durable::Disk,
     entry::check_plain_name,
+    journal::Settings,
     json,
     shards::{INDEX, SINGLE, SUFFIX},
 };
@@ -27,13 +29,16 @@ pub(super) struct Plan {
     remove: Vec<String>,
     /// From a path in the staging folder to a name in the directory, in this order.
     moves: Vec<(String, String)>,
+    /// Those of the run that made it.
+    #[serde(default)]
+    settings: Settings,
 }
 
-/// Completes a publication that was cut short, if there is one in `dir`; true when that was so.
-/// [`CheckpointWriter::create`] does the same first.
-pub fn recover(dir: &Path) -> Result<bool> {
+/// Completes a publication that was cut short, if there is one in `dir`, and gives the settings of the run that it is of.
+/// [`CheckpointWriter::create`] completes it too.
+pub fn recover(dir: &Path) -> Result<Option<Settings>> {
     if !dir.join(STAGING).join(MARKER).exists() {
-        return Ok(false);
+        return Ok(None);
     }
     let disk = Disk::default();
     let staging = Staging::open(&disk, dir)?;
@@ -46,11 +51,18 @@ pub(super) fn commit(disk: &Disk, staging: &Staging, plan: &Plan) -> Result<()> 
     disk.write_file(&staging.path(MARKER), &text)
 }
 
-/// Does what the list says, skipping what is done, then removes the staging folder. Nothing happens without a list.
-pub(super) fn roll_forward(disk: &Disk, dir: &Path, staging: &Staging) -> Result<bool> {
+/// Gives up a publication that cannot be completed, and all that was to be published.
+pub(super) fn abandon(disk: &Disk, staging: &Staging) -> Result<()> {
+    disk.remove(&staging.path(MARKER))?;
+    staging.clear(disk)
+}
+
+/// Does what the list says, skipping what is done, then removes the staging folder; the settings of the run that made
+/// the list. Nothing happens without one.
+pub(super) fn roll_forward(disk: &Disk, dir: &Path, staging: &Staging) -> Result<Option<Settings>> {
     let marker = staging.path(MARKER);
     if !marker.exists() {
-        return Ok(false);
+        return Ok(None);
     }
     let plan = read_plan(&marker)?;
     let moved = |name: &String| plan.moves.iter().any(|(from, to)| to == name && !staging.path(from).exists());
@@ -72,7 +84,7 @@ pub(super) fn roll_forward(disk: &Disk, dir: &Path, staging: &Staging) -> Result
     let folder = staging.path("");
     fs::remove_dir_all(&folder).map_err(Error::io(&folder, "remove"))?;
     disk.sync_dir(dir)?;
-    Ok(true)
+    Ok(Some(plan.settings))
 }
 
 fn read_plan(marker: &Path) -> Result<Plan> {
@@ -125,7 +137,7 @@ impl CheckpointWriter {
             moves.push(staged(1));
         }
         self.disk.write_file(&self.staging.path(DIGESTS), &digests.to_json())?;
-        Ok((Plan { remove: self.replaced()?, moves }, digests))
+        Ok((Plan { remove: self.replaced()?, moves, settings: self.settings.clone() }, digests))
     }
 
     /// `model.safetensors.index.json` as transformers writes it.
@@ -138,11 +150,13 @@ impl CheckpointWriter {
         json::pretty(&json!({"metadata": {"total_parameters": parameters, "total_size": size}, "weight_map": map}))
     }
 
-    /// Files of the model in the directory, what makes it loadable first. Other files there are not ours to remove.
+    /// Files of the model in the directory, what makes it loadable first: whoever wrote it, its tokenizer and template
+    /// must not be taken for the new one's. Other files there are not ours to remove.
     fn replaced(&self) -> Result<Vec<String>> {
         let listed = Digests::open(&self.dir).ok().flatten().unwrap_or_default();
         let ours = |n: &String| {
-            n.ends_with(SUFFIX) || n == CONFIG || n == INDEX || n == DIGESTS || listed.files.contains_key(n)
+            let weights = n.ends_with(SUFFIX) || n == INDEX || n == DIGESTS;
+            weights || n == CONFIG || COMPANIONS.contains(&n.as_str()) || listed.files.contains_key(n)
         };
         let mut names: Vec<String> = entries(&self.dir)?.into_iter().filter(ours).collect();
         names.retain(|n| check_plain_name(n).is_ok() && !self.dir.join(n).is_dir());

@@ -25,7 +25,11 @@ fn model() -> (Vec<Vec<Tensor>>, Vec<Tensor>) {
 }
 
 fn options(shard: u64) -> WriterOptions {
-    WriterOptions { max_shard_size: shard, settings: "digest of flags".into(), ..WriterOptions::default() }
+    WriterOptions { max_shard_size: shard, settings: settings("digest"), ..WriterOptions::default() }
+}
+
+fn settings(flags: &str) -> Settings {
+    Settings::from([("flags".into(), flags.into())])
 }
 
 /// Writes the whole model, or what is missing of it, giving up after `adds` tensors.
@@ -143,7 +147,7 @@ fn the_disk_fails_at_every_step() {
         if ModelFiles::open(&dir).is_ok() {
             assert_eq!(verify(&dir).unwrap(), [], "what loads is complete, step {steps}");
         }
-        if !recover(&dir).unwrap() && !dir.join("model.safetensors.index.json").exists() {
+        if recover(&dir).unwrap().is_none() && !dir.join("model.safetensors.index.json").exists() {
             let again = WriterOptions { resume: true, ..options(100) };
             run(Disk::default(), &dir, again, usize::MAX).unwrap().unwrap();
         }
@@ -183,7 +187,7 @@ fn overwriting_never_mixes_old_and_new() {
             Ok(_) => assert_eq!(verify(&dir).unwrap(), [], "step {steps}"),
             Err(_) => gone += 1,
         }
-        if !done && !recover(&dir).unwrap() && ModelFiles::open(&dir).is_ok_and(|m| m.contains("old.0")) {
+        if !done && recover(&dir).unwrap().is_none() && ModelFiles::open(&dir).is_ok_and(|m| m.contains("old.0")) {
             run(Disk::default(), &dir, replace(true), usize::MAX).unwrap().unwrap();
         }
         let mut now = files(&dir);
@@ -230,6 +234,16 @@ fn damage_to_unfinished_work_is_found() {
     let error = failure(&dir);
     assert!(error.contains("journal: expected the record of block 0"), "{error}");
 
+    // The line that says what the blocks are of: they are not thrown away for it.
+    let dir = fresh("damaged settings");
+    let journal = dir.join(STAGING).join("journal");
+    let mut text = fs::read(&journal).unwrap();
+    text[90] ^= 1;
+    fs::write(&journal, &text).unwrap();
+    let error = failure(&dir);
+    assert!(error.contains("journal: expected the settings of a run") && error.contains("--overwrite"), "{error}");
+    assert!(dir.join(STAGING).join("state-00001.bin").exists());
+
     let dir = fresh("damaged state");
     let state = dir.join(STAGING).join("state-00001.bin");
     let mut text = fs::read(&state).unwrap();
@@ -270,7 +284,7 @@ fn what_was_sealed_while_finishing_is_made_anew() {
             break;
         }
         steps += 1;
-        if recover(&dir).unwrap() || dir.join("model.safetensors").exists() {
+        if recover(&dir).unwrap().is_some() || dir.join("model.safetensors").exists() {
             continue;
         }
         let mut w = CheckpointWriter::create(&dir, WriterOptions { resume: true, ..options(1 << 30) }).unwrap();
@@ -280,4 +294,72 @@ fn what_was_sealed_while_finishing_is_made_anew() {
         assert_eq!(verify(&dir).unwrap(), [], "step {steps}");
     }
     assert!(steps > 10);
+}
+
+/// A publication that was cut short is that of a run, and says of which.
+#[test]
+fn a_recovered_publication_tells_its_settings() {
+    let top = tempfile::tempdir().unwrap();
+    let (mut told, mut steps) = (0, 20);
+    loop {
+        let dir = top.path().join(steps.to_string());
+        if run(failing_after(steps), &dir, options(100), usize::MAX).is_ok() {
+            break;
+        }
+        if let Some(found) = recover(&dir).unwrap() {
+            assert_eq!(found, settings("digest"), "step {steps}");
+            told += 1;
+        }
+        steps += 1;
+    }
+    assert!(told > 5, "{told}");
+}
+
+/// A publication whose files are gone: an error, until it is to be replaced.
+#[test]
+fn a_publication_that_cannot_be_completed_is_given_up_by_overwriting() {
+    let top = tempfile::tempdir().unwrap();
+    let expected = complete(&top.path().join("whole"), 100);
+    let dir = top.path().join("out");
+    let staged = dir.join(STAGING);
+    fs::create_dir_all(&staged).unwrap();
+    let list = r#"{"remove": [], "moves": [["files/config.json", "config.json"]]}"#;
+    for list in [list, "{torn"] {
+        fs::create_dir_all(&staged).unwrap();
+        fs::write(staged.join(publish::MARKER), list).unwrap();
+        let resume = WriterOptions { resume: true, ..options(100) };
+        assert!(run(Disk::default(), &dir, resume, usize::MAX).is_err() && recover(&dir).is_err(), "{list}");
+        let overwrite = WriterOptions { overwrite: true, ..options(100) };
+        run(Disk::default(), &dir, overwrite, usize::MAX).unwrap().unwrap();
+        assert_eq!(files(&dir), expected, "{list}");
+        assert!(!staged.exists(), "{list}");
+    }
+}
+
+/// What another tool left beside its weights does not become part of the new model.
+#[test]
+fn overwriting_removes_the_tokenizer_and_template_of_another_model() {
+    let top = tempfile::tempdir().unwrap();
+    let expected = complete(&top.path().join("whole"), 100);
+    let dir = top.path().join("out");
+    fs::create_dir_all(&dir).unwrap();
+    let theirs = ["chat_template.jinja", "tokenizer.model", "special_tokens_map.json", "generation_config.json"];
+    for name in ["model.safetensors", "config.json", "tokenizer.json", "notes.txt"].iter().chain(&theirs) {
+        fs::write(dir.join(name), "of another tool").unwrap();
+    }
+    run(Disk::default(), &dir, WriterOptions { overwrite: true, ..options(100) }, usize::MAX).unwrap().unwrap();
+    let mut found = files(&dir);
+    assert!(found.remove("notes.txt").is_some(), "a stranger's file stays");
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn more_shards_than_a_reader_opens_are_refused() {
+    let top = tempfile::tempdir().unwrap();
+    let mut w = CheckpointWriter::create(&top.path().join("m"), options(1)).unwrap();
+    w.add("a", DType::I8, &[1], &[1]).unwrap();
+    w.current.as_mut().unwrap().number = MAX_SHARDS - 1;
+    w.add("b", DType::I8, &[1], &[1]).unwrap();
+    let error = w.add("c", DType::I8, &[1], &[1]).unwrap_err().to_string();
+    assert!(error.contains("at most 10000 shards") && error.contains("--max-shard-size"), "{error}");
 }

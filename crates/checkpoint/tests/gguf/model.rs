@@ -1,7 +1,8 @@
 //! The Hugging Face view of a GGUF: names, row order, rounding, config, tokenizer.
 use crate::builder::{Builder, array, parse, ramp, tiny, tiny_with_tensors};
 use half::bf16;
-use planish_checkpoint::gguf::{GgufDtype, GgufModel};
+use planish_checkpoint::gguf::{GgufDtype, GgufModel, GgufSource};
+use planish_checkpoint::source::TensorSource;
 use planish_tensor::DType;
 use serde_json::{Value, json};
 
@@ -169,6 +170,15 @@ fn stacked_experts_become_single_tensors() {
     assert_eq!((second.shape(), second.to_f32()), (&[3, 4][..], ramp(24)[12..].to_vec()));
     assert_eq!(found.config()["model_type"], "mixtral");
     assert_eq!(found.config()["num_local_experts"], 2);
+    // What tells tensors apart is their own part of the file, as it is stored.
+    let source = GgufSource { model: found, path: "x.gguf".into() };
+    let ends = |e| source.ends(&format!("model.layers.0.block_sparse_moe.experts.{e}.w1.weight")).unwrap();
+    let stored: Vec<u8> = ramp(24)[12..].iter().flat_map(|x| x.to_le_bytes()).collect();
+    assert_eq!(
+        (ends(1).dtype, ends(1).shape, ends(1).first, ends(1).last),
+        ("F32".into(), vec![3, 4], stored.clone(), stored)
+    );
+    assert!(ends(0) != ends(1) && source.ends("no").is_err());
     let wrong = builder.f32_tensor("blk.0.ffn_up_exps.weight", &[3, 1, 1], &ramp(3));
     assert!(refusal(wrong).contains("'blk.0.ffn_up_exps.weight': expected the 2 experts of expert_count, found 3"));
 }

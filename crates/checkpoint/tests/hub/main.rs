@@ -82,6 +82,22 @@ fn read(dir: &Path, name: &str) -> Vec<u8> {
     std::fs::read(dir.join(name)).unwrap()
 }
 
+/// Python files come with a model whose configuration names them, and with no other.
+#[test]
+fn code_is_fetched_where_the_configuration_names_it() {
+    for (config, code) in [("{\"auto_map\": {\"AutoConfig\": \"configuration_m.M\"}}", true), ("{}", false)] {
+        let hub = Hub::new();
+        hub.list(&["config.json", "configuration_m.py", "model.safetensors", "examples/run.py", ".x.py"]);
+        for (name, body) in [("config.json", config), ("configuration_m.py", "x = 1")] {
+            let headers = vec![("ETag", format!("\"{}\"", name.len()))];
+            hub.server.on(&file(name), Reply { body: body.into(), headers, ..Reply::default() });
+        }
+        let dir = hub.fetch().unwrap();
+        assert_eq!(dir.join("configuration_m.py").exists(), code, "{config}");
+        assert!(!hub.server.seen().iter().any(|s| s.path.contains("run.py") || s.path.contains(".x.py")));
+    }
+}
+
 #[test]
 fn a_model_is_fetched_into_the_standard_layout() {
     let hub = Hub::new();

@@ -6,8 +6,8 @@ use planish_checkpoint::rows::split_files;
 use planish_quant::samples::{KINDS, Source};
 use std::path::{Path, PathBuf};
 
-/// Splits that are looked for where none is named, best first.
-const SPLITS: [&str; 4] = ["train", "train_sft", "validation", "test"];
+/// Splits that are looked for where none is named, best first. None that a model may be judged by later.
+const SPLITS: [&str; 2] = ["train", "train_sft"];
 /// Where the hub keeps a copy of every data set as parquet.
 const CONVERTED: &str = "refs/convert/parquet";
 

@@ -1,25 +1,17 @@
 //! What a run says of itself: the report, the files beside the tensors.
 use super::{Prepared, stored};
-use crate::source::Model;
 use anyhow::Result;
 use planish_checkpoint::scheme::Scheme;
 use planish_checkpoint::writer::CheckpointWriter;
 use planish_model::Input;
 use planish_quant::calibrate::check::SMOOTHING_KL_LIMIT;
 use planish_quant::calibrate::run::{FEW_TOKENS, Outcome};
-use planish_quant::recipe::{Activations, Format, Recipe, Smooth, WeightMethod, dtype_name, q8};
+use planish_quant::recipe::{Activations, Format, Smooth, WeightMethod, dtype_name, q8};
 use planish_quant::report::{Calibration, Report, SelfChecks, Settings, Totals};
-use planish_quant::samples::Samples;
 
 /// The report of a finished run; the bytes written are filled in when it is saved.
-pub fn report(
-    name: &str,
-    model: &Model,
-    recipe: &Recipe,
-    samples: &Samples,
-    held_back: usize,
-    outcome: Outcome,
-) -> Report {
+pub fn report(name: &str, prepared: &Prepared, outcome: Outcome) -> Report {
+    let Prepared { model, recipe, samples, held_back, .. } = prepared;
     let calibration = Calibration {
         source: samples.description.clone(),
         samples: samples.ids.len(),
@@ -34,8 +26,20 @@ pub fn report(
         let because = |(input, why): (Input, &str)| format!("no block's {} is smoothed: {why}", input.name());
         warnings.extend(model.plan.unsmoothed().into_iter().map(because));
     }
+    for mapping in &prepared.idle_mappings {
+        warnings
+            .push(format!("the recipe's mapping {mapping} names no pair of this model, which is not smoothed by it"));
+    }
     for targets in stored::idle_targets(&model.plan, recipe) {
         warnings.push(format!("the recipe's group of {targets} names no linear of this model"));
+    }
+    let mixed = stored::mixed_experts(&model.plan, recipe);
+    if !mixed.is_empty() {
+        warnings.push(format!(
+            "{}: experts of one layer differ in scheme; vLLM takes the first expert's for all of them and loads the others \
+             wrongly",
+            mixed.join(", ")
+        ));
     }
     for layer in outcome.layers.iter().filter(|l| !l.experts.on_all_tokens.is_empty()) {
         warnings.push(format!(
@@ -77,7 +81,7 @@ pub fn report(
             quantized_kl_mean: Some(outcome.quantized.mean),
             quantized_kl_max: Some(outcome.quantized.max),
             top1_agreement: Some(outcome.quantized.top1),
-            tokens: held_back,
+            tokens: held_back.len(),
         },
         totals: Totals { bytes_before: model.bytes, bytes_after: 0 },
         warnings,

@@ -1,6 +1,6 @@
 //! A model, a recipe and calibration sequences, opened: what every run over the blocks starts from.
 use super::stored;
-use super::strength::{algorithm, strength};
+use super::strength::{algorithm, idle_mappings, strength};
 use super::{finite, samples};
 use crate::machine::{Machine, bar};
 use crate::source::Model;
@@ -26,6 +26,8 @@ pub struct Prepared {
     pub samples: Samples,
     /// Tokens that no statistic sees.
     pub held_back: Vec<u32>,
+    /// Mappings of the recipe that name nothing of the model.
+    pub idle_mappings: Vec<String>,
     threads: usize,
     float_dtype: DType,
 }
@@ -70,10 +72,11 @@ impl Prepared {
             bail!("{}: expected a float model, found one that is quantized already", model.path.display());
         }
         stored::check(&model.plan, &recipe)?;
+        let idle_mappings = idle_mappings(&model.plan, &recipe)?;
         let (samples, held_back) = samples::load(&model, &recipe, tokens, !machine.talks)?;
         let float_dtype = model.tensors.tensor(model.plan.arch.names.embed)?.dtype();
         let threads = machine.threads();
-        Ok(Prepared { model, recipe, samples, held_back, threads, float_dtype })
+        Ok(Prepared { model, recipe, samples, held_back, idle_mappings, threads, float_dtype })
     }
 
     /// The 8-bit type of a linear; `None` for what stays in float.

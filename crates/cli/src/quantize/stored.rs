@@ -1,8 +1,9 @@
 //! A recipe on one model: which of its linears have which scheme, said as the checkpoint says it.
+use super::fused;
 use anyhow::{Result, bail};
-use planish_checkpoint::scheme::{ActQuant, ActUnit, Group, LinearScheme, QuantFormat, Scheme, WeightStrategy};
+use planish_checkpoint::scheme::{ActQuant, ActUnit, Group, LinearScheme, QuantFormat, Scheme};
 use planish_model::{Mlp, Plan, Role};
-use planish_quant::recipe::{Format, HEAD, Pattern, Recipe, RecipeGroup, WeightMethod};
+use planish_quant::recipe::{Format, HEAD, Pattern, Recipe, RecipeGroup};
 
 /// Refuses, before any work, a recipe that this model cannot follow.
 pub fn check(plan: &Plan, recipe: &Recipe) -> Result<()> {
@@ -43,24 +44,71 @@ pub fn idle_targets(plan: &Plan, recipe: &Recipe) -> Vec<String> {
     idle.map(|group| group.targets.iter().map(|t| t.text()).collect::<Vec<_>>().join(", ")).collect()
 }
 
-/// The scheme as saved: each group by its targets, and by name what stays in float.
+/// The scheme as saved: each group by its targets, and by name what stays in float. Where vLLM would take such targets for
+/// another group's, each linear is named instead.
 pub fn scheme(plan: &Plan, recipe: &Recipe) -> Result<Scheme> {
-    let mut groups: Vec<Group> = Vec::new();
-    for group in recipe.groups.iter().filter(|group| is_used(plan, recipe, group)) {
+    let mut ignore = kept(plan, recipe);
+    if recipe.format == Format::Lmdeploy {
+        let first = recipe.groups[0].scheme.weights;
+        return Ok(Scheme::w8a8(QuantFormat::LmDeploy, first.dtype, ignore)?);
+    }
+    let used: Vec<&RecipeGroup> = recipe.groups.iter().filter(|group| is_used(plan, recipe, group)).collect();
+    let group_of = |name: &str| {
+        let scheme = recipe.scheme_of(name)?;
+        used.iter().position(|group| std::ptr::eq(&group.scheme, scheme))
+    };
+    let said = |group: &&RecipeGroup| {
         let targets = group.targets.iter().map(|target| match target.text() {
             HEAD => plan.arch.names.head.to_owned(),
             other => other.to_owned(),
         });
-        let mut scheme = group.scheme;
-        let by_row = scheme.weights.strategy == WeightStrategy::Channel;
-        scheme.weights.act_order = by_row && recipe.weights == WeightMethod::Gptq && recipe.act_order;
-        groups.push(Group { targets: targets.collect(), scheme });
+        Group { targets: targets.collect(), scheme: group.scheme }
+    };
+    let mut groups: Vec<Group> = used.iter().map(said).collect();
+    if !fused::agree(plan, &groups, &group_of) {
+        let named = used.iter().map(|group| Group { targets: linears_of(plan, recipe, group), scheme: group.scheme });
+        groups = named.collect();
     }
-    if recipe.format == Format::Lmdeploy {
-        let first = recipe.groups[0].scheme.weights;
-        return Ok(Scheme::w8a8(QuantFormat::LmDeploy, first.dtype, false, kept(plan, recipe))?);
+    for layer in (0..plan.layers).filter(|&layer| expert_schemes(plan, recipe, layer) == [None]) {
+        ignore.extend(fused::aliases(plan, layer).into_iter().map(|(alias, _)| alias));
     }
-    Ok(Scheme::new(QuantFormat::CompressedTensors, groups, kept(plan, recipe))?.with_kv_cache(recipe.kv_cache))
+    Ok(Scheme::new(QuantFormat::CompressedTensors, groups, ignore)?.with_kv_cache(recipe.kv_cache))
+}
+
+/// The blocks whose experts are not all quantized alike.
+pub fn mixed_experts(plan: &Plan, recipe: &Recipe) -> Vec<String> {
+    let mixed = (0..plan.layers).filter(|&layer| expert_schemes(plan, recipe, layer).len() > 1);
+    mixed.map(|layer| plan.block_prefix(layer).trim_end_matches('.').to_owned()).collect()
+}
+
+/// The schemes of a layer's experts, each once.
+fn expert_schemes<'a>(plan: &Plan, recipe: &'a Recipe, layer: usize) -> Vec<Option<&'a LinearScheme>> {
+    let mut out = Vec::new();
+    for role in plan.roles(layer) {
+        let (Role::Gate(mlp) | Role::Up(mlp) | Role::Down(mlp)) = role else { continue };
+        let scheme = scheme_of(plan, recipe, layer, role);
+        if matches!(mlp, Mlp::Expert(_)) && !out.contains(&scheme) {
+            out.push(scheme);
+        }
+    }
+    out
+}
+
+/// Every linear that has the scheme of this group by its targets, by name.
+fn linears_of(plan: &Plan, recipe: &Recipe, group: &RecipeGroup) -> Vec<String> {
+    let own = |found: Option<&LinearScheme>| found.is_some_and(|scheme| std::ptr::eq(scheme, &group.scheme));
+    let mut out: Vec<String> = Vec::new();
+    for layer in 0..plan.layers {
+        let roles = plan.roles(layer).into_iter().filter(|&role| own(scheme_of(plan, recipe, layer, role)));
+        for name in roles.map(|role| plan.linear_name(layer, role)) {
+            out.extend((out.last() != Some(&name)).then_some(name));
+        }
+        let aliases = fused::aliases(plan, layer).into_iter().filter(|(_, linear)| own(recipe.scheme_of(linear)));
+        out.extend(aliases.map(|(alias, _)| alias));
+    }
+    let head = plan.arch.names.head;
+    out.extend(own(recipe.scheme_of_head(head)).then(|| head.to_owned()));
+    out
 }
 
 /// Names of the modules that stay in float, the output projection's first.

@@ -1,11 +1,12 @@
 //! A recipe on one block: how strongly each input is smoothed, and how weights become codes.
 use crate::source::Model;
-use planish_model::{Absorber, Input};
-use planish_quant::calibrate::fold::{absorber_name, reader_names, smoothed_readers};
+use anyhow::{Result, bail};
+use planish_model::{Absorber, Input, Plan};
+use planish_quant::calibrate::fold::{absorber_name, reader_names, smoothed_inputs, smoothed_readers};
 use planish_quant::calibrate::solve::Algorithm;
 use planish_quant::calibrate::strength::Strength;
 use planish_quant::gptq::GptqOptions;
-use planish_quant::recipe::{Recipe, Smooth, WeightMethod};
+use planish_quant::recipe::{Mapping, Recipe, Smooth, WeightMethod};
 
 /// Smoothing between two linears (v to o, up to down) is no stronger than this, the paper's own default. Their
 /// channels have no gain that grows outliers: a few tokens make the maxima, and a strength that suits norms would
@@ -26,11 +27,59 @@ pub fn strength(model: &Model, recipe: &Recipe, layer: usize, input: Input) -> O
         (Smooth::Alpha(alpha), Absorber::Rows(_)) => Strength::Alpha(alpha.min(LINEAR_PAIR_ALPHA)),
         (Smooth::Alpha(alpha), Absorber::Norm(_)) => Strength::Alpha(alpha),
     };
-    let mut readers = smoothed_readers(&model.plan, layer, input);
+    let (smooth, balance) = pair(&model.plan, layer, input, absorber);
+    let balance: Vec<&str> = balance.iter().map(String::as_str).collect();
+    recipe.smooths(&smooth, &balance).then_some(strength)
+}
+
+/// What takes up 1/s, and the linears that take up s, as mappings name them.
+fn pair(plan: &Plan, layer: usize, input: Input, absorber: Absorber) -> (String, Vec<String>) {
+    let mut readers = smoothed_readers(plan, layer, input);
     readers.retain(|role| !role.steers());
-    let readers = reader_names(&model.plan, layer, &readers);
-    let readers: Vec<&str> = readers.iter().map(String::as_str).collect();
-    recipe.smooths(&absorber_name(&model.plan, layer, absorber), &readers).then_some(strength)
+    (absorber_name(plan, layer, absorber), reader_names(plan, layer, &readers))
+}
+
+/// The mappings of a recipe that name no pair of the model, as text.
+///
+/// # Errors
+/// None of them names one: nothing would be smoothed.
+pub fn idle_mappings(plan: &Plan, recipe: &Recipe) -> Result<Vec<String>> {
+    let Some(mappings) = recipe.mappings.as_ref().filter(|_| recipe.smooth != Smooth::Off) else {
+        return Ok(Vec::new());
+    };
+    let pairs: Vec<(String, Vec<String>)> = (0..plan.layers)
+        .flat_map(|layer| smoothed_inputs(plan, layer).into_iter().map(move |(i, a)| pair(plan, layer, i, a)))
+        .collect();
+    let names = |mapping: &&Mapping| {
+        let named = |(smooth, balance): &(String, Vec<String>)| {
+            mapping.names(smooth, &balance.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        !pairs.iter().any(named)
+    };
+    let idle: Vec<String> = mappings.iter().filter(names).map(said).collect();
+    if !idle.is_empty() && idle.len() == mappings.len() {
+        let own = pairs.iter().take(smoothed_inputs(plan, 0).len());
+        let own: Vec<String> = own.map(|(smooth, balance)| format!("[[{}], {smooth}]", shortened(balance))).collect();
+        bail!(
+            "recipe: SmoothQuantModifier.mappings: expected pairs of this {} model, whose first block has {}; found {}, \
+             which name none (all linears of a pair must be named)",
+            plan.arch.name,
+            own.join(", "),
+            idle.join(", ")
+        );
+    }
+    Ok(idle)
+}
+
+fn said(mapping: &Mapping) -> String {
+    let balance: Vec<&str> = mapping.balance.iter().map(|p| p.text()).collect();
+    format!("[[{}], {}]", balance.join(", "), mapping.smooth.text())
+}
+
+/// The names of a mixture's experts would fill a page.
+fn shortened(names: &[String]) -> String {
+    let more = if names.len() > 4 { format!(", … ({} in all)", names.len()) } else { String::new() };
+    names.iter().take(4).cloned().collect::<Vec<_>>().join(", ") + &more
 }
 
 /// How weights become codes.

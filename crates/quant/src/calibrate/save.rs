@@ -2,8 +2,7 @@
 use super::fold::FloatBlock;
 use super::solve::Solved;
 use super::stored::stored_scales;
-use crate::error::Result;
-use planish_checkpoint::Error;
+use crate::error::{Error, Result};
 use planish_checkpoint::scheme::{ActQuant, INPUT_SCALE, INPUT_ZERO_POINT, WeightStrategy};
 use planish_checkpoint::source::TensorSource;
 use planish_checkpoint::writer::CheckpointWriter;
@@ -113,7 +112,9 @@ impl TensorSource for Tensors<'_> {
 
     fn tensor(&self, name: &str) -> planish_checkpoint::Result<HostTensor> {
         let found = self.0.iter().find(|(stored, _)| stored == name).map(|(_, tensor)| tensor.clone());
-        found.ok_or_else(|| Error::tensor(Path::new("a block"), name, "a tensor of the block", "none"))
+        found.ok_or_else(|| {
+            planish_checkpoint::Error::tensor(Path::new("a block"), name, "a tensor of the block", "none")
+        })
     }
 
     fn release(&self, _: &str) {}
@@ -143,7 +144,33 @@ impl TensorSource for Over<'_> {
 
 /// Writes tensors in their order.
 pub fn write(writer: &mut CheckpointWriter, tensors: &[(String, HostTensor)]) -> Result<()> {
-    tensors.iter().try_for_each(|(name, t)| Ok(writer.add(name, t.dtype(), t.shape(), t.bytes())?))
+    tensors.iter().try_for_each(|(name, tensor)| add(writer, name, tensor))
+}
+
+/// Writes one tensor, if it is finite: what no sample reaches would be published as it is otherwise.
+fn add(writer: &mut CheckpointWriter, name: &str, tensor: &HostTensor) -> Result<()> {
+    let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
+    if let Some(at) = not_finite(tensor) {
+        let value = tensor.to_f32()[at];
+        let source = Box::new(Error::Weight { row: at / columns, column: at % columns, value });
+        return Err(Error::Tensor { tensor: name.into(), source });
+    }
+    Ok(writer.add(name, tensor.dtype(), tensor.shape(), tensor.bytes())?)
+}
+
+/// The first number of a float tensor that is NaN or infinite: its exponent is all ones. Codes are not looked at.
+fn not_finite(tensor: &HostTensor) -> Option<usize> {
+    let bytes = tensor.bytes();
+    let short = |mask: u16| bytes.chunks_exact(2).position(|b| u16::from_le_bytes([b[0], b[1]]) & mask == mask);
+    match tensor.dtype() {
+        DType::BF16 => short(0x7F80),
+        DType::F16 => short(0x7C00),
+        DType::F32 => {
+            let mask = 0x7F80_0000;
+            bytes.chunks_exact(4).position(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) & mask == mask)
+        }
+        _ => None,
+    }
 }
 
 /// The same without those that an earlier run wrote.
@@ -160,8 +187,29 @@ pub fn write_ends(writer: &mut CheckpointWriter, plan: &Plan, source: &dyn Tenso
         if writer.contains(name) || (*name == plan.head_tensor() && !source.contains(name)) {
             continue;
         }
-        let tensor = source.tensor(name)?;
-        writer.add(name, tensor.dtype(), tensor.shape(), tensor.bytes())?;
+        add(writer, name, &source.tensor(name)?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_none_are_found_in_every_float_type() {
+        let bad = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
+            let fine = [0.0, -0.0, 1.0, -6e4, 1e-30, 6e4];
+            assert_eq!(not_finite(&HostTensor::from_f32_as(dtype, vec![6], &fine).unwrap()), None, "{dtype}");
+            for (at, bad) in bad.into_iter().enumerate() {
+                let mut values = fine;
+                values[at + 2] = bad;
+                let tensor = HostTensor::from_f32_as(dtype, vec![2, 3], &values).unwrap();
+                assert_eq!(not_finite(&tensor), Some(at + 2), "{dtype} {bad}");
+            }
+        }
+        let codes = HostTensor::from_bytes(DType::I8, vec![2], vec![0x80, 0x7F]).unwrap();
+        assert_eq!(not_finite(&codes), None);
+    }
 }

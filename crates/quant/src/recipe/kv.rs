@@ -18,7 +18,7 @@ pub(super) fn scheme(place: &str, value: &Value) -> Result<QuantType> {
     if value["strategy"] == "attn_head" {
         return wrong("strategy", "tensor (one scale for all heads)", json!("attn_head"));
     }
-    let said: Arguments = arguments(place, value, "tensor")?;
+    let said: Arguments = arguments(place, value)?;
     match said.dtype {
         QuantType::Fp8E4M3 => {}
         QuantType::Int8 => return wrong("type", "float (FP8 E4M3)", json!("int")),
@@ -26,12 +26,6 @@ pub(super) fn scheme(place: &str, value: &Value) -> Result<QuantType> {
     }
     if said.strategy != "tensor" {
         return wrong("strategy", "tensor", said.strategy.into());
-    }
-    if let Some(size) = said.group_size {
-        return wrong("group_size", "none", size.into());
-    }
-    if let Some(sides) = said.block {
-        return wrong("block_structure", "none", json!(sides));
     }
     if said.dynamic {
         return wrong(
@@ -71,8 +65,14 @@ mod tests {
             ("{type: float8_e5m2}", ".type: expected float"),
             ("{type: float, strategy: attn_head}", ".strategy: expected tensor"),
             ("{type: float, strategy: channel}", ".strategy: expected tensor, found \"channel\""),
-            ("{type: float, strategy: tensor, group_size: 64}", ".group_size: expected none, found 64"),
-            ("{type: float, block_structure: 2x2}", ".block_structure: expected none, found [2,2]"),
+            (
+                "{type: float, strategy: tensor, group_size: 64}",
+                ".group_size: expected none with strategy tensor, found 64",
+            ),
+            (
+                "{type: float, block_structure: 2x2}",
+                ".block_structure: expected none with strategy tensor, found \"2x2\"",
+            ),
             ("{type: float, dynamic: true}", ".dynamic: expected false"),
             ("{type: float, dynamic: local}", ".dynamic: expected true or false"),
             ("{type: float, symmetric: false}", ".symmetric: expected true, found false"),

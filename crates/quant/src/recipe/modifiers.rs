@@ -160,11 +160,12 @@ impl Modifiers {
                 "ignore" => self.ignore = patterns(&place, value)?,
                 "scheme" => self.read_scheme(&place, value, &targets)?,
                 "config_groups" => {
-                    let (groups, clips) = arguments::groups(&place, value, &targets)?;
+                    let read = arguments::groups(&place, value, &targets)?;
                     self.scheme =
                         value.as_object().map_or(String::new(), |m| m.keys().cloned().collect::<Vec<_>>().join(", "));
-                    self.groups = groups;
-                    self.clip = self.clip.or(clips.then_some(true));
+                    self.groups = read.groups;
+                    self.clip = self.clip.or(read.clips.then_some(true));
+                    self.take_order(name, fields.get("actorder"), read.act_order)?;
                 }
                 "weight_observer" => self.clip = Some(arguments::clips(&place, value)?),
                 "observer" => self.read_observer(&place, value)?,
@@ -193,6 +194,20 @@ impl Modifiers {
         }
     }
 
+    /// The order of columns that groups say, which a modifier's own must not contradict.
+    fn take_order(&mut self, name: &str, own: Option<&Value>, groups: Option<bool>) -> Result<()> {
+        let Some(order) = groups else { return Ok(()) };
+        let place = format!("{name}.actorder");
+        let own = own.map(|v| if v.is_null() { Ok(false) } else { arguments::act_order(&place, v) }).transpose()?;
+        match own.filter(|own| *own != order) {
+            Some(_) => Err(Error::Recipe(format!("{place}: expected that of config_groups, found another"))),
+            None => {
+                self.act_order = order;
+                Ok(())
+            }
+        }
+    }
+
     /// `{weights: name}`; other keys would be observers of what is dynamic here.
     fn read_observer(&mut self, place: &str, value: &Value) -> Result<()> {
         let map = value.as_object().ok_or_else(|| bad(place, "a mapping", value))?;
@@ -216,12 +231,7 @@ impl Modifiers {
                 Some(damping) if damping > 0.0 && damping <= 1.0 => self.damping = damping,
                 _ => return Err(bad(place, "a number above 0, at most 1", value)),
             },
-            _ => match value.as_str().map(str::to_ascii_lowercase).as_deref() {
-                Some("static" | "weight") => self.act_order = true,
-                Some("none") => self.act_order = false,
-                _ if value == &Value::Bool(false) => self.act_order = false,
-                _ => return Err(bad(place, "static, weight or null", value)),
-            },
+            _ => self.act_order = arguments::act_order(place, value)?,
         }
         Ok(())
     }

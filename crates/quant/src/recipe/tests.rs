@@ -307,6 +307,14 @@ fn refusals_name_the_place() {
         ),
         ("GPTQModifier: {scheme: W8A8, kv_cache_scheme: {num_bits: 8}}", "GPTQModifier.kv_cache_scheme.type"),
         ("GPTQModifier: {scheme: W8A8, actorder: group}", "actorder: expected static"),
+        (
+            "GPTQModifier: {actorder: static, config_groups: {g: {weights: {actorder: false}, input_activations: {}}}}",
+            "GPTQModifier.actorder: expected that of config_groups",
+        ),
+        (
+            "GPTQModifier: {actorder: null, config_groups: {g: {weights: {actorder: weight}, input_activations: {}}}}",
+            "GPTQModifier.actorder: expected that of config_groups",
+        ),
         ("GPTQModifier: {scheme: W8A8, dampening_frac: 2}", "dampening_frac: expected a number above 0"),
         ("QuantizationModifier: {scheme: W8A8, ignore: ['re:(']}", "pattern re:("),
         ("SmoothQuantModifier: {smoothing_strength: 0.5}", "no GPTQModifier or QuantizationModifier"),
@@ -354,6 +362,21 @@ fn scales_of_keys_and_values() {
     let said = refused(&[("format", "lmdeploy"), ("kv-scales", "fp8")]);
     assert!(said.contains("--kv-scales") && said.contains("no place for scales of keys"), "{said}");
     assert_eq!(refused(&[("kv-scales", "int8")]), "--kv-scales: expected fp8, off, found int8");
+}
+
+/// GPTQ's order may be said in a group.
+#[test]
+fn groups_say_the_order_of_columns() {
+    let order = |weights: &str, own: &str| {
+        let text = format!(
+            "a_stage: {{b_modifiers: {{GPTQModifier: {{{own}config_groups: {{g: {{weights: {{strategy: channel{weights}}}, \
+             input_activations: {{strategy: token, dynamic: true}}}}}}}}}}}}"
+        );
+        decided(&[("recipe", &text)]).act_order
+    };
+    assert!(order("", "") && order(", actorder: static", "") && order(", actorder: weight", "actorder: static, "));
+    assert!(!order(", actorder: false", "") && !order(", actorder: false", "actorder: false, "));
+    assert!(!order("", "actorder: null, ") && order(", actorder: null", ""));
 }
 
 #[test]

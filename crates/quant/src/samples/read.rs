@@ -61,7 +61,12 @@ impl File {
         }
         check_size(path).map_err(fail)?;
         if matches!(kind.as_str(), "parquet" | "csv") {
-            let rows = rows::read(path)?.rows.into_iter().map(|row| (row.number, Value::Object(row.fields)));
+            let rows = rows::read(path)?.rows.into_iter().map(|mut row| {
+                if kind == "csv" {
+                    row.fields.iter_mut().for_each(|(name, cell)| unfold(name, cell));
+                }
+                (row.number, Value::Object(row.fields))
+            });
             return Ok(File { name, content: Content::Rows(rows.collect()) });
         }
         let text = read_text(path).map_err(fail)?;
@@ -167,6 +172,19 @@ fn pieces(text: &str, seqlen: usize) -> Vec<String> {
     }
     out.retain(|piece| !piece.trim().is_empty());
     out
+}
+
+/// A cell of CSV is a text; of a column of lists it is a list as JSON, and nothing where the row has none.
+fn unfold(column: &str, cell: &mut Value) {
+    if !["input_ids", "messages", "conversations"].contains(&column) {
+        return;
+    }
+    let text = cell.as_str().unwrap_or_default().trim();
+    let list = if text.is_empty() { Some(Value::Null) } else { serde_json::from_str(text).ok() };
+    // Anything else stays, and is refused with its beginning.
+    if let Some(list @ (Value::Array(_) | Value::Null)) = list {
+        *cell = list;
+    }
 }
 
 fn understand(value: &Value) -> std::result::Result<Record, String> {

@@ -68,6 +68,15 @@ fn parquet_and_csv_are_rows() {
     assert_eq!(texts(&load(&Source::File(path), &shuffled, &Bytes).unwrap()), [expected]);
     let got = load_file("a.csv", "text,n\n\"a long, quoted text\",1\nb,2\n", &in_order(9, 64)).unwrap();
     assert_eq!(texts(&got), ["a long, quoted textb"]);
+    // Cells of columns of lists are lists; a row has one of them.
+    let lists = "messages,conversations,input_ids,text\n\
+        \"[{\"\"role\"\": \"\"user\"\", \"\"content\"\": \"\"hi\"\"}]\",,,\n\
+        ,\"[{\"\"from\"\": \"\"gpt\"\", \"\"value\"\": \"\"a\"\"}]\",,\n,,,[not a list]\n";
+    assert_eq!(texts(&load_file("a.csv", lists, &in_order(9, 64)).unwrap()), ["user:hi;assistant:a;[not a list]"]);
+    let ids = "input_ids\n\"[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]\"\n";
+    assert_eq!(load_file("a.csv", ids, &in_order(9, 64)).unwrap().ids, [(1..17).collect::<Vec<u32>>()]);
+    let said = load_file("a.csv", "input_ids\n\"[1, 2\"\n", &in_order(9, 64)).unwrap_err().to_string();
+    assert!(said.contains("row 1: field input_ids: expected a list, found \"[1, 2\""), "{said}");
     let said = load_file("a.csv", "name,n\nx,1\n", &in_order(9, 64)).unwrap_err().to_string();
     assert!(said.contains("a.csv") && said.contains("row 1") && said.contains("found name, n"), "{said}");
 }

@@ -48,7 +48,7 @@ fn run<B: Backend>(
     let (config, files) = (Config::open(&data).unwrap(), ModelFiles::open(&data).unwrap());
     let plan = Plan::new(&config).unwrap();
     let dtype = if kind == Q8::Int8 { QuantType::Int8 } else { QuantType::Fp8E4M3 };
-    let scheme = Scheme::w8a8(QuantFormat::CompressedTensors, dtype, false, vec!["lm_head".into()]).unwrap();
+    let scheme = Scheme::w8a8(QuantFormat::CompressedTensors, dtype, vec!["lm_head".into()]).unwrap();
     let stored = plan.stored_by(scheme.with_kv_cache(Some(QuantType::Fp8E4M3)));
     let sample = |i: u32| (0..20 + 7 * i).map(|j| (i * 97 + j * j * 13 + j) % 256).collect();
     let samples: Vec<Vec<u32>> = (0..16).map(sample).collect();

@@ -15,6 +15,11 @@ pub(super) fn records(schema: &Node, columns: &[Column], rows: usize, out: &mut 
     let mut rest: Spans = columns.iter().map(|c| (0..c.definition.len(), 0)).collect();
     let builder = Builder { columns, tops };
     let Kind::Group(fields) = &schema.kind else { return damaged("a schema") };
+    // Each row takes a triplet of every column at least.
+    let Some(most) = columns.first().map(|c| c.definition.len()) else { return damaged("a schema with columns") };
+    if rows > most {
+        return damaged("as many values in each column");
+    }
     for _ in 0..rows {
         let record = builder.take_first(&mut rest, &(0..columns.len()), 0)?;
         match builder.object(fields, &record)? {
@@ -109,5 +114,27 @@ fn range(node: &Node) -> Range<usize> {
             let last = children.last().map(range).unwrap_or_default();
             first.start..last.end
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(kind: Kind) -> Node {
+        Node { name: "x".into(), repeated: false, optional: false, definition: 0, repetition: 0, kind }
+    }
+
+    /// A number of rows that nothing in the file stands for.
+    #[test]
+    fn rows_without_values_are_refused() {
+        let mut out = Vec::new();
+        let fault = records(&node(Kind::Group(vec![])), &[], 1 << 40, &mut out).unwrap_err();
+        assert_eq!((fault.expected.as_str(), out.len()), ("a schema with columns", 0));
+        let column = || Column { repetition: vec![0; 2], definition: vec![0; 2], values: vec![1.into(), 2.into()] };
+        let schema = node(Kind::Group(vec![node(Kind::Leaf(0, 1))]));
+        assert!(records(&schema, &[column()], 3, &mut out).is_err() && out.is_empty());
+        records(&schema, &[column()], 2, &mut out).unwrap();
+        assert_eq!(out.len(), 2);
     }
 }

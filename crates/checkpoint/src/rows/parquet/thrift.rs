@@ -144,6 +144,9 @@ impl Cursor<'_> {
     }
 
     fn list(&mut self, depth: usize) -> Check<Thrift> {
+        if depth > MAX_DEPTH {
+            return damaged("a description of less depth");
+        }
         let head = self.byte()?;
         let count = match head >> 4 {
             15 => self.varint()? as usize,
@@ -177,5 +180,14 @@ mod tests {
             assert!(Thrift::parse(&bytes[..cut]).is_err(), "{cut}");
         }
         assert!(Thrift::parse(&[0x19, 0xF5, 0xFF, 0xFF, 0xFF, 0x7F]).is_err());
+    }
+
+    /// Lists of lists, and structs in structs: the stack is not what ends them.
+    #[test]
+    fn depth_has_a_limit() {
+        for nesting in [0x19, 0x1C] {
+            let fault = Thrift::parse(&vec![nesting; 4 << 20]).unwrap_err();
+            assert_eq!(fault.expected, "a description of less depth");
+        }
     }
 }

@@ -1,0 +1,72 @@
+//! What must be equal for a run to be continued, each thing by its name, so that a refusal says what is another.
+use super::{Order, Prepared};
+use crate::source::Model;
+use anyhow::{Result, bail};
+use planish_checkpoint::journal::Settings;
+use planish_quant::recipe::Recipe;
+use serde_json::to_vec;
+use sha2::{Digest, Sha256};
+
+/// What was asked for and given, before any search.
+pub fn asked(order: &Order, prepared: &Prepared) -> Result<Settings> {
+    let (model, recipe) = (&prepared.model, &prepared.recipe);
+    let held_back: Vec<u8> = prepared.held_back.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let target = order.budget.map_or("none".into(), |b| format!("KL={}{}", b.target, if b.fp8 { ",fp8" } else { "" }));
+    let all = [
+        ("calibration_samples", prepared.samples.sha256.clone()),
+        ("held_back_tokens", digest(&held_back)),
+        ("max_shard_size", order.max_shard_size.to_string()),
+        ("model_config", digest(&to_vec(model.config.fields())?)),
+        ("model_weights", weights(model)?),
+        ("program_version", env!("CARGO_PKG_VERSION").into()),
+        ("recipe", of_recipe(recipe)),
+        ("target_divergence", target),
+    ];
+    Ok(all.map(|(name, value)| (name.to_owned(), value)).into())
+}
+
+/// Adds what a search has decided.
+pub fn decided(settings: &mut Settings, prepared: &Prepared) {
+    settings.insert("searched_recipe".into(), of_recipe(&prepared.recipe));
+}
+
+/// Whether a finished run, whose files are now in place, is the one that is to be resumed. An error names what is
+/// another, unless it is to be overwritten.
+pub fn agree(order: &Order, asked: &Settings, published: &Settings) -> Result<bool> {
+    match asked.iter().find(|(name, value)| published.get(*name) != Some(value)) {
+        None => Ok(true),
+        Some(_) if order.overwrite => Ok(false),
+        Some((name, value)) => bail!(
+            "{}: expected a run with {name} {value} to resume, found one with {}, which was complete and is now in place; \
+             --overwrite replaces it",
+            order.work_dir.display(),
+            published.get(name).map_or("none", String::as_str),
+        ),
+    }
+}
+
+fn of_recipe(recipe: &Recipe) -> String {
+    digest(format!("{:?} {:?} {}", recipe.format, recipe.seed, recipe.to_yaml()).as_bytes())
+}
+
+/// Every tensor's name, type and shape and its stored bytes at both ends: another model of the same shape differs there,
+/// and reading all of it would take as long as the run.
+fn weights(model: &Model) -> Result<String> {
+    let mut hasher = Sha256::new();
+    for name in model.tensors.names() {
+        let ends = model.tensors.ends(&name)?;
+        let described = format!("{name:?} {} {:?} {} {}\n", ends.dtype, ends.shape, ends.first.len(), ends.last.len());
+        hasher.update(described);
+        hasher.update(&ends.first);
+        hasher.update(&ends.last);
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -14,6 +14,7 @@ use planish_model::Plan;
 use planish_model::dummy::DummySource;
 use planish_tensor::DType;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -92,6 +93,21 @@ impl Model {
         let tensors = Box::new(tensors);
         let words = OnceLock::new();
         Ok(Model { path: given.into(), config, plan, scheme: None, tensors, generation, words, companions, bytes })
+    }
+
+    /// Every tensor's name, type and shape and its stored bytes at both ends: another model of the same shape differs there,
+    /// and reading all of it would take as long as the run.
+    pub fn weights_digest(&self) -> Result<String> {
+        let mut hasher = Sha256::new();
+        for name in self.tensors.names() {
+            let ends = self.tensors.ends(&name)?;
+            let described =
+                format!("{name:?} {} {:?} {} {}\n", ends.dtype, ends.shape, ends.first.len(), ends.last.len());
+            hasher.update(described);
+            hasher.update(&ends.first);
+            hasher.update(&ends.last);
+        }
+        Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// The plan of a model, or of a config.json; no weights are read.

@@ -107,6 +107,13 @@ fn json_and_table_have_the_harness_shape() {
     assert!(lines[2].starts_with("|arc_easy|      1|none  |     0|acc ") && lines.len() == 7, "{text}");
 }
 
+/// A model's file with another last byte of its weights.
+fn other_weights(model: &Path) -> Vec<u8> {
+    let mut bytes = std::fs::read(model.join("model.safetensors")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    bytes
+}
+
 #[test]
 fn a_broken_off_run_goes_on_where_it_was() {
     let dir = scratch();
@@ -138,6 +145,9 @@ fn a_broken_off_run_goes_on_where_it_was() {
         let other = eval(&model, "piqa").words(other).arg("--journal").arg(&journal).run();
         other.fails(&["--journal", "expected", "found"]);
     }
+    // Another model of the same name.
+    std::fs::write(model.join("model.safetensors"), other_weights(&model)).unwrap();
+    eval(&model, "piqa").arg("--journal").arg(&journal).run().fails(&["--journal", "expected", "found"]);
     // A file that is something else stays as it is.
     let other = dir.path().join("results.json");
     std::fs::write(&other, "{\"a\":1}").unwrap();

@@ -60,7 +60,13 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     options.engine.fine_pages = tasks::share_finely(&chosen);
     let model = Model::open(name, global.talks())?;
     let pipeline = open(global, &model, &options)?;
-    let kept = Kept { journal: flags.journal.as_deref(), samples: flags.log_samples.as_deref() };
+    let identity = match &flags.journal {
+        Some(_) if flags.engine.batch_invariant => model.weights_digest()? + " batch-invariant",
+        Some(_) => model.weights_digest()?,
+        None => String::new(),
+    };
+    let (journal, samples) = (flags.journal.as_deref(), flags.log_samples.as_deref());
+    let kept = Kept { journal, samples, identity: &identity };
     let results = tasks::run(global, &flags.how, &chosen, &pipeline, name, kept)?;
     match global.json {
         true => print_json(&results.to_json(tasks::config(&flags.how, name, &pipeline))),

@@ -46,6 +46,8 @@ pub struct TaskFlags {
 pub struct Kept<'a> {
     /// Finished answers, to go on from.
     pub journal: Option<&'a Path>,
+    /// What answers depend on beside the engine's settings, as one word: the model's weights, the kernels' order.
+    pub identity: &'a str,
     /// Questions and answers, one line of JSON each.
     pub samples: Option<&'a Path>,
 }
@@ -69,7 +71,8 @@ pub fn run(
         (false, _) => None,
     };
     let style = Style { chat, multiturn: flags.fewshot_as_multiturn.unwrap_or(true) };
-    let mut journal = kept.journal.map(|path| Journal::open(path, &settings(flags, &subject, what))).transpose()?;
+    let mut journal =
+        kept.journal.map(|path| Journal::open(path, &settings(flags, &subject, what, kept.identity))).transpose()?;
     if let Some(journal) = journal.as_ref().filter(|j| j.known() > 0 && global.talks()) {
         say(format_args!("note: {} answers are taken from the journal", journal.known()));
     }
@@ -151,10 +154,10 @@ fn subject<'a>(flags: &TaskFlags, pipeline: &'a Pipeline, what: &str) -> Result<
 }
 
 /// What answers depend on.
-fn settings(flags: &TaskFlags, subject: &Subject<'_>, what: &str) -> String {
+fn settings(flags: &TaskFlags, subject: &Subject<'_>, what: &str, identity: &str) -> String {
     let config = &subject.handle.info().config;
     format!(
-        "{what}, device {}, context {}, keys and values {}, math {:?}, 8-bit head {}, special \
+        "{what} {identity}, device {}, context {}, keys and values {}, math {:?}, 8-bit head {}, special \
          tokens {:?}, chat {}",
         subject.handle.info().device,
         subject.room,

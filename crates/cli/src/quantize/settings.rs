@@ -1,6 +1,5 @@
 //! What must be equal for a run to be continued, each thing by its name, so that a refusal says what is another.
 use super::{Order, Prepared};
-use crate::source::Model;
 use anyhow::{Result, bail};
 use planish_checkpoint::journal::Settings;
 use planish_quant::recipe::Recipe;
@@ -17,7 +16,7 @@ pub fn asked(order: &Order, prepared: &Prepared) -> Result<Settings> {
         ("held_back_tokens", digest(&held_back)),
         ("max_shard_size", order.max_shard_size.to_string()),
         ("model_config", digest(&to_vec(model.config.fields())?)),
-        ("model_weights", weights(model)?),
+        ("model_weights", model.weights_digest()?),
         ("program_version", env!("CARGO_PKG_VERSION").into()),
         ("recipe", of_recipe(recipe)),
         ("target_divergence", target),
@@ -47,20 +46,6 @@ pub fn agree(order: &Order, asked: &Settings, published: &Settings) -> Result<bo
 
 fn of_recipe(recipe: &Recipe) -> String {
     digest(format!("{:?} {:?} {}", recipe.format, recipe.seed, recipe.to_yaml()).as_bytes())
-}
-
-/// Every tensor's name, type and shape and its stored bytes at both ends: another model of the same shape differs there,
-/// and reading all of it would take as long as the run.
-fn weights(model: &Model) -> Result<String> {
-    let mut hasher = Sha256::new();
-    for name in model.tensors.names() {
-        let ends = model.tensors.ends(&name)?;
-        let described = format!("{name:?} {} {:?} {} {}\n", ends.dtype, ends.shape, ends.first.len(), ends.last.len());
-        hasher.update(described);
-        hasher.update(&ends.first);
-        hasher.update(&ends.last);
-    }
-    Ok(hex(&hasher.finalize()))
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -134,6 +134,11 @@ impl PackedQ8 {
         self.codes.bytes().len() + 4 * (self.ws.len() + self.bias.len())
     }
 
+    /// Bytes of a token's codes as the kernels read them.
+    fn row_bytes(&self) -> usize {
+        self.layout.kp
+    }
+
     fn panels(&self) -> usize {
         self.n / self.layout.width + (self.n % self.layout.width).div_ceil(self.layout.lanes)
     }
@@ -201,7 +206,7 @@ pub fn gemm_w8a8_all(threads: &Threads, products: &mut [Product<'_>]) {
         }
         let padded = w.kind == Q8::Int8 && w.layout.kp != w.k;
         let codes = if padded { pad_rows(x.codes, w.k, w.layout.kp).into() } else { Cow::Borrowed(x.codes) };
-        let (ldx, plan) = (codes.len() / t, Plan::new(t, w, threads.count()));
+        let (ldx, plan) = (codes.len() / t, Plan::new(t, w, w.k, threads.count()));
         let first = tasks;
         tasks += plan.tasks();
         calls.push(Call { first, plan, w, codes, ldx, xs: x.xs, zeros: *zeros, out: Output(out.as_mut_ptr()) });
@@ -239,6 +244,7 @@ impl Call<'_> {
             panels,
             // SAFETY: as above. Tasks write disjoint parts.
             out: unsafe { self.out.at(rows.start * self.w.n) },
+            ldo: self.w.n,
         }
     }
 }
@@ -262,8 +268,10 @@ struct Block<'a> {
     xs: &'a [f32],
     zeros: Option<&'a [i32]>,
     panels: Range<usize>,
-    /// First row of the output; rows are `w.n` apart.
+    /// Column 0 of the first row of the output (of which only the panels' columns need be there), and numbers from row
+    /// to row.
     out: *mut f32,
+    ldo: usize,
 }
 
 /// The output, shared by tasks that write disjoint parts of it.
@@ -288,7 +296,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(t: usize, w: &PackedQ8, threads: usize) -> Plan {
+    /// For products of `k` input channels in all, of which a task takes those of `w` at a time.
+    fn new(t: usize, w: &PackedQ8, k: usize, threads: usize) -> Plan {
         let row_bytes = if w.kind == Q8::Int8 {
             w.layout.kp / w.layout.depth * w.layout.group
         } else {
@@ -299,7 +308,7 @@ impl Plan {
         if t >= KEPT_ROWS * threads {
             row_blocks = row_blocks.next_multiple_of(threads);
         }
-        let work = t * w.n * w.k;
+        let work = t * w.n * k;
         // Eight tasks a thread even out what a busy machine takes away, as long as they are not tiny.
         let tasks = if threads == 1 { 1 } else { (work / INLINE_WORK).clamp(1, 8 * threads) };
         let most = tasks.div_ceil(row_blocks).min(panels);

@@ -178,7 +178,6 @@ pub fn gemm_w8a8(threads: &Threads, x: Q8Slice<'_>, w: &PackedQ8, out: &mut [f32
 
 /// As [`gemm_w8a8`] of INT8 codes that are `zeros[t]` above their values; `w` was packed for such a grid.
 pub fn gemm_shifted(threads: &Threads, x: Q8Slice<'_>, zeros: &[i32], w: &PackedQ8, out: &mut [f32]) {
-    assert_eq!((zeros.len(), w.sums.len()), (x.xs.len(), w.ws.len()), "zero points and sums");
     gemm_w8a8_all(threads, &mut [Product { x, zeros: Some(zeros), w, out }]);
 }
 
@@ -194,13 +193,16 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// As [`gemm_w8a8`], of each of the products: threads share out the tasks of all of them.
+/// As [`gemm_w8a8`] or [`gemm_shifted`], of each of the products: threads share out the tasks of all of them.
 pub fn gemm_w8a8_all(threads: &Threads, products: &mut [Product<'_>]) {
     let (mut calls, mut tasks) = (Vec::with_capacity(products.len()), 0);
     for Product { x, zeros, w, out } in products {
         let t = x.xs.len();
         assert_eq!(x.codes.len(), t * w.k, "codes of {t} tokens of width {}", w.k);
         assert_eq!(out.len(), t * w.n, "output of {t} tokens and {} channels", w.n);
+        if let Some(zeros) = zeros {
+            assert_eq!((zeros.len(), w.sums.len()), (t, w.ws.len()), "zero points of {t} tokens, and sums for them");
+        }
         if out.is_empty() {
             continue;
         }

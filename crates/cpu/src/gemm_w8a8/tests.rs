@@ -200,6 +200,25 @@ fn groups_equal_the_definition() {
 }
 
 #[test]
+#[should_panic(expected = "zero points of 1 tokens, and sums for them")]
+fn weights_without_sums_take_no_zero_points() {
+    let pool = Threads::new(1);
+    let w = PackedQ8::pack(Q8::Int8, 8, &[(&[0; 3 * 8], &[1.0; 3])], None, Isa::best(), &pool);
+    let (x, mut out) = (Q8Slice { codes: &[0; 8], xs: &[1.0] }, [0.0; 3]);
+    gemm_w8a8_all(&pool, &mut [Product { x, zeros: Some(&[5]), w: &w, out: &mut out }]);
+}
+
+#[test]
+#[should_panic(expected = "zero points of 2 tokens")]
+fn every_token_has_a_zero_point() {
+    let (pool, w) = (Threads::new(1), [0; 3 * 8]);
+    let grid = Grid::Static { scale: 1.0, zero: 5 };
+    let w = PackedQ8::pack(Q8::Int8, 8, &[(&w, &[1.0; 3])], None, Isa::best(), &pool).on(grid, &[(&w, &[1.0; 3])]);
+    let (x, mut out) = (Q8Slice { codes: &[0; 16], xs: &[1.0; 2] }, [0.0; 6]);
+    gemm_w8a8_all(&pool, &mut [Product { x, zeros: Some(&[5]), w: &w, out: &mut out }]);
+}
+
+#[test]
 fn extremes_are_exact() {
     let (pools, mut random) = (pools(), Random(3));
     for (x, w) in [(0x80u8, 0x80u8), (0x80, 0x7F), (0x7F, 0x80), (0x7F, 0x7F)] {

@@ -76,11 +76,12 @@ pub fn kind_of<B: Backend>(codes: &Tensor<B>) -> Result<Q8> {
     Q8::from_dtype(codes.dtype).ok_or_else(|| Error::dtype(format!("expected 8-bit codes, found {}", codes.dtype)))
 }
 
-/// A zeroed matrix.
+/// A zeroed matrix; an error if there is no memory for it.
 pub fn alloc<B: Backend<Buf = CpuBuf>>(dtype: DType, rows: usize, cols: usize) -> Result<Tensor<B>> {
     let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(dtype.size()));
     let bytes = bytes.ok_or_else(|| Error::shape(format!("{dtype} [{rows}, {cols}] is too large")))?;
-    Ok(Tensor { buf: CpuBuf::Owned(Aligned::zeroed(bytes)), dtype, rows, cols, capacity: rows })
+    let buf = CpuBuf::Owned(Aligned::for_what(|| format!("{dtype} [{rows}, {cols}]"), bytes)?);
+    Ok(Tensor { buf, dtype, rows, cols, capacity: rows })
 }
 
 /// Overwrites the rows in use.

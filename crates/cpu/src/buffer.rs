@@ -1,4 +1,5 @@
 //! Host memory of the CPU back ends: cache-line aligned and owned, or shared with a mapped file.
+use crate::host_memory;
 use half::{bf16, f16};
 use planish_tensor::{DType, Error, HostTensor, Result, host::decode_f32};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -22,22 +23,37 @@ unsafe impl Send for Aligned {}
 unsafe impl Sync for Aligned {}
 
 impl Aligned {
-    /// `len` zero bytes.
+    /// `len` zero bytes, for sizes that are no user's choice: ends the process if there is no such memory.
     pub fn zeroed(len: usize) -> Self {
-        let layout = Self::layout(len);
+        Self::try_zeroed(len).unwrap_or_else(|| match Self::layout(len) {
+            Some(layout) => handle_alloc_error(layout),
+            None => panic!("a buffer of {len} bytes: expected fewer than an address can count"),
+        })
+    }
+
+    /// `len` zero bytes, if there is such memory.
+    pub fn try_zeroed(len: usize) -> Option<Self> {
         // SAFETY: the layout has a non-zero size.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        let base = NonNull::new(unsafe { alloc_zeroed(Self::layout(len)?) })?;
         // SAFETY: the layout has room for moving up by less than `ALIGN`.
         let ptr = unsafe { base.add(base.as_ptr().align_offset(ALIGN)) };
         ask_for_large_pages(ptr.as_ptr(), len);
-        Self { base, ptr, len }
+        Some(Self { base, ptr, len })
     }
 
-    fn layout(len: usize) -> Layout {
+    /// `len` zero bytes for `what`, or an error that says how many are free.
+    pub fn for_what(what: impl FnOnce() -> String, len: usize) -> Result<Self> {
+        Self::try_zeroed(len).ok_or_else(|| Error::OutOfMemory {
+            what: what(),
+            needed: len as u64,
+            available: host_memory().free,
+        })
+    }
+
+    fn layout(len: usize) -> Option<Layout> {
         // Small alignment: then the system hands out pages that are zero already, and nobody writes zeros.
         // One line is for aligning; one spare line lets vector tails be loaded whole.
-        Layout::from_size_align(len + 2 * ALIGN, 1).expect("buffer size fits isize")
+        Layout::from_size_align(len.checked_add(2 * ALIGN)?, 1).ok()
     }
 
     /// The bytes.
@@ -55,8 +71,10 @@ impl Aligned {
 
 impl Drop for Aligned {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with the same layout.
-        unsafe { dealloc(self.base.as_ptr(), Self::layout(self.len)) }
+        if let Some(layout) = Self::layout(self.len) {
+            // SAFETY: allocated in `try_zeroed` with the same layout, which therefore is one.
+            unsafe { dealloc(self.base.as_ptr(), layout) }
+        }
     }
 }
 
@@ -178,13 +196,13 @@ fn check<T: Element>(bytes: &[u8], dtype: DType) -> Result<()> {
 }
 
 /// A host tensor as a CPU buffer: shared if its memory is aligned for its type, else copied.
-pub fn share(host: &HostTensor) -> CpuBuf {
+pub fn share(host: &HostTensor) -> Result<CpuBuf> {
     if host.bytes().as_ptr().align_offset(host.dtype().size()) == 0 {
-        return CpuBuf::Shared(host.clone());
+        return Ok(CpuBuf::Shared(host.clone()));
     }
-    let mut owned = Aligned::zeroed(host.bytes().len());
+    let mut owned = Aligned::for_what(|| format!("a copy of {host:?}"), host.bytes().len())?;
     owned.bytes_mut().copy_from_slice(host.bytes());
-    CpuBuf::Owned(owned)
+    Ok(CpuBuf::Owned(owned))
 }
 
 /// Any float tensor's elements as f32.
@@ -202,8 +220,21 @@ mod tests {
         buf.view_mut::<f32>(DType::F32).unwrap()[3] = 1.5;
         assert_eq!(buf.view::<f32>(DType::F32).unwrap(), [0.0, 0.0, 0.0, 1.5]);
         assert!(buf.view::<f32>(DType::BF16).is_err());
-        let mut shared = share(&HostTensor::from_f32(vec![2], &[1.0, 2.0]).unwrap());
+        let mut shared = share(&HostTensor::from_f32(vec![2], &[1.0, 2.0]).unwrap()).unwrap();
         assert!(shared.bytes_mut().is_err());
         assert_eq!(widen(&shared, DType::F32, 2), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn what_no_memory_holds_is_an_error() {
+        // More than processors address; more than a pointer's difference; more than a pointer.
+        for rows in [1 << 62, isize::MAX as usize, usize::MAX] {
+            assert!(Aligned::try_zeroed(rows).is_none());
+            let error = crate::access::alloc::<crate::Cpu>(DType::I8, rows, 1).err().unwrap();
+            let Error::OutOfMemory { what, needed, available } = error else { panic!("{error}") };
+            assert_eq!((what, needed), (format!("{} [{rows}, 1]", DType::I8), rows as u64));
+            assert!(available < needed);
+        }
+        assert_eq!(Aligned::try_zeroed(3).unwrap().bytes(), [0; 3]);
     }
 }

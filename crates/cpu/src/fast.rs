@@ -66,7 +66,7 @@ impl Backend for Cpu {
 
     fn load(&self, host: &HostTensor) -> Result<Tensor<Self>> {
         let (rows, cols) = rows_of(host)?;
-        Ok(Tensor { buf: share(host), dtype: host.dtype(), rows, cols, capacity: rows })
+        Ok(Tensor { buf: share(host)?, dtype: host.dtype(), rows, cols, capacity: rows })
     }
 
     fn upload(&self, bytes: &[u8], dst: &mut Tensor<Self>) -> Result<()> {

@@ -1,6 +1,8 @@
 //! Which instruction sets the kernels may use, found once at start. Nothing is compiled for one machine only.
+#[cfg(target_arch = "x86_64")]
+mod features;
 
-/// A family of kernels, best last.
+/// A family of kernels, plainest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain loops.
@@ -13,9 +15,9 @@ pub enum Isa {
     Avx2,
     /// AVX2 with 256-bit VNNI.
     AvxVnni,
-    /// AVX-512 F/BW/DQ/VL/VBMI with VNNI.
+    /// AVX-512 F/BW/DQ/VL with VNNI.
     Avx512,
-    /// AVX-512 as above, and bf16 dot products.
+    /// AVX-512 as above, VBMI and bf16 dot products.
     Avx512Bf16,
     /// AVX-512 as `Avx512`, and AMX tiles for INT8.
     Amx,
@@ -27,11 +29,18 @@ impl Isa {
         [Isa::Scalar, Isa::Neon, Isa::NeonI8mm, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Bf16, Isa::Amx];
 
     /// The best family of this machine.
+    #[cfg(target_arch = "x86_64")]
+    pub fn best() -> Isa {
+        features::Features::here().best()
+    }
+
+    /// The best family of this machine.
+    #[cfg(not(target_arch = "x86_64"))]
     pub fn best() -> Isa {
         *Isa::available().last().expect("scalar kernels run everywhere")
     }
 
-    /// Every family that this machine can run, best last.
+    /// Every family that this machine can run, plainest first.
     pub fn available() -> Vec<Isa> {
         Isa::ALL.into_iter().filter(|isa| isa.runs_here()).collect()
     }
@@ -39,23 +48,7 @@ impl Isa {
     /// Whether this machine can run the family.
     #[cfg(target_arch = "x86_64")]
     pub fn runs_here(self) -> bool {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-        let avx512 = avx2
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512vbmi")
-            && is_x86_feature_detected!("avx512vnni");
-        match self {
-            Isa::Scalar => true,
-            Isa::Neon | Isa::NeonI8mm => false,
-            Isa::Avx2 => avx2,
-            Isa::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
-            Isa::Avx512 => avx512,
-            Isa::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
-            Isa::Amx => avx512 && amx::usable(),
-        }
+        features::Features::here().run(self)
     }
 
     /// Whether this machine can run the family.
@@ -99,8 +92,7 @@ impl Isa {
         }
     }
 
-    /// Whether bf16 dot products of vectors are worth using. Cores with AMX have the instruction too, but take twice
-    /// as long for it as for the f32 multiply-adds that it replaces.
+    /// Whether the family multiplies vectors in bf16. [`Isa::best`] is this one only where that is fast.
     pub fn has_fast_bf16_dots(self) -> bool {
         self == Isa::Avx512Bf16
     }
@@ -110,13 +102,10 @@ impl Isa {
 #[cfg(target_arch = "x86_64")]
 mod amx {
     use std::arch::{asm, x86_64::__cpuid_count};
-    use std::sync::OnceLock;
 
+    /// Costs a system call.
     pub(super) fn usable() -> bool {
-        // The answer holds for the whole process and costs a system call: it is kept, as the standard library keeps
-        // what it knows of the processor.
-        static USABLE: OnceLock<bool> = OnceLock::new();
-        *USABLE.get_or_init(|| processor_has_it() && system_saves_it() && leave_is_given())
+        processor_has_it() && system_saves_it() && leave_is_given()
     }
 
     /// `amx-tile` and `amx-int8`. Only asked of processors with AVX-512, whose leaves go up to 7.
@@ -169,10 +158,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scalar_runs_everywhere_and_best_is_last() {
+    fn scalar_runs_everywhere_and_the_best_is_available() {
         let all = Isa::available();
         assert_eq!(all[0], Isa::Scalar);
-        assert_eq!(*all.last().unwrap(), Isa::best());
+        assert!(all.contains(&Isa::best()));
         assert!(all.windows(2).all(|w| w[0] < w[1]));
     }
 

@@ -119,6 +119,11 @@ pub fn asymmetric_scale(row: &[f32]) -> (f32, i8) {
         return (f32::NAN, 0);
     }
     let (min, max) = row.iter().fold((0.0f32, 0.0f32), |(min, max), &x| (min.min(x), max.max(x)));
+    range_scale(min, max)
+}
+
+/// The same of finite values from `min` to `max`, which include 0.
+pub fn range_scale(min: f32, max: f32) -> (f32, i8) {
     // Each side by itself: the range of two huge numbers may be infinite.
     let scale = max / 255.0 - min / 255.0;
     let scale = if (max - min).is_finite() { (max - min) / 255.0 } else { scale };

@@ -1,5 +1,5 @@
 //! Times the kernels beside the machine's own limits, measured in the same run:
-//! `cargo bench -p planish-cpu --bench kernels -- [w8a8|pack|rowwise|threads …] [--threads N] [--isa NAME] [--kind TYPE]`,
+//! `cargo bench -p planish-cpu --bench kernels -- [w8a8|grouped|pack|rowwise|threads …] [--threads N] [--isa NAME] [--kind TYPE]`,
 //! for the products also `[--shapes 960x576,…] [--tokens 1,8,…]`.
 //! Every figure is the best of many: other work on the machine can only add time.
 use planish_cpu::isa::Isa;
@@ -37,7 +37,7 @@ fn main() {
     let isa = value("--isa").and_then(|n| Isa::available().into_iter().find(|i| i.name() == n)).unwrap_or(Isa::best());
     let groups: Vec<&str> = args.iter().map(String::as_str).filter(|a| !a.starts_with('-')).collect();
     let wants = |name: &str| {
-        let named = ["w8a8", "pack", "rowwise", "threads"];
+        let named = ["w8a8", "grouped", "pack", "rowwise", "threads"];
         groups.contains(&name) || !groups.iter().any(|g| named.contains(g))
     };
     let threads = Threads::new(count);
@@ -57,6 +57,9 @@ fn main() {
     let setting = Setting { isa, kind, threads, peak_int8, read, shapes, tokens };
     if wants("w8a8") {
         w8a8::products(&setting);
+    }
+    if wants("grouped") {
+        w8a8::grouped(&setting);
     }
     if wants("pack") {
         w8a8::packing(&setting);

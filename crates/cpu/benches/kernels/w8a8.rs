@@ -1,7 +1,7 @@
 //! 8-bit products: shapes of a 135M model, of an 8B model's layer, and one weight that no cache holds.
 use crate::{Setting, best, bytes, floats, line};
 use planish_cpu::buffer::Aligned;
-use planish_cpu::gemm_w8a8::{PackedQ8, Q8Slice, gemm_w8a8};
+use planish_cpu::gemm_w8a8::{GroupedQ8, PackedQ8, Q8Slice, gemm_grouped, gemm_w8a8};
 use planish_tensor::{Q8, q8};
 
 const SHAPES: [(usize, usize); 6] = [(960, 576), (576, 576), (3072, 576), (576, 1536), (4096, 4096), (49152, 2048)];
@@ -60,6 +60,31 @@ fn product(setting: &Setting, w: &PackedQ8, codes: &[u8], ws: &[f32], m: usize) 
         format!("{:.0}", 100.0 * bandwidth / setting.read),
         format!("{error}"),
     ]);
+}
+
+/// Times products whose groups of 128 input channels have scales of their own: one shape, or those that are asked for.
+pub fn grouped(setting: &Setting) {
+    const GROUP: usize = 128;
+    line(&["grouped", "m", "n", "k", "us", "GOP/s"].map(String::from));
+    let shapes = if setting.shapes.is_empty() { &[(4096, 4096)][..] } else { &setting.shapes };
+    let tokens = if setting.tokens.is_empty() { &[1, 512][..] } else { &setting.tokens };
+    for kind in [Q8::Int8, Q8::E4M3].into_iter().filter(|k| setting.kind.is_none_or(|only| only == *k)) {
+        for &(n, k) in shapes {
+            let codes: Vec<u8> = bytes(n * k, 1).iter().map(|&c| tame(kind, c)).collect();
+            let groups = k.div_ceil(GROUP);
+            let ws = floats(n * groups, 2);
+            let w = GroupedQ8::pack(kind, k, GROUP, &[(&codes, &ws)], None, setting.isa, &setting.threads);
+            for &m in tokens {
+                let x: Vec<u8> = bytes(m * k, 3).iter().map(|&c| tame(kind, c)).collect();
+                let (xs, mut out) = (floats(m * groups, 4), vec![0f32; m * n]);
+                let seconds = best(|| gemm_grouped(&setting.threads, Q8Slice { codes: &x, xs: &xs }, &w, &mut out));
+                let sizes = [m, n, k].map(|size| size.to_string());
+                let rates =
+                    [format!("{:.1}", seconds * 1e6), format!("{:.0}", 2.0 * (m * n * k) as f64 / seconds / 1e9)];
+                line(&[vec![format!("{kind:?}")], sizes.to_vec(), rates.to_vec()].concat());
+            }
+        }
+    }
 }
 
 /// A code that is a number.

@@ -24,7 +24,7 @@ use crate::rowwise::{Q8SliceMut, Units, quantize_rows};
 use crate::threads::Threads;
 use crate::vector::Shared;
 use half::bf16;
-use planish_tensor::{AttentionShape, Batch, Q8};
+use planish_tensor::{AttentionShape, Batch, DType, Q8};
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use segment::Floats;
 use std::ops::Range;
@@ -54,6 +54,17 @@ pub enum KvSlice<'a> {
         /// Pages of `[nkv, page_size]`.
         scales: &'a [f32],
     },
+}
+
+impl KvSlice<'_> {
+    /// The elements' type.
+    fn kind(&self) -> DType {
+        match self {
+            KvSlice::F32(_) => DType::F32,
+            KvSlice::Bf16(_) => DType::BF16,
+            KvSlice::Q8 { kind, .. } => kind.dtype(),
+        }
+    }
 }
 
 /// Keys or values of one layer, writable.
@@ -100,6 +111,14 @@ pub struct Operands<'a> {
 }
 
 impl Operands<'_> {
+    /// Whether every sequence has rows of its own.
+    fn rows_are_apart(&self) -> bool {
+        let starts = &self.batch.query_starts;
+        starts.len() == self.batch.sequences() + 1
+            && starts.is_sorted()
+            && starts.last().is_some_and(|&end| end as usize <= self.batch.t())
+    }
+
     /// Query heads that share a key head.
     fn group(&self) -> usize {
         self.shape.nq / self.shape.nkv
@@ -195,6 +214,9 @@ impl Attention {
         let t = o.batch.t();
         assert_eq!(o.qkv.len(), t * o.shape.qkv_width(), "paged_attention: qkv is [t, (nq + 2 nkv) d]");
         assert_eq!(out.len(), t * o.shape.nq * o.shape.d, "paged_attention: out is [t, nq d]");
+        // Kernels read values as they read keys, and write a sequence's rows without asking whose they are.
+        assert_eq!(o.k.kind(), o.v.kind(), "paged_attention: values are stored as the keys are");
+        assert!(o.rows_are_apart(), "paged_attention: query_starts ascend, one for each sequence and an end");
         assert!(isa.runs_here(), "this machine has no {}", isa.name());
         #[cfg(target_arch = "aarch64")]
         if isa != Isa::Scalar {

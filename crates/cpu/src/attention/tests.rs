@@ -299,3 +299,45 @@ fn what_a_row_does_not_see_may_be_anything() {
         }
     }
 }
+
+/// Attends with two tokens of two sequences, of which each has a page of two keys.
+fn attend_two(query_starts: &[u32], k: KvSlice<'_>, v: KvSlice<'_>) {
+    let shape = AttentionShape { nq: 1, nkv: 1, d: 16, scale: 1.0, window: None, softcap: None };
+    let mut batch = Batch::fresh(&[1, 1], 2);
+    batch.query_starts = query_starts.to_vec();
+    let operands = Operands { qkv: &[0.0; 2 * 48], shape: &shape, batch: &batch, k, v };
+    Attention::default().attend(&Threads::new(1), Isa::best(), operands, &mut [0.0; 2 * 16]);
+}
+
+const KEYS_OF_TWO: KvSlice<'_> = KvSlice::F32(&[0.0; 64]);
+
+#[test]
+fn two_tokens_attend() {
+    attend_two(&[0, 1, 2], KEYS_OF_TWO, KEYS_OF_TWO);
+}
+
+#[test]
+#[should_panic(expected = "values are stored as the keys are")]
+fn keys_and_values_are_of_one_kind() {
+    let codes = KvSlice::Q8 { kind: Q8::Int8, codes: &[0; 64], scales: &[0.0; 4] };
+    attend_two(&[0, 1, 2], KvSlice::Bf16(&[bf16::ZERO; 64]), codes);
+}
+
+#[test]
+#[should_panic(expected = "values are stored as the keys are")]
+fn codes_of_keys_and_values_are_of_one_kind() {
+    let codes = |kind| KvSlice::Q8 { kind, codes: &[0; 64], scales: &[0.0; 4] };
+    attend_two(&[0, 1, 2], codes(Q8::Int8), codes(Q8::E4M3));
+}
+
+#[test]
+#[should_panic(expected = "query_starts ascend")]
+fn sequences_share_no_rows() {
+    attend_two(&[1, 0, 2], KEYS_OF_TWO, KEYS_OF_TWO);
+}
+
+#[test]
+#[should_panic(expected = "query_starts ascend")]
+fn sequences_have_rows_of_the_batch_alone() {
+    attend_two(&[0, 1, 3], KEYS_OF_TWO, KEYS_OF_TWO);
+}

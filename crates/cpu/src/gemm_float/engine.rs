@@ -15,13 +15,19 @@ use crate::vector::{DotVector, Shared, Vector, Work};
 use half::bf16;
 use planish_tensor::{DType, FloatMath};
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Steps between which sums may rest in memory, so that a panel's part stays in the near caches.
 const STEPS_BLOCK: usize = 384;
 /// Steps between asking for a panel's words and using them.
 const AHEAD: usize = 12;
-/// Rows of x that are run against one panel before the next.
+/// Rows of x that are run against one panel before the next, at most.
 const ROWS_BLOCK: usize = 128;
+/// Fewer rows than these are no task for the sake of a thread.
+const FEWEST_ROWS: usize = 8;
+/// Panels of a run: fewer are not worth a task while there are others, more take too long.
+const FEWEST_PANELS: usize = 4;
+const MOST_PANELS: usize = 64;
 /// Rows of x rounded by one task.
 const ROUND_ROWS: usize = 16;
 
@@ -84,32 +90,60 @@ unsafe impl<X> Sync for Job<'_, X> {}
 /// The machine has the product's instructions; the job's addresses cover its shape.
 unsafe fn split<P: Product>(threads: &Threads, job: &Job<'_, P::X>, x_step: usize, odd: bool) {
     let w = job.w;
-    let panels = w.n.div_ceil(PANEL);
     let small = job.t * w.n * w.k < INLINE;
-    let row_blocks = job.t.div_ceil(ROWS_BLOCK);
-    // Some more tasks than threads, so that a thread that lost its core does not hold up the others.
-    let run = if small { panels } else { (panels * row_blocks / (4 * threads.count())).clamp(4, 64) };
-    let runs = panels.div_ceil(run);
+    let plan = Plan::new(job.t, w.n.div_ceil(PANEL), if small { 1 } else { threads.count() });
     let task = |i: usize| {
-        let rows = i / runs * ROWS_BLOCK..(i / runs * ROWS_BLOCK + ROWS_BLOCK).min(job.t);
-        let panels = i % runs * run..(i % runs * run + run).min(panels);
+        let (rows, panels) = plan.task(i);
         // SAFETY: the caller's contract; tasks cover disjoint blocks of the result.
         unsafe { block::<P>(job, rows, panels, x_step, odd) }
     };
-    if small { (0..row_blocks * runs).for_each(task) } else { threads.run(row_blocks * runs, task) }
+    if small { (0..plan.tasks()).for_each(task) } else { threads.run(plan.tasks(), task) }
+}
+
+/// Blocks of rows by runs of panels.
+pub(super) struct Plan {
+    t: usize,
+    row_blocks: usize,
+    panels: usize,
+    /// Panels of a run.
+    run: usize,
+}
+
+impl Plan {
+    /// For `t` rows; one thread needs no more blocks than the caches do.
+    pub(super) fn new(t: usize, panels: usize, threads: usize) -> Plan {
+        let row_blocks = t.div_ceil(ROWS_BLOCK);
+        if threads == 1 {
+            return Plan { t, row_blocks, panels, run: panels.clamp(1, MOST_PANELS) };
+        }
+        // Some more tasks than threads, so that a thread that lost its core does not hold up the others.
+        let run = (panels * row_blocks / (4 * threads)).clamp(FEWEST_PANELS, MOST_PANELS);
+        // Narrow weights, as a router's, make few runs: then threads share out the rows.
+        let wanted = threads.min(t / FEWEST_ROWS).div_ceil(panels.div_ceil(run).max(1));
+        Plan { t, row_blocks: row_blocks.max(wanted), panels, run }
+    }
+
+    fn runs(&self) -> usize {
+        self.panels.div_ceil(self.run)
+    }
+
+    pub(super) fn tasks(&self) -> usize {
+        self.row_blocks * self.runs()
+    }
+
+    /// Rows and panels of a task. Blocks of rows are of almost equal length.
+    pub(super) fn task(&self, i: usize) -> (Range<usize>, Range<usize>) {
+        let (block, first) = (i / self.runs(), i % self.runs() * self.run);
+        let row = |block: usize| self.t * block / self.row_blocks;
+        (row(block)..row(block + 1), first..(first + self.run).min(self.panels))
+    }
 }
 
 /// Multiplies a block of rows with a run of panels.
 ///
 /// # Safety
 /// As for `split`.
-unsafe fn block<P: Product>(
-    job: &Job<'_, P::X>,
-    rows: std::ops::Range<usize>,
-    panels: std::ops::Range<usize>,
-    x_step: usize,
-    odd: bool,
-) {
+unsafe fn block<P: Product>(job: &Job<'_, P::X>, rows: Range<usize>, panels: Range<usize>, x_step: usize, odd: bool) {
     let strip = 3 * P::V::LANES;
     let (w, steps) = (job.w, job.w.steps());
     let end = (panels.end * PANEL).min(w.n);
@@ -151,13 +185,7 @@ struct Place {
 ///
 /// # Safety
 /// As for `split`.
-unsafe fn strip_rows<P: Product>(
-    job: &Job<'_, P::X>,
-    rows: std::ops::Range<usize>,
-    place: &Place,
-    x_step: usize,
-    odd: bool,
-) {
+unsafe fn strip_rows<P: Product>(job: &Job<'_, P::X>, rows: Range<usize>, place: &Place, x_step: usize, odd: bool) {
     let w = job.w;
     // An odd channel is half a step of its own at the end.
     let steps = w.steps() - usize::from(odd);

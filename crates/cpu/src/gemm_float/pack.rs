@@ -43,7 +43,7 @@ impl PackedFloat {
         let steps = if dtype == DType::BF16 { k.div_ceil(2) } else { k };
         let words = n.next_multiple_of(PANEL).checked_mul(steps).and_then(|w| w.checked_mul(4));
         let bytes = words.ok_or_else(|| Error::shape(format!("float weight [{n}, {k}]: size overflows")))?;
-        let mut data = Aligned::zeroed(bytes);
+        let mut data = Aligned::for_what(|| format!("float weight [{n}, {k}]"), bytes)?;
         let out = Shared(data.bytes_mut().as_mut_ptr().cast::<u32>());
         threads.run(n.div_ceil(PANEL), |p| {
             // SAFETY: panel `p` occupies these words of `data` alone, and the memory is aligned and initialised.

@@ -19,6 +19,8 @@ pub(crate) fn floats(seed: u64, n: usize) -> Vec<f32> {
 fn shapes() -> Vec<(usize, usize, usize)> {
     let mut shapes =
         vec![(1, 1, 1), (1, 129, 129), (65, 129, 129), (2, 96, 64), (8, 48, 513), (1, 400, 31), (9, 17, 600)];
+    // Rows that threads share out: few panels, and work enough.
+    shapes.extend([(64, 40, 129), (130, 96, 65)]);
     for i in 0..10 {
         let r = floats(i + 1, 3).iter().map(|f| 1 + (f.abs() * 128.0) as usize).collect::<Vec<_>>();
         shapes.push((r[0], r[1], r[2]));
@@ -88,6 +90,29 @@ fn bf16_is_near_the_exact_sum_of_rounded_inputs_for_any_rows_and_threads() {
             assert_eq!(bits(&one), bits(&first[(t - 1) * n..]), "a row alone, {isa:?}");
         }
     }
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn every_thread_gets_rows_or_panels_and_every_output_one_task() {
+    use engine::Plan;
+    // Routers of 8 to 192 experts, a projection, a head.
+    for (t, panels) in
+        [1, 7, 8, 64, 65, 128, 300, 2000].into_iter().flat_map(|t| [1, 3, 4, 9, 86, 1000].map(|p| (t, p)))
+    {
+        for threads in [1, 2, 3, 16, 64] {
+            let plan = Plan::new(t, panels, threads);
+            assert!(plan.tasks() >= threads.min(t / 8), "{} tasks: {t} {panels} {threads}", plan.tasks());
+            let mut seen = vec![0; t * panels];
+            for (rows, panels_of) in (0..plan.tasks()).map(|i| plan.task(i)) {
+                assert!(!rows.is_empty() && rows.len() <= 128 && !panels_of.is_empty());
+                rows.for_each(|r| panels_of.clone().for_each(|p| seen[r * panels + p] += 1));
+            }
+            assert!(seen.iter().all(|&count| count == 1), "{t} {panels} {threads}");
+        }
+    }
+    assert_eq!((Plan::new(64, 4, 16).tasks(), Plan::new(64, 4, 1).tasks()), (8, 1));
+    assert_eq!(Plan::new(0, 4, 2).tasks(), 0);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub fn gemm_gated_quantize(
     let blocks = steps.div_ceil(rows / STEP).next_multiple_of(threads.count());
     let alone = Threads::new(1);
     let places = Mutex::new((0..threads.count()).collect::<Vec<usize>>());
-    let (between, codes, xs) =
+    let (between, codes, to_xs) =
         (Shared(between.as_mut_ptr()), Shared(out.codes.as_mut_ptr()), Shared(out.xs.as_mut_ptr()));
     threads.run(blocks, |i| {
         let steps = part(steps, blocks, i);
@@ -46,12 +46,11 @@ pub fn gemm_gated_quantize(
         // SAFETY: a place is one task's at a time, and its rows lie inside; each block of results is one task's.
         unsafe {
             let (between, from) = (between.at(place * rows * w.n), x.codes.as_ptr().add(first * w.k));
-            let block =
-                Block { w, x: from, ldx: w.k, xs: &x.xs[first..end], zeros: None, panels: 0..w.panels(), out: between };
-            multiply(block);
+            let (xs, panels) = (&x.xs[first..end], 0..w.panels());
+            multiply(Block { w, x: from, ldx: w.k, xs, zeros: None, panels, out: between, ldo: w.n });
             let out = Q8SliceMut {
                 codes: std::slice::from_raw_parts_mut(codes.at(first * f), count * f),
-                xs: std::slice::from_raw_parts_mut(xs.at(first), count),
+                xs: std::slice::from_raw_parts_mut(to_xs.at(first), count),
             };
             gated_quantize(&alone, w.isa, to, std::slice::from_raw_parts(between, count * w.n), f, act, out);
         }

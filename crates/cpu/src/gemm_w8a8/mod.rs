@@ -134,6 +134,11 @@ impl PackedQ8 {
         self.codes.bytes().len() + 4 * (self.ws.len() + self.bias.len())
     }
 
+    /// Bytes of a token's codes as the kernels read them.
+    fn row_bytes(&self) -> usize {
+        self.layout.kp
+    }
+
     fn panels(&self) -> usize {
         self.n / self.layout.width + (self.n % self.layout.width).div_ceil(self.layout.lanes)
     }
@@ -173,7 +178,6 @@ pub fn gemm_w8a8(threads: &Threads, x: Q8Slice<'_>, w: &PackedQ8, out: &mut [f32
 
 /// As [`gemm_w8a8`] of INT8 codes that are `zeros[t]` above their values; `w` was packed for such a grid.
 pub fn gemm_shifted(threads: &Threads, x: Q8Slice<'_>, zeros: &[i32], w: &PackedQ8, out: &mut [f32]) {
-    assert_eq!((zeros.len(), w.sums.len()), (x.xs.len(), w.ws.len()), "zero points and sums");
     gemm_w8a8_all(threads, &mut [Product { x, zeros: Some(zeros), w, out }]);
 }
 
@@ -189,19 +193,22 @@ pub struct Product<'a> {
     pub out: &'a mut [f32],
 }
 
-/// As [`gemm_w8a8`], of each of the products: threads share out the tasks of all of them.
+/// As [`gemm_w8a8`] or [`gemm_shifted`], of each of the products: threads share out the tasks of all of them.
 pub fn gemm_w8a8_all(threads: &Threads, products: &mut [Product<'_>]) {
     let (mut calls, mut tasks) = (Vec::with_capacity(products.len()), 0);
     for Product { x, zeros, w, out } in products {
         let t = x.xs.len();
         assert_eq!(x.codes.len(), t * w.k, "codes of {t} tokens of width {}", w.k);
         assert_eq!(out.len(), t * w.n, "output of {t} tokens and {} channels", w.n);
+        if let Some(zeros) = zeros {
+            assert_eq!((zeros.len(), w.sums.len()), (t, w.ws.len()), "zero points of {t} tokens, and sums for them");
+        }
         if out.is_empty() {
             continue;
         }
         let padded = w.kind == Q8::Int8 && w.layout.kp != w.k;
         let codes = if padded { pad_rows(x.codes, w.k, w.layout.kp).into() } else { Cow::Borrowed(x.codes) };
-        let (ldx, plan) = (codes.len() / t, Plan::new(t, w, threads.count()));
+        let (ldx, plan) = (codes.len() / t, Plan::new(t, w, w.k, threads.count()));
         let first = tasks;
         tasks += plan.tasks();
         calls.push(Call { first, plan, w, codes, ldx, xs: x.xs, zeros: *zeros, out: Output(out.as_mut_ptr()) });
@@ -239,6 +246,7 @@ impl Call<'_> {
             panels,
             // SAFETY: as above. Tasks write disjoint parts.
             out: unsafe { self.out.at(rows.start * self.w.n) },
+            ldo: self.w.n,
         }
     }
 }
@@ -262,8 +270,10 @@ struct Block<'a> {
     xs: &'a [f32],
     zeros: Option<&'a [i32]>,
     panels: Range<usize>,
-    /// First row of the output; rows are `w.n` apart.
+    /// Column 0 of the first row of the output (of which only the panels' columns need be there), and numbers from row
+    /// to row.
     out: *mut f32,
+    ldo: usize,
 }
 
 /// The output, shared by tasks that write disjoint parts of it.
@@ -288,7 +298,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(t: usize, w: &PackedQ8, threads: usize) -> Plan {
+    /// For products of `k` input channels in all, of which a task takes those of `w` at a time.
+    fn new(t: usize, w: &PackedQ8, k: usize, threads: usize) -> Plan {
         let row_bytes = if w.kind == Q8::Int8 {
             w.layout.kp / w.layout.depth * w.layout.group
         } else {
@@ -299,7 +310,7 @@ impl Plan {
         if t >= KEPT_ROWS * threads {
             row_blocks = row_blocks.next_multiple_of(threads);
         }
-        let work = t * w.n * w.k;
+        let work = t * w.n * k;
         // Eight tasks a thread even out what a busy machine takes away, as long as they are not tiny.
         let tasks = if threads == 1 { 1 } else { (work / INLINE_WORK).clamp(1, 8 * threads) };
         let most = tasks.div_ceil(row_blocks).min(panels);

@@ -163,6 +163,62 @@ fn gate_and_up_by_blocks_equal_the_whole() {
 }
 
 #[test]
+fn groups_equal_the_definition() {
+    use planish_tensor::grid::product;
+    let (pools, mut random) = (pools(), Random(7));
+    // A last group that is narrower, one group, groups that are padded; rows and channels for several tasks and pieces.
+    for (i, (kind, t, n, k, size)) in [
+        (Q8::Int8, 1, 200, 640, 128),
+        (Q8::Int8, 1, 50, 100, 7),
+        (Q8::Int8, 300, 150, 133, 32),
+        (Q8::Int8, 70, 49, 128, 128),
+        (Q8::E4M3, 1, 300, 1000, 128),
+        (Q8::E4M3, 530, 400, 130, 64),
+        (Q8::E4M3, 3, 17, 5, 1),
+        (Q8::E5M2, 40, 65, 96, 32),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (case, groups) = (Case::new(&mut random, kind, t, n, k), k.div_ceil(size));
+        let mut floats = |len: usize| (0..len).map(|_| random.float()).collect::<Vec<f32>>();
+        let (xs, ws, bias) = (floats(t * groups), floats(n * groups), (i % 2 == 0).then(|| floats(n)));
+        let value = |r: usize, c: usize| {
+            let x = (&case.x[r * k..][..k], &xs[r * groups..][..groups], 0);
+            let y = product(kind, size, x, (&case.w[c * k..][..k], &ws[c * groups..][..groups]));
+            bias.as_ref().map_or(y, |bias| y + bias[c]).to_bits()
+        };
+        let want: Vec<u32> = (0..t * n).map(|i| value(i / n, i % n)).collect();
+        for (isa, pool) in Isa::available().into_iter().flat_map(|isa| pools.iter().map(move |pool| (isa, pool))) {
+            let w = GroupedQ8::pack(kind, k, size, &[(&case.w, &ws)], bias.clone(), isa, pool);
+            let mut out = vec![f32::NAN; t * n];
+            gemm_grouped(pool, Q8Slice { codes: &case.x, xs: &xs }, &w, &mut out);
+            let same = out.iter().zip(&want).all(|(y, &want)| y.to_bits() == want);
+            assert!(same, "{isa:?} {kind:?} t={t} n={n} k={k} of {size} on {} threads", pool.count());
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "zero points of 1 tokens, and sums for them")]
+fn weights_without_sums_take_no_zero_points() {
+    let pool = Threads::new(1);
+    let w = PackedQ8::pack(Q8::Int8, 8, &[(&[0; 3 * 8], &[1.0; 3])], None, Isa::best(), &pool);
+    let (x, mut out) = (Q8Slice { codes: &[0; 8], xs: &[1.0] }, [0.0; 3]);
+    gemm_w8a8_all(&pool, &mut [Product { x, zeros: Some(&[5]), w: &w, out: &mut out }]);
+}
+
+#[test]
+#[should_panic(expected = "zero points of 2 tokens")]
+fn every_token_has_a_zero_point() {
+    let (pool, w) = (Threads::new(1), [0; 3 * 8]);
+    let grid = Grid::Static { scale: 1.0, zero: 5 };
+    let w = PackedQ8::pack(Q8::Int8, 8, &[(&w, &[1.0; 3])], None, Isa::best(), &pool).on(grid, &[(&w, &[1.0; 3])]);
+    let (x, mut out) = (Q8Slice { codes: &[0; 16], xs: &[1.0; 2] }, [0.0; 6]);
+    gemm_w8a8_all(&pool, &mut [Product { x, zeros: Some(&[5]), w: &w, out: &mut out }]);
+}
+
+#[test]
 fn extremes_are_exact() {
     let (pools, mut random) = (pools(), Random(3));
     for (x, w) in [(0x80u8, 0x80u8), (0x80, 0x7F), (0x7F, 0x80), (0x7F, 0x7F)] {
@@ -214,7 +270,7 @@ fn every_output_belongs_to_one_task() {
     for (t, n, k) in [(1, 576, 576), (16, 960, 576), (300, 100, 64), (700, 49, 4096), (5, 1, 1)] {
         let w = PackedQ8::pack(Q8::Int8, k, &[(&vec![0; n * k], &vec![1.0; n])], None, Isa::best(), &pool);
         for threads in [1, 2, 3, 64] {
-            let plan = Plan::new(t, &w, threads);
+            let plan = Plan::new(t, &w, k, threads);
             let mut seen = vec![0; t * w.panels()];
             for task in 0..plan.tasks() {
                 let (rows, panels) = plan.task(task);

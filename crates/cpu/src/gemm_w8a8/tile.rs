@@ -41,8 +41,8 @@ impl Target {
                 bias: b.w.bias.as_ptr().add(panel.first),
                 zeros: b.zeros.map_or(std::ptr::null(), |zeros| zeros[rows.start..].as_ptr()),
                 sums: b.w.sums.as_ptr().wrapping_add(panel.first),
-                out: b.out.add(rows.start * b.w.n + panel.first),
-                ldo: b.w.n,
+                out: b.out.wrapping_add(rows.start * b.ldo + panel.first),
+                ldo: b.ldo,
             }
         }
     }

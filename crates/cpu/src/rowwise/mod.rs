@@ -12,6 +12,7 @@ mod logits;
 mod mixture;
 mod norm;
 mod quantize;
+mod shifted;
 
 pub use activation::{activate, softcap};
 pub use gated::{gated, gated_quantize};

@@ -1,4 +1,5 @@
 //! Tokens to 8 bits: bit for bit what `planish_tensor::Grid::quantize_row` says.
+use super::shifted::QuantizeShifted;
 use super::{Magnitude, RowsMut, fold4, for_vectors, row_count, split};
 use crate::isa::Isa;
 use crate::simd::{Op, Simd, dispatch};
@@ -80,12 +81,9 @@ pub fn quantize_on(
         &mut unused
     });
     let zeros = RowsMut::new(zeros, t, 1);
+    let given = if let Grid::Static { scale, zero } = grid { Some((scale, zero)) } else { None };
     split(threads, t, k, |rows| {
-        for r in rows {
-            // SAFETY: each row is in one range.
-            let (codes, xs, zero) = unsafe { (codes.row(r), xs.row(r), zeros.row(r)) };
-            zero[0] = grid.quantize_row(kind, &x[r * k..][..k], codes, xs).into();
-        }
+        dispatch(isa, QuantizeShifted { given, rows, x, codes: &codes, xs: &xs, zeros: &zeros });
     });
 }
 

@@ -124,6 +124,44 @@ fn codes_equal_the_definition() {
 }
 
 #[test]
+fn zero_points_equal_the_definition() {
+    use planish_tensor::Grid;
+    let mut random = Random(9);
+    for (i, k) in WIDTHS.into_iter().enumerate() {
+        let t = 1 + i % 4 * 20;
+        let mut x = random.floats(t * k, [1e-3, 1.0, 300.0][i % 3]);
+        // Of one sign, zeros, ends of the range, halves, no numbers.
+        for (r, row) in x.chunks_mut(k).enumerate() {
+            match r % 9 {
+                0 if k > 2 => row[..3].copy_from_slice(&[-55.0, 200.0, 72.5]),
+                1 => row.iter_mut().for_each(|x| *x = x.abs()),
+                2 => row.iter_mut().for_each(|x| *x = -x.abs()),
+                3 => row.fill([0.0, -0.0][r % 2]),
+                4 => row.fill(f32::MIN_POSITIVE / 64.0),
+                5 => (row[0], row[k - 1]) = (f32::MAX, f32::MIN),
+                6 => row[k / 2] = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][r % 3],
+                _ => {}
+            }
+        }
+        for grid in [Grid::Asymmetric, Grid::Static { scale: 0.25, zero: -77 }, Grid::Static { scale: 1e-40, zero: 5 }]
+        {
+            let mut want = (vec![9; t * k], vec![9.0; t], vec![9; t]);
+            for (r, row) in x.chunks(k).enumerate() {
+                let (codes, xs) = (&mut want.0[r * k..][..k], &mut want.1[r..r + 1]);
+                want.2[r] = grid.quantize_row(Q8::Int8, row, codes, xs).into();
+            }
+            for (isa, pool) in Isa::available().into_iter().flat_map(|isa| [1, 3].map(|n| (isa, Threads::new(n)))) {
+                let mut got = (vec![7; t * k], vec![7.0; t], vec![7; t]);
+                let to = Q8SliceMut { codes: &mut got.0, xs: &mut got.1 };
+                quantize_on(&pool, isa, Q8::Int8, grid, &x, k, to, Some(&mut got.2));
+                let bits = |xs: &[f32]| xs.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                assert_eq!((&got.0, bits(&got.1), &got.2), (&want.0, bits(&want.1), &want.2), "{isa:?} {grid:?} k={k}");
+            }
+        }
+    }
+}
+
+#[test]
 fn weights_are_rounded_as_the_definition_says() {
     let mut random = Random(9);
     for (n, k) in [(1, 1), (7, 33), (130, 576)] {

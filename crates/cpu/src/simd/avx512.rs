@@ -10,7 +10,7 @@ struct Avx512(());
 ///
 /// # Safety
 /// The machine must have `Isa::Avx512`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 #[inline(never)]
 pub(super) unsafe fn with<O: Op>(op: O) -> O::Out {
     op.run(Avx512(()))

@@ -37,15 +37,20 @@ impl Lookup {
         Lookup { tables: [0, 1].map(|which| [half(which, 0), half(which, 64)]), signed: table.signed }
     }
 
-    /// Low and high bytes of 64 codes. (-128 is no code of an activation.)
+    /// Low and high bytes of 64 codes.
     #[inline(always)]
     unsafe fn of(&self, codes: __m512i) -> [__m512i; 2] {
         // SAFETY: the caller has the instructions.
         unsafe {
             let magnitude = if self.signed { _mm512_abs_epi8(codes) } else { codes };
             // The index is seven bits: a sign is not seen.
-            let [low, high] = self.tables.map(|[a, b]| _mm512_permutex2var_epi8(a, magnitude, b));
+            let [low, mut high] = self.tables.map(|[a, b]| _mm512_permutex2var_epi8(a, magnitude, b));
             let sign = _mm512_set1_epi8(-128);
+            if self.signed {
+                // -128 has no magnitude among the table's: it is found as 0, whose low byte is that of 0xC300, too.
+                let lowest = _mm512_cmpeq_epi8_mask(codes, sign);
+                high = _mm512_mask_blend_epi8(lowest, high, _mm512_set1_epi8(0xC3u8 as i8));
+            }
             [low, _mm512_ternarylogic_epi32::<0xF8>(high, codes, sign)]
         }
     }

@@ -233,12 +233,14 @@ impl Runner {
         }
     }
 
-    /// What a failed request has computed is not to be used by anyone: its pages leave the prefix cache.
-    pub(super) fn poison(&mut self, id: u64) {
-        if let Some(caller) = self.callers.get(&id) {
-            for sequence in caller.sequences(id) {
-                let pages = self.scheduler.poison(sequence);
-                self.spoiled.extend(pages);
+    /// Takes a failed request's sequences out. What it has computed is not to be used by anyone if its numbers are in
+    /// doubt: then its pages leave the prefix cache.
+    pub(super) fn stop(&mut self, id: u64, error: &Error) {
+        let Some(caller) = self.callers.get(&id) else { return };
+        for sequence in caller.sequences(id) {
+            match error.spoils() {
+                true => self.spoiled.extend(self.scheduler.poison(sequence)),
+                false => self.scheduler.remove(sequence),
             }
         }
     }

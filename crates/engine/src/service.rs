@@ -195,9 +195,13 @@ pub fn load<B: Backend>(
     let (_, math) = options.numbers(eight_bit);
     let positions = options.positions::<B>(&plan, eight_bit, backend.memory())?;
     let how = LoadOptions { math, positions, int8_head: options.int8_head };
-    let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::of_loading(&e))?;
+    let mut decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::of_loading(&e))?;
     // What is free now, beside the weights, is what keys and values may have a share of.
     let (config, notes) = options.decide::<B>(&plan, eight_bit, &backend.preferences(), backend.memory())?;
+    if config.max_model_len != positions {
+        // The longest sequence decides how some models rotate: it is the one that there is memory for.
+        decoder.set_positions(&backend, config.max_model_len).map_err(|e| Error::of_buffers(&e))?;
+    }
     let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes(), notes };
     Ok((Box::new(Device::new(backend, decoder, &config)?), info))
 }

@@ -72,9 +72,13 @@ impl Generation {
     pub fn new(request: Request, outlet: Outlet) -> Generation {
         // Without tokens to generate, one reading of the prompt serves every choice.
         let live = if request.max_new_tokens == 0 { 1 } else { request.n };
+        let history = match request.sampling.penalizes() {
+            true => History::new(&request.prompt),
+            false => History::of_length(request.prompt.len()),
+        };
         let choice = |i| Choice {
             sampling: Sampling { seed: request.sampling.seed.wrapping_add(i as u64), ..request.sampling.clone() },
-            history: History::new(&request.prompt),
+            history: history.clone(),
             guide: request.grammar.clone().map(Guide::start),
             generated: 0,
             last: None,
@@ -95,11 +99,7 @@ impl Generation {
     pub fn is_plain(&self, choice: usize) -> bool {
         let choice = &self.choices[choice];
         let s = &choice.sampling;
-        let unchanged = s.repetition_penalty == 1.0
-            && s.presence_penalty == 0.0
-            && s.frequency_penalty == 0.0
-            && s.logit_bias.is_empty()
-            && choice.guide.is_none();
+        let unchanged = !s.penalizes() && s.logit_bias.is_empty() && choice.guide.is_none();
         let free = choice.generated >= self.request.min_new_tokens || self.request.stop_ids.is_empty();
         s.temperature == 0.0 && unchanged && free && self.request.logprobs.is_none()
     }
@@ -134,10 +134,8 @@ impl Generation {
     /// known.
     pub fn is_foreseen(&self, choice: usize) -> bool {
         let choice = &self.choices[choice];
-        let s = &choice.sampling;
-        let blind = s.repetition_penalty == 1.0 && s.presence_penalty == 0.0 && s.frequency_penalty == 0.0;
         let free = choice.generated >= self.request.min_new_tokens || self.request.stop_ids.is_empty();
-        blind && free && choice.guide.is_none() && self.request.logprobs.is_none()
+        !choice.sampling.penalizes() && free && choice.guide.is_none() && self.request.logprobs.is_none()
     }
 
     /// Tokens that a choice must not have yet.
@@ -185,6 +183,38 @@ impl Caller {
     pub fn end(self) {
         if let Work::Generate(generation) = self.work {
             generation.outlet.end();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn generation(sampling: Sampling) -> Generation {
+        let request = Request { prompt: vec![7, 3, 7], n: 3, max_new_tokens: 4, sampling, ..Request::default() };
+        Generation::new(request, Outlet::sink(Box::new(|_| true)))
+    }
+
+    /// A long prompt's tokens are gone through only if they are asked for, and then once.
+    #[test]
+    fn choices_share_what_is_known_of_their_prompt() {
+        let mut plain = generation(Sampling::default());
+        plain.choices[1].history.push(9);
+        let known: Vec<_> = plain.choices.iter().map(|c| (c.history.position(), c.history.seen().count())).collect();
+        assert_eq!(known, [(3, 0), (4, 0), (3, 0)]);
+        let neutral = Sampling::default();
+        for penalty in [
+            Sampling { repetition_penalty: 1.1, ..neutral.clone() },
+            Sampling { presence_penalty: 0.5, ..neutral.clone() },
+            Sampling { frequency_penalty: -0.5, ..neutral },
+        ] {
+            let mut penalized = generation(penalty);
+            penalized.choices[1].history.push(9);
+            let [first, second, _] = &penalized.choices[..] else { panic!("three choices") };
+            assert!(second.history.shares_prompt_with(&first.history));
+            assert_eq!(first.history.seen().collect::<Vec<_>>(), [(7, 0), (3, 0)]);
+            assert_eq!(second.history.seen().collect::<Vec<_>>(), [(7, 0), (3, 0), (9, 1)]);
         }
     }
 }

@@ -79,7 +79,7 @@ const MOST_SEQUENCES: usize = 1 << 16;
 const LONGEST: usize = 1 << 24;
 
 impl EngineOptions {
-    /// Decides for a loaded model whose linears are 8-bit or not, and says in plain words what came out smaller than asked.
+    /// Decides for a loaded model of whose linears some are 8-bit, or none, and says in plain words what came out smaller than asked.
     /// Memory is never exceeded: the longest sequence shrinks to what fits, unless both were asked for.
     pub fn decide<B: Backend>(
         &self,

@@ -68,6 +68,16 @@ impl Error {
         }
     }
 
+    /// Whether keys and values that the request has computed are in doubt: the model's numbers or the device are at fault,
+    /// and not what the request asks for.
+    pub(crate) fn spoils(&self) -> bool {
+        match self {
+            Error::NotANumber { .. } | Error::Panicked(_) | Error::Integrity(_) | Error::Device(_) => true,
+            Error::Request(_) | Error::Options(_) | Error::Load(_) | Error::Stopped => false,
+            Error::Grammar(_) | Error::NothingAllowed { .. } => false,
+        }
+    }
+
     /// What a panic said.
     pub(crate) fn of_panic(payload: &(dyn std::any::Any + Send)) -> Error {
         let text = payload.downcast_ref::<&str>().copied();

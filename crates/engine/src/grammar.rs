@@ -2,9 +2,9 @@
 //! Lark grammar. The rules are llguidance's (<https://github.com/guidance-ai/llguidance>); here are its limits, its
 //! thread and its cache.
 //!
-//! Ownership: a [`Vocabulary`] owns the token trie, the cache of compiled grammars and one worker thread; a [`Grammar`]
-//! is compiled once on its caller's side and shared; a [`Guide`] is one text's place in it. Masks are computed on the
-//! worker while the model's forward runs, never on the device's thread.
+//! Ownership: a [`Vocabulary`] owns the token trie, the cache of compiled grammars, the count of those being compiled and
+//! one worker thread; a [`Grammar`] is compiled once on its caller's side and shared; a [`Guide`] is one text's place in
+//! it. Masks are computed on the worker while the model's forward runs, never on the device's thread.
 mod cache;
 mod compile;
 mod guide;

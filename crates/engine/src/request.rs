@@ -45,6 +45,11 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Whether the tokens of a text change what may follow it.
+    pub fn penalizes(&self) -> bool {
+        self.repetition_penalty != 1.0 || [self.frequency_penalty, self.presence_penalty] != [0.0; 2]
+    }
+
     /// Names the first value out of range.
     pub fn validate(&self) -> Result<()> {
         let fail = |name: &str, expected: &str, found: f32| {

@@ -214,7 +214,7 @@ impl Runner {
                 | Verdict::Scored { last: false, .. }
                 | Verdict::Judged { last: false } => {}
                 Verdict::Scored { last: true, .. } | Verdict::Judged { last: true } => self.scheduler.remove(id),
-                Verdict::Failed(_) => self.poison(owner(id).0),
+                Verdict::Failed(error) => self.stop(owner(id).0, error),
                 Verdict::Chose { count, end, .. } => {
                     let tokens = &verdicts.tokens[next..next + count];
                     next += count;

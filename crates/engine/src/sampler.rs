@@ -83,8 +83,6 @@ pub fn choose_as(logits: &mut [f32], row: &SampleRow) -> Result<u32, NoChoice> {
 /// What [`choose`] is to do, in words that a device understands: [`planish_tensor::Backend::sample`] gives the same token.
 /// `position` is that of the token to be chosen.
 pub fn row(sampling: &Sampling, history: &History, position: usize, banned: &[u32], mask: Option<&Mask>) -> SampleRow {
-    let penalized =
-        [sampling.frequency_penalty, sampling.presence_penalty] != [0.0; 2] || sampling.repetition_penalty != 1.0;
     SampleRow {
         temperature: if sampling.temperature < COLDEST { 0.0 } else { sampling.temperature },
         top_k: sampling.top_k,
@@ -94,7 +92,7 @@ pub fn row(sampling: &Sampling, history: &History, position: usize, banned: &[u3
         repetition_penalty: sampling.repetition_penalty,
         frequency_penalty: sampling.frequency_penalty,
         presence_penalty: sampling.presence_penalty,
-        seen: if penalized { history.seen().collect() } else { Vec::new() },
+        seen: if sampling.penalizes() { history.seen().collect() } else { Vec::new() },
         bias: sampling.logit_bias.clone(),
         banned: banned.to_vec(),
         mask: mask.map(|mask| mask.words().to_vec()),

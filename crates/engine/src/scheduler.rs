@@ -145,6 +145,7 @@ impl Scheduler {
             rank,
             root,
             group,
+            after: arrival.after,
             lease: self.pages.lease(),
             planned_at: 0,
             waited: 0,
@@ -247,6 +248,14 @@ impl Scheduler {
         }
         let rank = *self.ranks.get(&id)?;
         self.waiting.get_mut(&rank).or_else(|| self.paused.get_mut(&rank))
+    }
+
+    fn get(&self, id: u64) -> Option<&Sequence> {
+        let rank = self.ranks.get(&id)?;
+        match self.place(id) {
+            Some(index) => Some(&self.running[index]),
+            None => self.waiting.get(rank).or_else(|| self.paused.get(rank)),
+        }
     }
 
     /// Takes a sequence out, wherever it is.

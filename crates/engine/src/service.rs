@@ -10,9 +10,9 @@ use crate::request::{Command, Likelihoods, Request, Scores, Sink, Stream};
 use crate::runner::Runner;
 use crate::{overlap, plain};
 use planish_checkpoint::source::TensorSource;
-use planish_model::arch::Role;
+use planish_model::weights::has_codes;
 use planish_model::{Decoder, LoadOptions, Plan};
-use planish_tensor::{Backend, Courtesy, DType};
+use planish_tensor::{Backend, Courtesy};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -190,14 +190,18 @@ pub fn load<B: Backend>(
     source: &dyn TensorSource,
     options: &EngineOptions,
 ) -> Result<(Box<dyn Machine>, Info)> {
-    let eight_bit = is_eight_bit(&plan, source)?;
+    let eight_bit = has_codes(&plan, source).map_err(|e| Error::of_loading(&e))?;
     options.validate()?;
     let (_, math) = options.numbers(eight_bit);
     let positions = options.positions::<B>(&plan, eight_bit, backend.memory())?;
     let how = LoadOptions { math, positions, int8_head: options.int8_head };
-    let decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::of_loading(&e))?;
+    let mut decoder = Decoder::load(&backend, plan.clone(), source, &how).map_err(|e| Error::of_loading(&e))?;
     // What is free now, beside the weights, is what keys and values may have a share of.
     let (config, notes) = options.decide::<B>(&plan, eight_bit, &backend.preferences(), backend.memory())?;
+    if config.max_model_len != positions {
+        // The longest sequence decides how some models rotate: it is the one that there is memory for.
+        decoder.set_positions(&backend, config.max_model_len).map_err(|e| Error::of_buffers(&e))?;
+    }
     let info = Info { plan, config, device: backend.describe(), step_bytes: decoder.step_bytes(), notes };
     Ok((Box::new(Device::new(backend, decoder, &config)?), info))
 }
@@ -213,11 +217,4 @@ fn serve(mut runner: Runner, mut machine: Box<dyn Machine>, commands: &Receiver<
     }
     while attend(&mut runner, commands, false) {}
     runner.fail_all(&Error::Stopped);
-}
-
-/// Whether the weights of the blocks are 8-bit: all are, or none.
-fn is_eight_bit(plan: &Plan, source: &dyn TensorSource) -> Result<bool> {
-    let name = format!("{}.weight", plan.linear_name(0, Role::Q));
-    let weight = source.tensor(&name).map_err(|e| Error::Load(e.to_string()))?;
-    Ok(!matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16))
 }

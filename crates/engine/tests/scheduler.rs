@@ -108,6 +108,35 @@ fn a_risen_prompt_moves_though_decodes_take_the_budget() {
 }
 
 #[test]
+fn a_newcomer_that_needs_no_row_yet_does_not_wait_for_rows() {
+    let mut s = scheduler(Limits { tokens: 64, rows: 4, sequences: 4 }, 32).with_patience(2);
+    s.arrive(Arrival { rows_from: 0, ..arrival(0, vec![1; 40]) });
+    assert_eq!(step(&mut s), [(0, 4)]);
+    // A score of its own text would only hold a place and pages, until it is its turn.
+    s.arrive(Arrival { rows_from: 0, ..arrival(1, vec![2; 8]) });
+    s.arrive(Arrival { priority: -1, ..arrival(2, vec![3; 3]) });
+    assert_eq!(step(&mut s), [(0, 4), (2, 2)]);
+    assert_eq!(s.stats().waiting, 1);
+    // Passed over too often it gets its place all the same, and rows with the next step.
+    assert_eq!((step(&mut s), s.stats().waiting), (vec![(2, 1), (0, 3)], 0));
+    assert_eq!(step(&mut s), [(2, 1), (1, 3)]);
+}
+
+#[test]
+fn a_sequence_waits_until_the_one_it_follows_has_given_its_rows() {
+    let mut s = scheduler(Limits { tokens: 64, rows: 4, sequences: 4 }, 32).with_patience(2);
+    s.arrive(Arrival { rows_from: 0, ..arrival(0, vec![1; 14]) });
+    s.arrive(Arrival { after: Some(0), ..arrival(1, vec![1; 14]) });
+    for rows in [4, 4, 4, 2] {
+        assert_eq!(step(&mut s), [(0, rows)]);
+    }
+    assert_eq!(step(&mut s), [(0, 1), (1, 2)]);
+    // It waits for nobody who is gone.
+    s.arrive(Arrival { after: Some(7), ..arrival(2, vec![5; 3]) });
+    assert_eq!(step(&mut s), [(1, 1), (0, 1), (2, 3)]);
+}
+
+#[test]
 fn the_last_in_rank_gives_way_and_paused_ones_before_it() {
     let mut s = Scheduler::new(WIDE, Pages::new(6, 4), false);
     for id in 0..3 {

@@ -170,6 +170,14 @@ impl<B: Backend> Decoder<B> {
         Ok(Decoder { plan, math: options.math, ends, blocks, ropes, kv_scales })
     }
 
+    /// Another longest sequence than the model was loaded for, before anything has run: rules of rotation may depend on it.
+    pub fn set_positions(&mut self, backend: &B, positions: usize) -> Result<()> {
+        // The tables may be large: the old ones go first.
+        self.ropes.clear();
+        self.ropes = rope::tables(backend, &self.plan, positions)?;
+        Ok(())
+    }
+
     /// Gives a pool whose codes are of the type that the checkpoint calibrated scales for those scales.
     pub fn fix_kv_scales(&self, kv: &mut KvPool<B>) {
         let dtype = self.plan.scheme.as_ref().and_then(|s| s.kv_cache()).map(|kind| kind.dtype());

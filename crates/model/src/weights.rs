@@ -121,9 +121,31 @@ pub fn read_weight(
     }
 }
 
+/// Whether any linear of any block has 8-bit codes: some may be left in float, and all are in a float model.
+pub fn has_codes(plan: &Plan, source: &dyn TensorSource) -> Result<bool> {
+    let coded = |module: &Stored| {
+        // Codes have scales beside them, and asking for a name is cheap: a GGUF's tensor is decoded when it is read.
+        let may = match &plan.scheme {
+            Some(scheme) => scheme.for_linear(&module.name).is_some(),
+            None => scale_names(&module.name).iter().any(|name| source.contains(name)),
+        };
+        Ok::<_, Error>(may && Q8::from_dtype(source.tensor(&format!("{}.weight", module.name))?.dtype()).is_some())
+    };
+    for module in (0..plan.layers).flat_map(|layer| plan.stored(layer)) {
+        if coded(&module)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn scale_names(module: &str) -> [String; 2] {
+    [format!("{module}.weight_scale"), format!("{module}.scale")]
+}
+
 /// Channel scales as compressed-tensors (`weight_scale`) or LMDeploy (`scale`) name them; one for all is repeated.
 fn read_scales(source: &dyn TensorSource, module: &str, n: usize) -> Result<Vec<f32>> {
-    let candidates = [format!("{module}.weight_scale"), format!("{module}.scale")];
+    let candidates = scale_names(module);
     let name = candidates.iter().find(|c| source.contains(c)).unwrap_or(&candidates[0]);
     let tensor = source.tensor(name)?;
     let scales = tensor.to_f32();

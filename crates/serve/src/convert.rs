@@ -43,7 +43,8 @@ pub async fn ask(
     grammar: Option<GrammarSpec>,
 ) -> Result<Ask> {
     let spec = grammar.or(structure(fields.response_format.take())?);
-    let sampling = sampling(&fields, &model, &state.options, state.ids.number())?;
+    let sampling = sampling(&fields, &model, &state.options)?;
+    let seeds = seeds(state, &fields, prompts.ids.len());
     let n = answers(&fields, &prompts)?;
     let max_new_tokens = answer_length(&fields, &model, &prompts)?;
     let min_new_tokens = within("min_tokens", fields.min_tokens, 0..=max_new_tokens as u64)? as usize;
@@ -68,6 +69,7 @@ pub async fn ask(
     Ok(Ask {
         model,
         prompts: prompts.ids,
+        seeds,
         request,
         rules,
         time: state.options.request_time,
@@ -115,7 +117,7 @@ async fn compile(state: &State, model: &Arc<Model>, spec: Option<GrammarSpec>) -
     state.desk.run(move || Ok(Some(Grammar::compile(&model.vocabulary, &spec)?))).await
 }
 
-fn sampling(fields: &SamplingFields, model: &Model, options: &Options, random: u64) -> Result<Sampling> {
+fn sampling(fields: &SamplingFields, model: &Model, options: &Options) -> Result<Sampling> {
     let suggested = match options.model_defaults {
         true => model.served.defaults.clone(),
         false => GenerationDefaults::default(),
@@ -136,10 +138,16 @@ fn sampling(fields: &SamplingFields, model: &Model, options: &Options, random: u
         presence_penalty: one("presence_penalty", fields.presence_penalty)?,
         frequency_penalty: one("frequency_penalty", fields.frequency_penalty)?,
         logit_bias: logit_bias(fields, model.vocab())?,
-        seed: fields.seed.map_or(random, |seed| seed as u64),
+        // Each prompt's own.
+        seed: 0,
     };
     sampling.validate()?;
     Ok(sampling)
+}
+
+/// A seed for each prompt: without one equal prompts differ, as each draws its own numbers.
+fn seeds(state: &State, fields: &SamplingFields, prompts: usize) -> Vec<u64> {
+    (0..prompts).map(|_| fields.seed.map_or_else(|| state.ids.number(), |seed| seed as u64)).collect()
 }
 
 fn logit_bias(fields: &SamplingFields, vocab: usize) -> Result<Vec<(u32, f32)>> {

@@ -24,6 +24,8 @@ pub struct Ask {
     pub model: Arc<Model>,
     /// Token ids of each prompt.
     pub prompts: Vec<Vec<u32>>,
+    /// The seed of each.
+    pub seeds: Vec<u64>,
     /// What all prompts share; its own prompt is empty.
     pub request: Request,
     /// How tokens become text.
@@ -84,19 +86,20 @@ struct Backlog {
 impl Running {
     /// Starts every prompt.
     pub fn start(ask: Ask) -> Result<Running> {
-        let Ask { model, prompts, request, rules, time, backlog, mut ending, counts } = ask;
+        let Ask { model, prompts, seeds, request, rules, time, backlog, mut ending, counts } = ask;
         let n = request.n;
         let (sender, events) = unbounded_channel();
         let backlog = Arc::new(Backlog { bytes: AtomicUsize::new(0), most: backlog, overrun: AtomicBool::new(false) });
         let mut choices = Vec::with_capacity(prompts.len() * n);
         let mut cancels = Vec::with_capacity(prompts.len());
         let usage = Usage { prompt_tokens: prompts.iter().map(Vec::len).sum(), ..Usage::default() };
-        for (number, prompt) in prompts.into_iter().enumerate() {
+        for (number, (prompt, seed)) in prompts.into_iter().zip(seeds).enumerate() {
             for _ in 0..n {
                 choices.push(Choice::new(&model.served.tokenizer, &prompt, &rules)?);
             }
             let sink = sink(number, sender.clone(), backlog.clone());
-            let request = Request { prompt, ..request.clone() };
+            let mut request = Request { prompt, ..request.clone() };
+            request.sampling.seed = seed;
             cancels.push(Some(model.served.handle.generate_with(request, Box::new(sink))?));
         }
         let deadline = Box::pin(tokio::time::sleep(time));

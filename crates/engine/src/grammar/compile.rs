@@ -7,10 +7,10 @@ use llguidance::{Matcher, TokenParser};
 use serde_json::{Value, json};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Compilations at a time, those that outlived their caller's patience included.
+/// Compilations of a model's grammars at a time, those that outlived their caller's patience included.
 const MAX_RUNNING: usize = 4;
 /// llguidance recurses over schemas; [`limits::MAX_DEPTH`] levels must fit.
 const STACK: usize = 16 << 20;
@@ -18,9 +18,6 @@ const STACK: usize = 16 << 20;
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 /// How many bytes of lexer states are kept of a grammar between its followers.
 const GROWTH: usize = 3 << 20;
-
-static RUNNING: Mutex<usize> = Mutex::new(0);
-static ENDED: Condvar = Condvar::new();
 
 /// A grammar's start state. Followers of one grammar share the lexer states that they discover ("warm"); one that
 /// fails is tried again from an untouched copy, so that no text depends on what others did.
@@ -74,7 +71,7 @@ fn lexer_bytes(parser: &TokenParser) -> usize {
 pub fn within_time(vocabulary: Vocabulary, spec: GrammarSpec) -> Result<Compiled> {
     let kind = spec.kind();
     vocabulary.factory()?;
-    let Some(slot) = Slot::take() else {
+    let Some(slot) = Slot::take(vocabulary.compilations()) else {
         return Err(Error::Grammar(format!("{kind}: {MAX_RUNNING} others are being compiled for too long; try again")));
     };
     let (sender, receiver) = sync_channel(1);
@@ -146,26 +143,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The compilations that run.
+#[derive(Default)]
+pub struct Compilations {
+    running: Mutex<usize>,
+    ended: Condvar,
+}
+
 /// The right to compile.
-struct Slot;
+struct Slot(Arc<Compilations>);
 
 impl Slot {
     /// Waits for its turn, but no longer than for a compilation.
-    fn take() -> Option<Slot> {
+    fn take(all: &Arc<Compilations>) -> Option<Slot> {
         let full = |running: &mut usize| *running >= MAX_RUNNING;
-        let waited = ENDED.wait_timeout_while(lock(&RUNNING), COMPILE_TIME, full);
+        let waited = all.ended.wait_timeout_while(lock(&all.running), COMPILE_TIME, full);
         let (mut running, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
         (!timeout.timed_out()).then(|| {
             *running += 1;
-            Slot
+            Slot(all.clone())
         })
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        *lock(&RUNNING) -= 1;
-        ENDED.notify_one();
+        *lock(&self.0.running) -= 1;
+        self.0.ended.notify_one();
     }
 }
 
@@ -174,10 +178,23 @@ mod tests {
     use super::*;
     use planish_text::Tokenizer;
 
+    fn vocabulary(width: usize) -> Vocabulary {
+        let json = include_bytes!("../../../text/tests/data/smollm2/tokenizer.json");
+        Vocabulary::new(Tokenizer::from_json(json).unwrap(), vec![2], width)
+    }
+
+    #[test]
+    fn one_models_compilations_leave_anothers_alone() {
+        let (busy, idle) = (vocabulary(256), vocabulary(256));
+        let mut taken: Vec<Slot> = (0..MAX_RUNNING).map(|_| Slot::take(busy.compilations()).unwrap()).collect();
+        assert!(within_time(idle, GrammarSpec::Regex("[0-9]+".into())).is_ok());
+        taken.pop();
+        assert!(within_time(busy, GrammarSpec::Regex("[0-9]+".into())).is_ok());
+    }
+
     #[test]
     fn a_panic_in_the_parser_leaves_the_grammar_usable() {
-        let json = include_bytes!("../../../text/tests/data/smollm2/tokenizer.json");
-        let vocabulary = Vocabulary::new(Tokenizer::from_json(json).unwrap(), vec![2], 49152);
+        let vocabulary = vocabulary(49152);
         let compiled = compile(&vocabulary, &GrammarSpec::Regex("[0-9]+".into())).unwrap();
         let expected: Vec<u32> = compiled.warm().compute_mask().unwrap().into();
         let mut broken = compiled.warm();

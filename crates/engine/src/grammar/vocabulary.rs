@@ -1,7 +1,7 @@
 //! What grammars know of a model: its tokens as bytes, built once and only when a grammar comes.
 use super::GrammarSpec;
 use super::cache::Cache;
-use super::compile::{self, Compiled};
+use super::compile::{self, Compilations, Compiled};
 use super::limits;
 use super::worker::Worker;
 use crate::error::{Error, Result};
@@ -23,6 +23,7 @@ struct Shared {
     width: usize,
     factory: OnceLock<Result<ParserFactory>>,
     cache: Mutex<Cache>,
+    compilations: Arc<Compilations>,
     worker: OnceLock<Worker>,
 }
 
@@ -30,8 +31,16 @@ impl Vocabulary {
     /// `end_ids` are the tokens that may end a text (the first is the usual one); `width` is the number of logits,
     /// which may exceed the tokenizer's vocabulary.
     pub fn new(tokenizer: Tokenizer, end_ids: Vec<u32>, width: usize) -> Vocabulary {
-        let (factory, cache, worker) = (OnceLock::new(), Mutex::default(), OnceLock::new());
-        Vocabulary { shared: Arc::new(Shared { tokenizer, end_ids, width, factory, cache, worker }) }
+        let shared = Shared {
+            tokenizer,
+            end_ids,
+            width,
+            factory: OnceLock::new(),
+            cache: Mutex::default(),
+            compilations: Arc::default(),
+            worker: OnceLock::new(),
+        };
+        Vocabulary { shared: Arc::new(shared) }
     }
 
     /// Builds now what the first grammar would build (some hundreds of milliseconds): for a thread that has nothing
@@ -61,6 +70,10 @@ impl Vocabulary {
         let compiled = Arc::new(compile::within_time(self.clone(), spec.clone())?);
         self.cache().insert(spec.clone(), compiled.clone());
         Ok(compiled)
+    }
+
+    pub(super) fn compilations(&self) -> &Arc<Compilations> {
+        &self.shared.compilations
     }
 
     pub(super) fn worker(&self) -> &Worker {

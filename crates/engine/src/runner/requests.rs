@@ -30,6 +30,8 @@ impl Runner {
                 rows_from: generation.rows_from(choice),
                 salt: generation.request.cache_salt.clone(),
                 group,
+                // The prompt's log-probabilities are told before any token.
+                after: (choice > 0 && generation.request.prompt_logprobs.is_some()).then(|| sequence_id(id, 0)),
             });
         }
         self.count_arrival(&generation.request.prompt);
@@ -46,14 +48,7 @@ impl Runner {
         self.count_arrival(&tokens);
         let scoring = Scoring { chunks, total: tokens.len() };
         let id_of_sequence = sequence_id(id, 0);
-        self.scheduler.arrive(Arrival {
-            id: id_of_sequence,
-            tokens,
-            priority: 0,
-            rows_from: first,
-            salt: None,
-            group: None,
-        });
+        self.scheduler.arrive(Arrival { id: id_of_sequence, tokens, rows_from: first, ..Arrival::default() });
         self.take_in(id, Caller::new(Work::Score(scoring)));
     }
 
@@ -75,7 +70,7 @@ impl Runner {
         let group = (sequences.len() > 1).then_some(id);
         for (i, tokens) in sequences.into_iter().enumerate() {
             let (id, rows_from) = (sequence_id(id, i), judging.rows_from(i));
-            self.scheduler.arrive(Arrival { id, tokens, priority: 0, rows_from, salt: None, group });
+            self.scheduler.arrive(Arrival { id, tokens, rows_from, group, ..Arrival::default() });
         }
         self.take_in(id, Caller::new(Work::Judge(judging)));
     }
@@ -233,12 +228,14 @@ impl Runner {
         }
     }
 
-    /// What a failed request has computed is not to be used by anyone: its pages leave the prefix cache.
-    pub(super) fn poison(&mut self, id: u64) {
-        if let Some(caller) = self.callers.get(&id) {
-            for sequence in caller.sequences(id) {
-                let pages = self.scheduler.poison(sequence);
-                self.spoiled.extend(pages);
+    /// Takes a failed request's sequences out. What it has computed is not to be used by anyone if its numbers are in
+    /// doubt: then its pages leave the prefix cache.
+    pub(super) fn stop(&mut self, id: u64, error: &Error) {
+        let Some(caller) = self.callers.get(&id) else { return };
+        for sequence in caller.sequences(id) {
+            match error.spoils() {
+                true => self.spoiled.extend(self.scheduler.poison(sequence)),
+                false => self.scheduler.remove(sequence),
             }
         }
     }

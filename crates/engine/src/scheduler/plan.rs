@@ -103,22 +103,40 @@ impl Scheduler {
         }
     }
 
-    /// Starts waiting sequences, best rank first, while budget, places and pages last. Nobody goes past one that only
-    /// lacks pages.
+    /// Starts waiting sequences, best rank first, while tokens, places and pages last. Nobody goes past one that only
+    /// lacks pages. Rows need not last: a prompt is read without, up to its last token.
     fn admit(&mut self, plan: &mut Plan) {
         let mut passed = None;
-        while plan.tokens > 0 && plan.rows > 0 && self.running.len() < self.limits.sequences {
+        while plan.tokens > 0 && self.running.len() < self.limits.sequences {
             let mut behind = match passed {
                 None => self.waiting.range(..),
                 Some(rank) => self.waiting.range((Excluded(rank), Unbounded)),
             };
             let Some((&rank, next)) = behind.find(|(_, s)| s.is_ready()) else { return };
-            if self.prefix_is_coming(next, plan) {
+            if self.rows_are_coming(next) || self.lacks_rows(next, plan) || self.prefix_is_coming(next, plan) {
                 passed = Some(rank);
             } else if !self.seat(rank, plan) {
                 return;
             }
         }
+    }
+
+    /// True if the sequence that the newcomer follows has rows of their prompt to give.
+    fn rows_are_coming(&self, newcomer: &Sequence) -> bool {
+        let first = newcomer.after.and_then(|id| self.get(id));
+        first.is_some_and(|first| first.wanted_from + 1 < newcomer.tokens.len())
+    }
+
+    /// True if a place would be of no use to the newcomer in this step, which has no rows left for it.
+    ///
+    /// A risen sequence takes its place all the same: the wait is bounded.
+    fn lacks_rows(&self, newcomer: &Sequence, plan: &Plan) -> bool {
+        if plan.rows > 0 || newcomer.rank.is_risen() {
+            return false;
+        }
+        let known = || newcomer.root.as_ref().map_or(0, |root| self.pages.known(root, newcomer.adoptable()));
+        let computed = if newcomer.lease.pages().is_empty() { known() } else { newcomer.computed };
+        computed >= newcomer.wanted_from
     }
 
     /// True if a sequence of this step computes pages now that the newcomer could share if it waited.
@@ -163,6 +181,7 @@ impl Scheduler {
             self.prefix_queries += s.tokens.len() as u64;
             self.prefix_hits += adopted as u64;
         }
+        s.after = None;
         let index = self.running.partition_point(|other| other.rank < rank);
         self.running.insert(index, s);
         for slice in plan.slices.iter_mut().filter(|slice| slice.index >= index) {

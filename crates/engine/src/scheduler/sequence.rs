@@ -17,6 +17,8 @@ pub struct Arrival {
     pub salt: Option<String>,
     /// The request whose continuations share the prompt's pages even where the prefix cache is off.
     pub group: Option<u64>,
+    /// The sequence of the same prompt that is to give its rows before this one starts, as long as it is here.
+    pub after: Option<u64>,
 }
 
 /// Place in the order of all sequences: the smaller goes first, and the greatest gives way first.
@@ -61,6 +63,8 @@ pub struct Sequence {
     /// Where its pages are shared, if anywhere.
     pub(crate) root: Option<Root>,
     pub(crate) group: Option<u64>,
+    /// Whose rows come before it starts; none once it has.
+    pub(crate) after: Option<u64>,
     pub(crate) lease: Lease,
     /// The last step that it was part of.
     pub(crate) planned_at: u64,

@@ -46,3 +46,19 @@ fn few_pages_and_a_vanished_caller_give_everything_back() {
     let now = at_rest(&handle);
     assert_eq!((now.accepted, now.finished_length, now.cancelled), (3, 2, 1));
 }
+
+/// All of it is told by the first choice, in steps of few rows; the others need none of those.
+#[test]
+fn the_prompts_log_probabilities_come_before_any_token() {
+    for options in each_loop(EngineOptions { step_rows: Some(4), ..options(100) }) {
+        let handle = open("llama", &options);
+        let r = Request { prompt_logprobs: Some(1), n: 3, max_new_tokens: 4, ..request(&[9; 14]) };
+        let events: Vec<Event> = handle.generate(r).unwrap().collect();
+        let told = events.iter().map_while(|event| match event {
+            Event::Prompt(rows) => Some(rows.len()),
+            _ => None,
+        });
+        assert_eq!(told.sum::<usize>(), 13, "{events:?}");
+        assert_eq!(events.iter().filter(|event| matches!(event, Event::Token { .. })).count(), 12);
+    }
+}

@@ -220,6 +220,32 @@ fn a_grammar_that_explodes_midway_ends_its_own_request() {
     }
 }
 
+/// What it has computed is as good as anyone's, and others may be using it.
+#[test]
+fn a_request_at_fault_itself_takes_no_shared_pages_along() {
+    let explosion = explosion();
+    for options in each_loop(options(40)) {
+        // Two whole pages and a part of one.
+        let shared: Vec<u32> = (20..60).collect();
+        let long = Request { max_new_tokens: 56, ..request(&shared) };
+        let expected = tokens(&open("llama", &options), long.clone());
+        let (handle, gate) = gated("llama", &options);
+        let running = start(&handle, long);
+        let complex = start(&handle, Request { grammar: Some(explosion.clone()), ..request(&shared) });
+        let mut nothing = request(&shared);
+        nothing.sampling.logit_bias = (0..256).map(|id| (id, f32::NEG_INFINITY)).collect();
+        let nothing = start(&handle, nothing);
+        drop(gate);
+        assert!(failure(complex).starts_with("Lark grammar: "));
+        assert!(failure(nothing).contains("no token is allowed at position 39"));
+        assert_eq!(collect(running).0, expected);
+        let before = at_rest(&handle);
+        assert_eq!((before.preemptions, before.failed, before.finished_length), (0, 2, 1));
+        assert_eq!(tokens(&handle, request(&shared)), expected[..24]);
+        assert_eq!(at_rest(&handle).prefix_hits - before.prefix_hits, 32);
+    }
+}
+
 #[test]
 fn a_caller_that_has_all_it_wants_is_no_deserter() {
     for options in each_loop(options(30)) {

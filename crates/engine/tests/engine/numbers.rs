@@ -1,10 +1,11 @@
 //! What is counted, and what an engine may use.
 use crate::setting::*;
-use planish_checkpoint::shards::ModelFiles;
+use planish_checkpoint::scheme::{QuantFormat, QuantType, Scheme};
+use planish_checkpoint::{shards::ModelFiles, source::TensorSource};
 use planish_cpu::Scalar;
-use planish_engine::{EngineOptions, Request};
-use planish_model::Workspace;
-use planish_tensor::{DType, FloatMath, Memory, Preferences};
+use planish_engine::{EngineOptions, Handle, Request};
+use planish_model::{Plan, Workspace};
+use planish_tensor::{DType, FloatMath, HostTensor, Memory, Preferences};
 
 #[test]
 fn counts_add_up() {
@@ -146,4 +147,50 @@ fn eight_bit_models_take_the_faster_numbers() {
     assert_eq!(numbers("fp8_dynamic", d()), (DType::BF16, FloatMath::Bf16));
     let asked = EngineOptions { kv_dtype: Some(DType::F32), math: Some(FloatMath::F32), ..d() };
     assert_eq!(numbers("w8a8_rtn", asked), (DType::F32, FloatMath::F32));
+}
+
+/// A checkpoint whose first block has queries, keys and values in float.
+struct PartlyFloat(ModelFiles);
+
+/// Names of the modules that are in float there.
+fn kept() -> Vec<String> {
+    ["q", "k", "v"].map(|linear| format!("model.layers.0.self_attn.{linear}_proj")).to_vec()
+}
+
+impl TensorSource for PartlyFloat {
+    fn names(&self) -> Vec<String> {
+        self.0.names()
+    }
+    fn contains(&self, name: &str) -> bool {
+        self.0.contains(name)
+    }
+    fn tensor(&self, name: &str) -> planish_checkpoint::Result<HostTensor> {
+        let tensor = self.0.tensor(name)?;
+        match name.strip_suffix(".weight").filter(|module| kept().iter().any(|kept| kept == module)) {
+            Some(_) => Ok(HostTensor::from_f32(tensor.shape().to_vec(), &vec![0.01; tensor.len()]).unwrap()),
+            None => Ok(tensor),
+        }
+    }
+    fn release(&self, name: &str) {
+        self.0.release(name);
+    }
+}
+
+/// What stays in float for accuracy's sake, wherever it stands, does not make the others' numbers finer.
+#[test]
+fn models_that_are_8_bit_in_parts_take_the_faster_numbers() {
+    let numbers = |name: &str, plan: Plan| {
+        let options = EngineOptions { max_model_len: Some(32), ..EngineOptions::default() };
+        let handle = Handle::start(Scalar, plan, &PartlyFloat(model(name)), &options).unwrap();
+        (handle.info().config.kv_dtype, handle.info().config.math)
+    };
+    let ignored = Scheme::w8a8(QuantFormat::CompressedTensors, QuantType::Int8, false, kept()).unwrap();
+    let faster = (DType::BF16, FloatMath::Bf16);
+    assert_eq!(numbers("w8a8_rtn", plan("w8a8_rtn").stored_by(ignored)), faster);
+    // LMDeploy's scheme, and none at all, do not say which.
+    assert_eq!(numbers("lmdeploy_int8", plan("lmdeploy_int8")), faster);
+    let mut bare = plan("w8a8_rtn");
+    bare.scheme = None;
+    assert_eq!(numbers("w8a8_rtn", bare), faster);
+    assert_eq!(numbers("llama", plan("llama")), (DType::F32, FloatMath::F32));
 }

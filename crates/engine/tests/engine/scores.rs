@@ -1,6 +1,9 @@
 //! Scoring texts.
 use crate::setting::*;
+use planish_cpu::Scalar;
 use planish_engine::{EngineOptions, Handle};
+use planish_model::KvPool;
+use planish_tensor::DType;
 
 /// Rows from a position on.
 fn rows_from(handle: &Handle, tokens: &[u32], first: usize) -> Vec<f32> {
@@ -75,4 +78,22 @@ fn a_score_that_nobody_reads_stops_itself_only() {
         assert_eq!(first.into_iter().chain(rest).collect::<Vec<f32>>(), expected);
         at_rest(&handle);
     }
+}
+
+/// LongRoPE has other frequencies where longer texts than those of its training may come.
+#[test]
+fn the_longest_sequence_decides_rotation_however_it_was_decided() {
+    let name = "phi3_longrope";
+    let text: Vec<u32> = (0..20).map(|i| i * 11 % 256).collect();
+    let length_and_rows = |options: EngineOptions| {
+        let handle = open(name, &options);
+        (handle.info().config.max_model_len, rows_from(&handle, &text, 0))
+    };
+    let d = EngineOptions::default;
+    // Memory for the 32 tokens of its training, of 128 that it may have.
+    let memory = 32 * KvPool::<Scalar>::bytes_per_token(&plan(name), DType::F32) as u64;
+    let (longest, short_of_memory) = length_and_rows(EngineOptions { kv_cache_memory: Some(memory), ..d() });
+    assert_eq!(longest, 32);
+    assert!(short_of_memory == length_and_rows(EngineOptions { max_model_len: Some(32), ..d() }).1);
+    assert!(short_of_memory != length_and_rows(EngineOptions { max_model_len: Some(33), ..d() }).1);
 }

@@ -57,6 +57,8 @@ pub struct Owned {
     /// Chosen tokens that the scheduler was not told yet.
     pub pending: Option<Vec<u32>>,
     pub paused: bool,
+    /// Who gives rows of their prompt first, and the prompt's length.
+    pub after: Option<(u64, usize)>,
     /// Steps since it last came further than ever before.
     pub waits: usize,
     pub furthest: usize,
@@ -74,6 +76,7 @@ impl Owned {
             drafts: Vec::new(),
             pending: None,
             paused: false,
+            after: None,
             waits: 0,
             furthest: 0,
         };

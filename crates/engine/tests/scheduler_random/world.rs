@@ -140,6 +140,7 @@ impl World {
         let salt = [None, None, Some("a".into()), Some("b".into())][random.between(0, 3)].clone();
         let group = (!random.once_in(3)).then_some(self.next_id);
         let n = if group.is_some() { random.between(1, 3) } else { 1 };
+        let (first, follows) = (self.next_id, self.next_id.is_multiple_of(2));
         for _ in 0..n {
             let scored = random.once_in(5);
             let rows_from = match (scored, random.once_in(4)) {
@@ -155,10 +156,18 @@ impl World {
                 true => salt.as_ref().map_or(0, |s: &String| u64::from(s.as_bytes()[0])),
                 false => 1000 + group.unwrap_or(id),
             };
-            self.owned.push(Owned::new(id, tokens.clone(), seed, end, scored, rows_from));
+            let after = (follows && id > first).then_some(first);
+            let owned = Owned::new(id, tokens.clone(), seed, end, scored, rows_from);
+            self.owned.push(Owned { after: after.map(|first| (first, length)), ..owned });
             let (tokens, salt) = (tokens.clone(), salt.clone());
-            self.scheduler.arrive(Arrival { id, tokens, priority, rows_from, salt, group });
+            self.scheduler.arrive(Arrival { id, tokens, priority, rows_from, salt, group, after });
         }
+    }
+
+    /// Whether a sequence must wait for the rows of another.
+    fn follows(&self, owned: &Owned) -> bool {
+        let first = |(id, length)| self.owned.iter().any(|first| first.id == id && first.told + 1 < length);
+        owned.after.is_some_and(first)
     }
 
     fn pick(&self, random: &mut Random) -> Option<usize> {
@@ -234,7 +243,8 @@ impl World {
             self.commit(slice, id, random);
         }
         let bound = self.patience + LONGEST_TURN;
-        for owned in self.owned.iter_mut().filter(|o| o.is_ready()) {
+        let free: Vec<bool> = self.owned.iter().map(|o| o.is_ready() && !self.follows(o)).collect();
+        for (owned, _) in self.owned.iter_mut().zip(free).filter(|(_, free)| *free) {
             owned.waits += 1;
             self.counts.longest_wait = self.counts.longest_wait.max(owned.waits);
             assert!(owned.waits <= bound, "sequence {} starves", owned.id);
@@ -251,6 +261,7 @@ impl World {
             let sequence = &running[slice.index];
             assert!(!std::mem::replace(&mut seen[slice.index], true), "a sequence appears once");
             assert!(sequence.lease().pages().iter().all(|page| !self.spoilt.contains(page)));
+            assert!(!self.owned.iter().any(|o| o.id == sequence.id && self.follows(o)), "rows come first");
             let owned = self.owned.iter().find(|o| o.id == sequence.id).expect("it has an owner");
             owned.check(slice, sequence);
             self.slots.read(slice, sequence, owned);

@@ -83,6 +83,15 @@ fn a_seed_repeats_and_its_absence_does_not() {
     assert_eq!(ask(Some(-5)), ask(Some(-5)));
     assert_ne!(ask(Some(5)), ask(Some(6)));
     assert_ne!(ask(None), ask(None));
+    let pair = |seed: Option<i64>| {
+        let body = json!({"prompt": ["Hello", "Hello"], "temperature": 1.5, "seed": seed, "ignore_eos": true});
+        let answer = server.complete(body).ok();
+        [0, 1].map(|prompt| answer["choices"][prompt]["text"].clone())
+    };
+    let [one, other] = pair(Some(5));
+    assert_eq!(one, other, "a seed is that of every prompt");
+    let [one, other] = pair(None);
+    assert_ne!(one, other);
 }
 
 #[test]

@@ -47,12 +47,10 @@ pub async fn complete(Shared(state): Shared<Arc<State>>, job: Job<CompletionRequ
     let prompt =
         request.prompt.take().ok_or_else(|| ApiError::invalid("prompt", "prompt: expected one, found none"))?;
     let (ids, texts) = encode(&state, &model, prompt, special).await?;
-    let sources: Vec<Source> = match echo {
-        true => ids.iter().zip(texts).map(|(ids, text)| Source::new(&model, ids, text)).collect::<Result<_>>()?,
-        false => Vec::new(),
-    };
     let prompts = Prompts { ids, param: "prompt", default_len: Some(DEFAULT_LEN) };
     let ask = convert::ask(&state, model.clone(), prompts, fields, tenant, None).await?;
+    // Behind all checks: ids that are no tokens are not decoded, and neither are more than the model can read.
+    let sources = if echo { sources(&state, &model, &ask.prompts, texts).await? } else { Vec::new() };
     let (n, answers) = (ask.request.n, ask.request.n * ask.prompts.len());
     let teller = Teller {
         id: state.ids.label("cmpl-").into(),
@@ -151,6 +149,23 @@ impl Source {
         };
         Ok(Source { ids: ids.to_vec(), text, logprobs: Vec::new() })
     }
+}
+
+/// Prompts with their texts; many ids are decoded on the desk.
+async fn sources(
+    state: &State,
+    model: &Arc<Model>,
+    prompts: &[Vec<u32>],
+    texts: Vec<Option<String>>,
+) -> Result<Vec<Source>> {
+    let pairs = |prompts: &[Vec<u32>], model: &Model| {
+        prompts.iter().zip(texts).map(|(ids, text)| Source::new(model, ids, text)).collect()
+    };
+    if prompts.iter().map(Vec::len).sum::<usize>() <= SHORT {
+        return pairs(prompts, model);
+    }
+    let (prompts, model) = (prompts.to_vec(), model.clone());
+    state.desk.run(move || pairs(&prompts, &model)).await
 }
 
 /// Tells completions, whole or in pieces.

@@ -93,7 +93,7 @@ impl Running {
         let usage = Usage { prompt_tokens: prompts.iter().map(Vec::len).sum(), ..Usage::default() };
         for (number, prompt) in prompts.into_iter().enumerate() {
             for _ in 0..n {
-                choices.push(Choice::new(&model.served.tokenizer, &prompt, &rules)?);
+                choices.push(Choice::new(&model.served.tokenizer, &prompt, &rules));
             }
             let sink = sink(number, sender.clone(), backlog.clone());
             let request = Request { prompt, ..request.clone() };

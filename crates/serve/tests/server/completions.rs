@@ -128,6 +128,12 @@ fn prompts_that_cannot_be_run_are_refused() {
         let error = server.complete(json!({"prompt": prompt})).error(400);
         assert!(error["param"].is_string(), "{error}");
     }
+    // The same with the prompt given back, and more rows than an answer may hold.
+    for prompt in [json!([256]), json!(over), json!([[1], []])] {
+        assert_eq!(server.complete(json!({"prompt": prompt, "echo": true})).error(400)["param"], "prompt");
+    }
+    let scored = json!({"prompt": vec!["x".repeat(700); 40], "echo": true, "logprobs": 5, "max_tokens": 0, "n": 16});
+    assert_eq!(server.complete(scored).error(400)["param"], "n");
     server.complete(json!({"suffix": "x"})).error(400);
     server.complete(json!({"best_of": 2})).error(400);
     server.complete(json!({"logprobs": 6})).error(400);

@@ -104,6 +104,7 @@ fn numbers_out_of_range_are_named() {
         ("logit_bias", json!({"1": "x"})),
         ("stream", json!("yes")),
         ("messages", json!(1)),
+        ("cache_salt", json!("x".repeat(257))),
     ] {
         let error = server.chat(json!({field: value})).error(400);
         assert!(error["param"].as_str().unwrap().starts_with(field), "{error}");

@@ -17,6 +17,7 @@ mod error;
 mod intake;
 mod journal;
 mod lag;
+mod line;
 mod listen;
 mod logprobs;
 mod messages;

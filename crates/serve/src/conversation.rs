@@ -73,6 +73,7 @@ impl Conversation {
             messages.push(for_template(at, message, &mut bytes)?);
         }
         bytes += self.tools.iter().map(|tool| tool.definition().to_string().len()).sum::<usize>();
+        bytes += self.variables.iter().map(|(name, value)| name.len() + value.to_string().len()).sum::<usize>();
         check_length("messages", bytes, model.context())?;
         let mut messages = Value::Array(messages);
         with_objects(model.format, &mut messages);

@@ -49,9 +49,9 @@ pub async fn ask(
 ) -> Result<Ask> {
     let spec = grammar.or(structure(fields.response_format.take())?);
     let sampling = sampling(&fields, &model, &state.options, state.ids.number())?;
-    let [n, max_new_tokens, min_new_tokens] = sizes(&fields, &model, &prompts)?;
     let logprobs = top(fields.logprobs, model.vocab())?;
     let prompt_logprobs = top(fields.prompt_logprobs.map(|n| ("logprobs", n)), model.vocab())?;
+    let [n, max_new_tokens, min_new_tokens] = sizes(&fields, &model, &prompts)?;
     let cache_salt = tenant.salt(fields.cache_salt.as_deref())?;
     let rules = rules(&mut fields)?;
     let grammar = compile(state, &model, spec).await?;

@@ -18,6 +18,7 @@ mod intake;
 mod journal;
 mod lag;
 mod line;
+mod lines;
 mod listen;
 mod logprobs;
 mod messages;

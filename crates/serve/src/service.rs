@@ -162,6 +162,9 @@ impl Drop for Service {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(1));
         }
+        if let Some(lines) = &self.state.log {
+            lines.close(LAST_WORDS);
+        }
     }
 }
 

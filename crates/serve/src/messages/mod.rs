@@ -86,7 +86,7 @@ async fn collect(mut running: Running, mut script: Script) -> Result<MessageObje
 )]
 pub async fn count(
     Shared(state): Shared<Arc<State>>,
-    Question(request): Question<MessagesRequest>,
+    Question { seat: _seat, body: request }: Question<MessagesRequest>,
 ) -> Result<Json<TokenCount>> {
     check(&request, state.options.strict_fields)?;
     let model = state.model(request.model.as_deref())?;

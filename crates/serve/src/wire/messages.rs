@@ -1,6 +1,7 @@
 //! `/v1/messages`, as Anthropic's clients speak.
+use super::{Asked, Rest};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 /// A turn to take.
@@ -41,9 +42,15 @@ pub struct MessagesRequest {
     /// Whether to think first; only `disabled` is taken as an order, models that think do so.
     pub thinking: Option<Thinking>,
     /// What is left over.
-    #[serde(flatten)]
+    #[serde(skip)]
     #[schema(ignore)]
-    pub rest: Map<String, Value>,
+    pub rest: Rest,
+}
+
+impl Asked for MessagesRequest {
+    fn rest_mut(&mut self) -> &mut Rest {
+        &mut self.rest
+    }
 }
 
 /// One message.

@@ -6,13 +6,16 @@ mod generation;
 pub mod lists;
 pub mod messages;
 pub mod responses;
+mod rest;
 pub mod tokens;
 mod whole;
+
+pub use rest::{Asked, Rest, read};
 
 pub use generation::{Floats, OneOrMany, SamplingFields, StreamOptions, Usage};
 
 use crate::error::{ApiError, Result};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 /// Fields of other servers that this one does not offer. A value that asks for nothing is let pass.
 const UNSUPPORTED: [&str; 40] = [
@@ -76,7 +79,7 @@ fn asks_nothing(name: &str, value: &Value) -> bool {
 }
 
 /// Refuses fields that are known and not offered, and with `strict` those that nobody knows.
-pub fn check_rest(rest: &Map<String, Value>, strict: bool) -> Result<()> {
+pub fn check_rest(rest: &Rest, strict: bool) -> Result<()> {
     for (name, value) in rest {
         let known = UNSUPPORTED.contains(&name.as_str());
         if known && !asks_nothing(name, value) {

@@ -130,7 +130,7 @@ mod tests {
         seed: Option<i64>,
         #[serde(default, deserialize_with = "super::optional_list")]
         ids: Option<Vec<u32>>,
-        // As requests have it: everything goes through serde's buffer.
+        // What goes through serde's buffer, as untagged values do.
         #[serde(flatten)]
         rest: serde_json::Map<String, serde_json::Value>,
     }

@@ -261,6 +261,8 @@ fn fields_that_are_not_offered_are_refused_by_name() {
 fn template_variables_cannot_shadow_what_the_template_is_given() {
     let server = server();
     server.chat(json!({"chat_template_kwargs": {"enable_thinking": false}})).ok();
+    let long = json!({"note": ["x".repeat(CONTEXT * 16)]});
+    assert_eq!(server.chat(json!({"chat_template_kwargs": long})).error(400)["code"], "context_length_exceeded");
     for name in ["messages", "tools", "add_generation_prompt", "eos_token", "a-b"] {
         server.chat(json!({"chat_template_kwargs": {name: true}})).error(400);
     }

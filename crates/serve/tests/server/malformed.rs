@@ -51,6 +51,12 @@ fn bodies_are_json_within_limits() {
     ] {
         post(&[], body.as_bytes()).error(400);
     }
+    // As long as it may be, and so many fields that nobody knows.
+    let padded =
+        |more: &str| format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}], \"max_tokens\": 1{more}}}");
+    post(&[], format!("{:4096}", padded("")).as_bytes()).ok();
+    let many: String = (0..300).map(|i| format!(",\"x{i}\":1")).collect();
+    post(&[], padded(&many).as_bytes()).error(400);
     post(&[], b"{\"model\": \"\xff\xfe\"}").error(400);
     post(&[], format!("{{\"x\": {}1{}}}", "[".repeat(1000), "]".repeat(1000)).as_bytes()).error(400);
 }

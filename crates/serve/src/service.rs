@@ -49,6 +49,8 @@ enum Stop {
 
 /// Bytes that hyper keeps of a connection at most; a head beyond it is refused by hyper itself.
 const BUFFER: usize = 256 << 10;
+/// Headers that hyper reads at most, and refuses more without a word: our own limits are lower.
+const HEADERS: usize = 4096;
 /// Between two looks at the engines' health.
 const LOOK: Duration = Duration::from_millis(500);
 /// Time for the last words of requests that were ended.
@@ -139,6 +141,11 @@ impl Service {
     /// Takes no more requests; those in flight have the drain time to end. With `now` they end with an error.
     pub fn stop(&self, now: bool) {
         self.stop.send_modify(|stop| *stop = if now { Stop::Now } else { Stop::Drain });
+    }
+
+    /// Whether the server has ended: [`Service::wait`] would not wait.
+    pub fn has_ended(&self) -> bool {
+        self.task.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits until the server has ended.
@@ -279,6 +286,7 @@ async fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(options.read_time)
         .max_buf_size(BUFFER)
+        .max_headers(HEADERS)
         .serve_connection(TokioIo::new(line), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     // A caller that breaks off or speaks no HTTP is no news.

@@ -108,6 +108,9 @@ fn for_template(at: usize, message: ChatMessage, bytes: &mut usize) -> Result<Va
         let param = format!("messages[{at}].content");
         return Err(ApiError::invalid(&param, format!("{param}: expected a text, found none")));
     }
+    if message.function_call.is_some() {
+        return Err(ApiError::unsupported(&format!("messages[{at}].function_call")));
+    }
     let content = message.content.map(|content| text(at, content)).transpose()?;
     *bytes += content.as_ref().map_or(0, String::len);
     let mut out = Map::new();

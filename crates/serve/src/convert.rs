@@ -47,6 +47,7 @@ pub async fn ask(
     tenant: Tenant,
     grammar: Option<GrammarSpec>,
 ) -> Result<Ask> {
+    let blamed = if grammar.is_some() { "tools" } else { "response_format" };
     let spec = grammar.or(structure(fields.response_format.take())?);
     let sampling = sampling(&fields, &model, &state.options, state.ids.number())?;
     let logprobs = top(fields.logprobs, model.vocab())?;
@@ -54,7 +55,7 @@ pub async fn ask(
     let [n, max_new_tokens, min_new_tokens] = sizes(&fields, &model, &prompts)?;
     let cache_salt = tenant.salt(fields.cache_salt.as_deref())?;
     let rules = rules(&mut fields)?;
-    let grammar = compile(state, &model, spec).await?;
+    let grammar = compile(state, &model, spec, blamed).await?;
     state.counts.asked(prompts.ids.iter().map(Vec::len), max_new_tokens, n);
     let request = Request {
         prompt: Vec::new(),
@@ -136,10 +137,20 @@ fn structure(format: Option<ResponseFormat>) -> Result<Option<GrammarSpec>> {
     })
 }
 
-async fn compile(state: &State, model: &Arc<Model>, spec: Option<GrammarSpec>) -> Result<Option<Grammar>> {
+/// `blamed` is the field that a grammar came from.
+async fn compile(
+    state: &State,
+    model: &Arc<Model>,
+    spec: Option<GrammarSpec>,
+    blamed: &'static str,
+) -> Result<Option<Grammar>> {
     let Some(spec) = spec else { return Ok(None) };
     let model = model.clone();
-    state.desk.run(move || Ok(Some(Grammar::compile(&model.vocabulary, &spec)?))).await
+    let compiled = state.desk.run(move || Ok(Some(Grammar::compile(&model.vocabulary, &spec)?))).await;
+    compiled.map_err(|error| match error.param.as_deref() {
+        Some("response_format") => ApiError { param: Some(blamed.into()), ..error },
+        _ => error,
+    })
 }
 
 fn sampling(fields: &SamplingFields, model: &Model, options: &Options, random: u64) -> Result<Sampling> {

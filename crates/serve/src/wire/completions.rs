@@ -14,7 +14,7 @@ generation_request! {
         pub prompt: Option<Prompt>,
         /// Most tokens of an answer; 16 unless told otherwise. 0 gives nothing but what `echo` shows.
         #[schema(minimum = 0)]
-        #[serde(default, deserialize_with = "super::whole::optional")]
+        #[serde(default, alias = "max_completion_tokens", deserialize_with = "super::whole::optional")]
         pub max_tokens: Option<u64>,
         /// Give the prompt back before the answer.
         pub echo: Option<bool>,

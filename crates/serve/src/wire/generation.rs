@@ -54,7 +54,7 @@ macro_rules! generation_request {
             pub ignore_eos: Option<bool>,
             /// Tokens to generate before a stop token may be chosen.
             #[schema(minimum = 0)]
-            #[serde(default, deserialize_with = "crate::wire::whole::optional")]
+            #[serde(default, alias = "min_new_tokens", deserialize_with = "crate::wire::whole::optional")]
             pub min_tokens: Option<u64>,
             /// Leave the stop string in the answer.
             pub include_stop_str_in_output: Option<bool>,

@@ -114,6 +114,9 @@ pub struct Block {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub content: Option<Box<Blocks>>,
+    /// The call failed: its result is told as an error.
+    #[serde(default)]
+    pub is_error: Option<bool>,
 }
 
 /// A function that the model may call.

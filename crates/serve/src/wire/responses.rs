@@ -225,7 +225,7 @@ pub enum OutputItem {
     Message {
         /// Its id.
         id: String,
-        /// `in_progress` or `completed`.
+        /// `in_progress`, `completed` or `incomplete`.
         status: &'static str,
         /// `assistant`.
         role: &'static str,
@@ -242,7 +242,7 @@ pub enum OutputItem {
         name: String,
         /// With what, a JSON text.
         arguments: String,
-        /// `in_progress` or `completed`.
+        /// `in_progress`, `completed` or `incomplete`.
         status: &'static str,
     },
     /// Something thought.

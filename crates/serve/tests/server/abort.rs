@@ -146,7 +146,9 @@ fn a_smaller_priority_number_goes_first() {
 #[test]
 fn an_answer_that_takes_too_long_is_an_error() {
     let (server, gate) = gated(Options { request_time: Duration::from_millis(200), ..Options::default() });
-    assert_eq!(read(&mut ask(&server, json!({}))).error(504)["code"], "timeout");
+    let late = read(&mut ask(&server, json!({})));
+    assert_eq!(late.error(504)["code"], "timeout");
+    assert_eq!(late.header("x-should-retry"), Some("false"));
     let streamed = read(&mut ask(&server, json!({"stream": true})));
     assert_eq!(streamed.status, 200);
     let error: Value = serde_json::from_str(streamed.text().trim().strip_prefix("data: ").unwrap()).unwrap();

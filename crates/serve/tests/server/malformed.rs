@@ -13,6 +13,10 @@ fn every_path_and_method_answers_in_one_shape() {
     server.get("/v1/chat/completions").error(405);
     send(&server.address, "DELETE", "/v1/models", &[], b"").error(405);
     server.post("/nothing", &json!({})).error(404);
+    assert_eq!(server.get("/v1/models/%ff").error(400)["param"], "model");
+    let headers = vec![("x", "y"); 150];
+    send(&server.address, "GET", "/health", &headers, b"").error(431);
+    send(&server.address, "GET", "/health", &headers[..90], b"").ok();
     assert_eq!(server.post("/v1/embeddings", &json!({"input": "x"})).error(400)["code"], "unsupported_endpoint");
 }
 

@@ -128,6 +128,12 @@ fn prompts_that_cannot_be_run_are_refused() {
         let error = server.complete(json!({"prompt": prompt})).error(400);
         assert!(error["param"].is_string(), "{error}");
     }
+    // The place within a list is named.
+    for (prompt, place) in
+        [(json!([1, "a"]), "prompt[1]"), (json!([[1], [2, 0.5]]), "prompt[1][1]"), (json!(["a", 1]), "prompt[1]")]
+    {
+        assert_eq!(server.complete(json!({"prompt": prompt})).error(400)["param"], place);
+    }
     // The same with the prompt given back, and more rows than an answer may hold.
     for prompt in [json!([256]), json!(over), json!([[1], []])] {
         assert_eq!(server.complete(json!({"prompt": prompt, "echo": true})).error(400)["param"], "prompt");

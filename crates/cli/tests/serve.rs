@@ -125,3 +125,27 @@ fn the_log_names_requests_and_tells_nothing_of_them() {
         assert!(!log.contains("key-of-mine") && !log.contains(secret), "{log}");
     }
 }
+
+#[test]
+fn a_log_without_a_reader_tears_no_answer() {
+    let folder = scratch();
+    let model = with_words(&golden("llama"), &folder.path().join("m"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = command(&["--port", "0", "--log-requests", "json", model.to_str().unwrap()]);
+    let server = Serving::of(command.stderr(writer));
+    // Behind the line that says that it is ready.
+    let mut line = String::new();
+    let mut reader = std::io::BufReader::new(reader);
+    while !line.contains("ready in") {
+        line.clear();
+        std::io::BufRead::read_line(&mut reader, &mut line).unwrap();
+    }
+    drop(reader);
+    for stream in [false, true] {
+        let ask = format!(r#"{{"prompt": "x", "max_tokens": 3, "ignore_eos": true, "stream": {stream}}}"#);
+        let answer = server.ask("POST", "/v1/completions", "", &ask);
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        // A stream that is torn lacks its last chunk.
+        assert!(!stream || answer.body.ends_with("0\r\n\r\n"), "{}", answer.body);
+    }
+}

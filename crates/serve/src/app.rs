@@ -17,6 +17,8 @@ use tower_http::cors::{AllowOrigin, Any as Anything, CorsLayer};
 
 /// Bytes of a request's head.
 const HEAD: usize = 64 << 10;
+/// Its headers.
+const HEADERS: usize = 100;
 
 /// Every route of the server.
 pub fn router(state: Arc<State>) -> Router {
@@ -63,6 +65,11 @@ async fn check_head(request: Request, next: Next) -> Response {
     let bytes = of_headers.sum::<usize>() + request.uri().to_string().len();
     if bytes > HEAD {
         let message = format!("the request's head is too large: expected at most {HEAD} bytes, found {bytes}");
+        return ApiError::status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message).into_response();
+    }
+    let count = request.headers().len();
+    if count > HEADERS {
+        let message = format!("the request's head is too large: expected at most {HEADERS} headers, found {count}");
         return ApiError::status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, message).into_response();
     }
     next.run(request).await

@@ -1,5 +1,5 @@
 //! Who may ask. One layer over the whole router: what is not on the public list needs a key, whether it exists or not.
-use crate::error::ApiError;
+use crate::error::{ApiError, Result};
 use crate::state::State;
 use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -8,6 +8,9 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
+
+/// Bytes of a caller's own salt.
+const SALT: usize = 256;
 
 /// API keys, as digests.
 #[derive(Clone, Default)]
@@ -36,6 +39,29 @@ impl Keys {
         // Hashed once more: what is kept beside requests does not tell the digest that opens the door.
         let name = Sha256::digest(digest).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         found.then_some(Tenant(Some(name)))
+    }
+}
+
+impl Tenant {
+    /// What tells this tenant's cached prefixes from those of others, whatever salt a request brings. It is a digest: the
+    /// engine keeps it beside every answer, so it is short whatever was given.
+    ///
+    /// # Errors
+    /// A salt that is too long.
+    pub fn salt(&self, given: Option<&str>) -> Result<Option<String>> {
+        if let Some(found) = given.map(str::len).filter(|&len| len > SALT) {
+            let message = format!("cache_salt: expected at most {SALT} bytes, found {found}");
+            return Err(ApiError::invalid("cache_salt", message));
+        }
+        if self.0.is_none() && given.is_none() {
+            return Ok(None);
+        }
+        // Names have one length, so that no name and salt look like another pair.
+        let mut digest = Sha256::new();
+        digest.update(self.0.as_deref().unwrap_or_default());
+        digest.update([u8::from(self.0.is_some()), u8::from(given.is_some())]);
+        digest.update(given.unwrap_or_default());
+        Ok(Some(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
     }
 }
 
@@ -87,7 +113,7 @@ fn given_key(headers: &HeaderMap) -> Option<&[u8]> {
 }
 
 /// A page of another site that has its own name point to this machine must not reach a server without keys.
-fn check_host(headers: &HeaderMap, allowed: Option<&[String]>) -> Result<(), ApiError> {
+fn check_host(headers: &HeaderMap, allowed: Option<&[String]>) -> Result<()> {
     let Some(allowed) = allowed else { return Ok(()) };
     let Some(host) = headers.get(header::HOST) else { return Ok(()) };
     let host = host.to_str().unwrap_or_default();
@@ -119,6 +145,29 @@ mod tests {
             assert!(keys.tenant(wrong.as_bytes()).is_none(), "{wrong:?}");
         }
         assert_eq!(format!("{keys:?}"), "2 keys");
+    }
+
+    #[test]
+    fn salts_are_digests_of_one_length() {
+        let [nobody, a, b] = [None, Some("a"), Some("b")].map(|name| Tenant(name.map(str::to_owned)));
+        assert_eq!(nobody.salt(None).unwrap(), None);
+        let long = "x".repeat(SALT);
+        let salts = [
+            (&nobody, Some("")),
+            (&nobody, Some("a")),
+            (&a, None),
+            (&a, Some("")),
+            (&a, Some("a")),
+            (&b, Some("a")),
+            (&b, Some(long.as_str())),
+        ]
+        .map(|(tenant, given)| tenant.salt(given).unwrap().unwrap());
+        for (at, salt) in salts.iter().enumerate() {
+            assert_eq!((salt.len(), salt.contains('x')), (64, false));
+            assert!(!salts[..at].contains(salt), "{at}");
+        }
+        assert_eq!(a.salt(Some("a")).unwrap().as_ref(), Some(&salts[4]));
+        assert_eq!(a.salt(Some(&(long + "x"))).unwrap_err().param.as_deref(), Some("cache_salt"));
     }
 
     #[test]

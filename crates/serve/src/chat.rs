@@ -19,6 +19,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use planish_engine::FinishReason;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
 /// Continues a conversation.
@@ -48,7 +49,7 @@ pub async fn chat(Shared(state): Shared<Arc<State>>, job: Job<ChatRequest>) -> R
             messages: std::mem::take(&mut request.messages),
             tools: tools.into_iter().map(Into::into).collect(),
             begin_answer: request.add_generation_prompt.unwrap_or(true),
-            variables: request.chat_template_kwargs.take().unwrap_or_default(),
+            variables: variables(&mut request),
         },
         choice: request.tool_choice.take().map(Into::into).unwrap_or_default(),
         parallel: request.parallel_tool_calls.unwrap_or(true),
@@ -79,6 +80,15 @@ fn check(request: &ChatRequest, strict: bool) -> Result<()> {
         return Err(ApiError::invalid("stream_options", "stream_options: expected only with stream: true"));
     }
     Ok(())
+}
+
+/// What the template is given besides the conversation.
+fn variables(request: &mut ChatRequest) -> Map<String, Value> {
+    let mut variables = request.chat_template_kwargs.take().unwrap_or_default();
+    if let Some(think) = request.enable_thinking {
+        variables.entry("enable_thinking").or_insert(think.into());
+    }
+    variables
 }
 
 /// Most tokens of an answer, by the name that was used.

@@ -8,7 +8,7 @@ use crate::intake::Job;
 use crate::logprobs::Ledger;
 use crate::model::Model;
 use crate::piece::Piece;
-use crate::running::{Output, Running};
+use crate::running::{Ask, Output, Running};
 use crate::sse::{self, Events, Voice};
 use crate::state::State;
 use crate::wire::completions::{CompletionChoice, CompletionLogprobs, CompletionRequest, CompletionResponse, Prompt};
@@ -17,6 +17,7 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
 use planish_engine::{FinishReason, TokenLogprobs};
+use planish_text::Detokenizer;
 use std::sync::Arc;
 
 /// Tokens of an answer if nothing is said, as OpenAI has it.
@@ -47,12 +48,11 @@ pub async fn complete(Shared(state): Shared<Arc<State>>, job: Job<CompletionRequ
     let prompt =
         request.prompt.take().ok_or_else(|| ApiError::invalid("prompt", "prompt: expected one, found none"))?;
     let (ids, texts) = encode(&state, &model, prompt, special).await?;
-    let sources: Vec<Source> = match echo {
-        true => ids.iter().zip(texts).map(|(ids, text)| Source::new(&model, ids, text)).collect::<Result<_>>()?,
-        false => Vec::new(),
-    };
     let prompts = Prompts { ids, param: "prompt", default_len: Some(DEFAULT_LEN) };
     let ask = convert::ask(&state, model.clone(), prompts, fields, tenant, None).await?;
+    // Behind all checks: ids that are no tokens are not decoded, and neither are more than the model can read.
+    let sources = if echo { sources(&state, &model, &ask.prompts, texts).await? } else { Vec::new() };
+    let ledgers = if request.logprobs.is_some() { ledgers(&model, &ask) } else { Vec::new() };
     let (n, answers) = (ask.request.n, ask.request.n * ask.prompts.len());
     let teller = Teller {
         id: state.ids.label("cmpl-").into(),
@@ -60,10 +60,9 @@ pub async fn complete(Shared(state): Shared<Arc<State>>, job: Job<CompletionRequ
         name: model.name().into(),
         model,
         sources,
-        ledgers: vec![None; answers],
-        read: Vec::new(),
+        begun: vec![false; answers],
+        ledgers,
         n,
-        with_logprobs: request.logprobs.is_some(),
         options: request.stream_options.unwrap_or_default(),
     };
     let running = Running::start(ask)?;
@@ -78,6 +77,7 @@ fn check(request: &CompletionRequest, strict: bool) -> Result<()> {
     if request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
         return Err(ApiError::unsupported("suffix"));
     }
+    convert::within("best_of", request.best_of.unwrap_or(1), 1..=20)?;
     if request.best_of.is_some_and(|best| best != request.n.unwrap_or(1)) {
         return Err(ApiError::invalid("best_of", "best_of: expected the same number as n, or nothing"));
     }
@@ -153,6 +153,33 @@ impl Source {
     }
 }
 
+/// Prompts with their texts; many ids are decoded on the desk.
+async fn sources(
+    state: &State,
+    model: &Arc<Model>,
+    prompts: &[Vec<u32>],
+    texts: Vec<Option<String>>,
+) -> Result<Vec<Source>> {
+    let pairs = |prompts: &[Vec<u32>], model: &Model| {
+        prompts.iter().zip(texts).map(|(ids, text)| Source::new(model, ids, text)).collect()
+    };
+    if prompts.iter().map(Vec::len).sum::<usize>() <= SHORT {
+        return pairs(prompts, model);
+    }
+    let (prompts, model) = (prompts.to_vec(), model.clone());
+    state.desk.run(move || pairs(&prompts, &model)).await
+}
+
+/// One for each answer.
+fn ledgers(model: &Model, ask: &Ask) -> Vec<Ledger> {
+    let skip = ask.rules.skip_special;
+    let of_prompt = |ids: &Vec<u32>| {
+        let ledger = Ledger::new(Detokenizer::after(model.tokenizer().clone(), ids, skip));
+        std::iter::repeat_n(ledger, ask.request.n)
+    };
+    ask.prompts.iter().flat_map(of_prompt).collect()
+}
+
 /// Tells completions, whole or in pieces.
 struct Teller {
     id: Arc<str>,
@@ -161,12 +188,11 @@ struct Teller {
     model: Arc<Model>,
     /// One for each prompt, if they are to be given back.
     sources: Vec<Source>,
-    /// How far each answer has come; none before it began.
-    ledgers: Vec<Option<Ledger>>,
-    /// Log-probabilities in hand.
-    read: Vec<(u32, Option<TokenLogprobs>)>,
+    /// Whether each answer has begun.
+    begun: Vec<bool>,
+    /// How far each answer's log-probabilities have come; none if they are not wanted.
+    ledgers: Vec<Ledger>,
     n: usize,
-    with_logprobs: bool,
     options: StreamOptions,
 }
 
@@ -183,42 +209,41 @@ impl Teller {
     }
 
     /// One piece of an answer; the first brings the prompt, if that is to be given back.
-    fn choice(&mut self, index: usize, piece: Piece) -> CompletionChoice {
-        let first = self.ledgers[index].is_none();
-        let mut ledger = self.ledgers[index].take().unwrap_or_default();
-        let mut text = String::new();
-        self.read.clear();
-        if let Some(source) = self.sources.get(index / self.n).filter(|_| first) {
-            text.push_str(&source.text);
-            // Nothing comes before the first token, so nothing is known of it.
-            let known = std::iter::once(None).chain(source.logprobs.iter().cloned().map(Some));
-            self.read.extend(source.ids.iter().copied().zip(known));
-        }
+    fn choice(&mut self, index: usize, piece: Piece) -> Result<CompletionChoice> {
+        let first = !std::mem::replace(&mut self.begun[index], true);
+        let source = self.sources.get(index / self.n).filter(|_| first);
+        let mut text = source.map_or_else(String::new, |source| source.text.clone());
         text.push_str(&piece.text);
-        self.read.extend(piece.tokens.into_iter().map(|token| (token.id, token.logprobs)));
-        let logprobs = self.with_logprobs.then(|| {
-            let tokens = self.read.iter().map(|(id, known)| (*id, known.as_ref()));
-            ledger.write(self.model.tokenizer(), tokens)
-        });
-        self.ledgers[index] = Some(ledger);
-        CompletionChoice { index, text, logprobs, finish_reason: piece.end.map(FinishReason::name) }
+        let mut logprobs = None;
+        if let Some(ledger) = self.ledgers.get_mut(index) {
+            let (tokenizer, mut out) = (self.model.tokenizer(), CompletionLogprobs::default());
+            if let Some(source) = source {
+                // Nothing comes before the first token, so nothing is known of it.
+                let known = std::iter::once(None).chain(source.logprobs.iter().map(Some));
+                ledger.quote(tokenizer, &source.text, source.ids.iter().copied().zip(known), &mut out)?;
+            }
+            let tokens = piece.tokens.iter().map(|token| (token.id, token.logprobs.as_ref()));
+            ledger.write(tokenizer, tokens, &mut out)?;
+            logprobs = Some(out);
+        }
+        Ok(CompletionChoice { index, text, logprobs, finish_reason: piece.end.map(FinishReason::name) })
     }
 
-    fn take(&mut self, output: Output) -> Option<CompletionChoice> {
+    fn take(&mut self, output: Output) -> Result<Option<CompletionChoice>> {
         match output {
             Output::Prompt { prompt, logprobs } => {
                 if let Some(source) = self.sources.get_mut(prompt) {
                     source.logprobs.extend(logprobs);
                 }
-                None
+                Ok(None)
             }
-            Output::Delta(delta) => Some(self.choice(delta.index, delta.piece)),
+            Output::Delta(delta) => self.choice(delta.index, delta.piece).map(Some),
         }
     }
 }
 
 async fn collect(mut running: Running, mut teller: Teller, answers: usize) -> Result<CompletionResponse> {
-    let with_logprobs = teller.with_logprobs;
+    let with_logprobs = !teller.ledgers.is_empty();
     let mut choices: Vec<CompletionChoice> = (0..answers)
         .map(|index| CompletionChoice {
             index,
@@ -228,7 +253,7 @@ async fn collect(mut running: Running, mut teller: Teller, answers: usize) -> Re
         })
         .collect();
     while let Some(output) = running.next().await {
-        let Some(piece) = teller.take(output?) else { continue };
+        let Some(piece) = teller.take(output?)? else { continue };
         let choice = &mut choices[piece.index];
         choice.text.push_str(&piece.text);
         choice.finish_reason = choice.finish_reason.or(piece.finish_reason);
@@ -244,7 +269,7 @@ async fn collect(mut running: Running, mut teller: Teller, answers: usize) -> Re
 
 impl Voice for Teller {
     fn tell(&mut self, output: Output, running: &mut Running, out: &mut Events) -> Result<()> {
-        if let Some(choice) = self.take(output) {
+        if let Some(choice) = self.take(output)? {
             let each = self.options.continuous_usage_stats == Some(true);
             let told = self.options.include_usage == Some(true);
             out.data(&self.response(vec![choice], told.then(|| each.then(|| running.usage()))));

@@ -73,6 +73,7 @@ impl Conversation {
             messages.push(for_template(at, message, &mut bytes)?);
         }
         bytes += self.tools.iter().map(|tool| tool.definition().to_string().len()).sum::<usize>();
+        bytes += self.variables.iter().map(|(name, value)| name.len() + value.to_string().len()).sum::<usize>();
         check_length("messages", bytes, model.context())?;
         let mut messages = Value::Array(messages);
         with_objects(model.format, &mut messages);
@@ -106,6 +107,9 @@ fn for_template(at: usize, message: ChatMessage, bytes: &mut usize) -> Result<Va
     if message.content.is_none() && calls.is_empty() && role != Role::Assistant {
         let param = format!("messages[{at}].content");
         return Err(ApiError::invalid(&param, format!("{param}: expected a text, found none")));
+    }
+    if message.function_call.is_some() {
+        return Err(ApiError::unsupported(&format!("messages[{at}].function_call")));
     }
     let content = message.content.map(|content| text(at, content)).transpose()?;
     *bytes += content.as_ref().map_or(0, String::len);

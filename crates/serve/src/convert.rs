@@ -11,6 +11,7 @@ use crate::wire::SamplingFields;
 use crate::wire::chat::ResponseFormat;
 use planish_checkpoint::generation::GenerationDefaults;
 use planish_engine::{Grammar, GrammarSpec, MOST_CHOICES, Request, Sampling};
+use planish_text::StopStrings;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -22,6 +23,12 @@ const STOP_BYTES: usize = 4096;
 const MOST_ANSWERS: usize = 2048;
 /// Most entries of `logit_bias` and of `stop_token_ids`.
 const MOST_IDS: usize = 1024;
+
+/// Most log-probabilities of a request, about a hundred bytes each until they are sent: 64 prompts of 2,000 tokens, or one
+/// of 200,000, with 5 others beside each token and much room.
+const MOST_LOGPROBS: usize = 2 << 20;
+/// Tokens that are counted of an answer without a length.
+const UNASKED: usize = 4096;
 
 /// Prompts and the field that they came from.
 pub struct Prompts {
@@ -42,16 +49,16 @@ pub async fn ask(
     tenant: Tenant,
     grammar: Option<GrammarSpec>,
 ) -> Result<Ask> {
+    let blamed = if grammar.is_some() { "tools" } else { "response_format" };
     let spec = grammar.or(structure(fields.response_format.take())?);
     let sampling = sampling(&fields, &model, &state.options)?;
     let seeds = seeds(state, &fields, prompts.ids.len());
-    let n = answers(&fields, &prompts)?;
-    let max_new_tokens = answer_length(&fields, &model, &prompts)?;
-    let min_new_tokens = within("min_tokens", fields.min_tokens, 0..=max_new_tokens as u64)? as usize;
     let logprobs = top(fields.logprobs, model.vocab())?;
     let prompt_logprobs = top(fields.prompt_logprobs.map(|n| ("logprobs", n)), model.vocab())?;
-    let rules = rules(&fields)?;
-    let grammar = compile(state, &model, spec).await?;
+    let [n, max_new_tokens, min_new_tokens] = sizes(&fields, &model, &prompts)?;
+    let cache_salt = tenant.salt(fields.cache_salt.as_deref())?;
+    let rules = rules(&mut fields)?;
+    let grammar = compile(state, &model, spec, blamed).await?;
     state.counts.asked(prompts.ids.iter().map(Vec::len), max_new_tokens, n);
     let request = Request {
         prompt: Vec::new(),
@@ -63,7 +70,7 @@ pub async fn ask(
         logprobs,
         prompt_logprobs,
         priority: fields.priority,
-        cache_salt: salt(tenant, fields.cache_salt),
+        cache_salt,
         grammar,
     };
     Ok(Ask {
@@ -79,6 +86,15 @@ pub async fn ask(
     })
 }
 
+/// How many answers, and the most and the fewest tokens of one.
+fn sizes(fields: &SamplingFields, model: &Model, prompts: &Prompts) -> Result<[usize; 3]> {
+    let n = answers(fields, prompts)?;
+    let most = answer_length(fields, model, prompts)?;
+    check_rows(fields, prompts, [n, most], model.context())?;
+    let fewest = within("min_tokens", fields.min_tokens, 0..=most as u64)? as usize;
+    Ok([n, most, fewest])
+}
+
 /// Answers to each prompt.
 fn answers(fields: &SamplingFields, prompts: &Prompts) -> Result<usize> {
     let n = within("n", fields.n.unwrap_or(1), 1..=MOST_CHOICES as u64)? as usize;
@@ -89,13 +105,29 @@ fn answers(fields: &SamplingFields, prompts: &Prompts) -> Result<usize> {
     }
 }
 
-/// A tenant's part of the cache is its own, whatever salt a request brings.
-fn salt(tenant: Tenant, given: Option<String>) -> Option<String> {
-    match (tenant.0, given) {
-        (None, given) => given,
-        (tenant, None) => tenant,
-        (Some(tenant), Some(given)) => Some(format!("{tenant}/{given}")),
+/// The rows of log-probabilities of all answers: they wait in memory for the last, and the engine makes those of a prompt
+/// once, however many answers repeat them.
+fn check_rows(fields: &SamplingFields, prompts: &Prompts, [n, len]: [usize; 2], context: usize) -> Result<()> {
+    let Some((name, top)) = fields.logprobs else { return Ok(()) };
+    let echoed = match fields.prompt_logprobs {
+        Some(_) => prompts.ids.iter().map(Vec::len).sum(),
+        None => 0,
+    };
+    // A length that nobody asked for is as long as the context: answers are seldom that.
+    let len = if fields.max_tokens.is_some() { len } else { len.min(UNASKED) };
+    let of_one = prompts.ids.len().saturating_mul(len).saturating_add(echoed);
+    let rows = of_one.saturating_mul(n);
+    // What the model can read and write at all may be scored.
+    let most = (MOST_LOGPROBS / (top as usize + 1)).max(context);
+    if rows <= most {
+        return Ok(());
     }
+    let param = if of_one <= most { "n" } else { name };
+    let message = format!(
+        "{param}: expected at most {most} tokens with log-probabilities of {top} others, found {rows}: \
+         max_tokens and the prompts that are given back, for each of n"
+    );
+    Err(ApiError::invalid(param, message))
 }
 
 /// What the text must be.
@@ -111,10 +143,20 @@ fn structure(format: Option<ResponseFormat>) -> Result<Option<GrammarSpec>> {
     })
 }
 
-async fn compile(state: &State, model: &Arc<Model>, spec: Option<GrammarSpec>) -> Result<Option<Grammar>> {
+/// `blamed` is the field that a grammar came from.
+async fn compile(
+    state: &State,
+    model: &Arc<Model>,
+    spec: Option<GrammarSpec>,
+    blamed: &'static str,
+) -> Result<Option<Grammar>> {
     let Some(spec) = spec else { return Ok(None) };
     let model = model.clone();
-    state.desk.run(move || Ok(Some(Grammar::compile(&model.vocabulary, &spec)?))).await
+    let compiled = state.desk.run(move || Ok(Some(Grammar::compile(&model.vocabulary, &spec)?))).await;
+    compiled.map_err(|error| match error.param.as_deref() {
+        Some("response_format") => ApiError { param: Some(blamed.into()), ..error },
+        _ => error,
+    })
 }
 
 fn sampling(fields: &SamplingFields, model: &Model, options: &Options) -> Result<Sampling> {
@@ -200,13 +242,14 @@ fn top(asked: Option<(&'static str, u64)>, vocab: usize) -> Result<Option<usize>
     Ok(Some((within(name, asked, 0..=most)? as usize).min(vocab)))
 }
 
-fn rules(fields: &SamplingFields) -> Result<TextRules> {
+fn rules(fields: &mut SamplingFields) -> Result<TextRules> {
     count("stop", fields.stop.len(), STOPS)?;
     if let Some(found) = fields.stop.iter().map(String::len).find(|&len| len == 0 || len > STOP_BYTES) {
         return Err(ApiError::invalid("stop", format!("expected texts of 1 to {STOP_BYTES} bytes, found {found}")));
     }
+    let stop = std::mem::take(&mut fields.stop);
     let (include_stop, skip_special) = (fields.include_stop, fields.skip_special);
-    Ok(TextRules { stop: fields.stop.clone(), include_stop, skip_special, keep: Vec::new() })
+    Ok(TextRules { stop: StopStrings::new(stop)?, include_stop, skip_special, keep: Vec::new() })
 }
 
 /// The model's own ends and those asked for. A grammar ends a text with the model's own, whatever is to be ignored.
@@ -238,4 +281,32 @@ pub fn within<T: PartialOrd + Display + Copy>(name: &'static str, found: T, rang
 
 fn real(name: &'static str, value: Option<f64>, range: RangeInclusive<f64>) -> Result<Option<f64>> {
     value.map(|value| within(name, value, range)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is to blame for too many log-probabilities, if there are: so many prompts of so many tokens.
+    fn blamed(prompts: [usize; 2], [n, len]: [usize; 2], context: usize, top: u64, echo: bool) -> Option<String> {
+        let prompts = Prompts { ids: vec![vec![0; prompts[1]]; prompts[0]], param: "prompt", default_len: None };
+        let logprobs = Some(("logprobs", top));
+        let fields = SamplingFields { logprobs, prompt_logprobs: echo.then_some(top), ..SamplingFields::default() };
+        check_rows(&fields, &prompts, [n, len], context).err().map(|error| error.param.unwrap())
+    }
+
+    #[test]
+    fn log_probabilities_have_a_budget() {
+        // As evaluation harnesses ask, and one sequence of whatever the model reads.
+        assert_eq!(blamed([64, 2000], [1, 1], 4096, 5, true), None);
+        assert_eq!(blamed([1, 131_072], [1, 0], 131_072, 5, true), None);
+        assert_eq!(blamed([1, 999_999], [1, 1], 1_000_000, 20, true), None);
+        assert_eq!(blamed([1, 100], [8, 4096], 8192, 20, false), None);
+        // The prompt counts for each answer that repeats it, if any does.
+        assert_eq!(blamed([1, 30_000], [128, 1], 32_768, 5, true).as_deref(), Some("n"));
+        assert_eq!(blamed([1, 30_000], [128, 1], 32_768, 5, false), None);
+        assert_eq!(blamed([200, 2000], [1, 1], 4096, 5, true).as_deref(), Some("logprobs"));
+        assert_eq!(blamed([1, 100], [128, 4096], 8192, 5, false).as_deref(), Some("n"));
+        assert_eq!(blamed([2048, 1], [1, 4096], 8192, 0, false).as_deref(), Some("logprobs"));
+    }
 }

@@ -147,8 +147,8 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        // What failed for a reason of its own fails again.
-        if self.status == StatusCode::INTERNAL_SERVER_ERROR {
+        // What failed for a reason of its own, or took too long, does so again.
+        if [StatusCode::INTERNAL_SERVER_ERROR, StatusCode::GATEWAY_TIMEOUT].contains(&self.status) {
             headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
         }
         if self.status == StatusCode::UNAUTHORIZED {

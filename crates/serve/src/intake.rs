@@ -1,12 +1,12 @@
 //! A request's way in: a place first, then its body within limits, then its fields; every refusal in the one shape.
 use crate::auth::Tenant;
 use crate::error::{ApiError, Result};
-use crate::state::{Place, State};
-use axum::body::{Body, Bytes};
+use crate::state::{Place, Seat, State};
+use crate::wire::{self, Asked};
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
-use serde::de::DeserializeOwned;
+use http_body_util::BodyExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +20,18 @@ pub struct Job<T> {
     pub body: T,
 }
 
-/// A small question: a body without a place.
-pub struct Question<T>(pub T);
+/// A small question: it runs nothing, and needs no place.
+pub struct Question<T> {
+    /// Given back when dropped.
+    pub seat: Seat,
+    /// What is asked.
+    pub body: T,
+}
 
-impl<T: DeserializeOwned> FromRequest<Arc<State>> for Job<T> {
+/// Longer bodies are parsed on the desk: what is made of them takes longer than going there.
+const SHORT: usize = 16 << 10;
+
+impl<T: Asked> FromRequest<Arc<State>> for Job<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self> {
@@ -39,15 +47,22 @@ impl<T: DeserializeOwned> FromRequest<Arc<State>> for Job<T> {
     }
 }
 
-impl<T: DeserializeOwned> FromRequest<Arc<State>> for Question<T> {
+impl<T: Asked> FromRequest<Arc<State>> for Question<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self> {
-        Ok(Question(read(request, state).await?))
+        let seat = match state.sit() {
+            Ok(seat) => seat,
+            Err(error) => {
+                drain(request.into_body()).await;
+                return Err(error);
+            }
+        };
+        Ok(Question { seat, body: read(request, state).await? })
     }
 }
 
-async fn read<T: DeserializeOwned>(request: Request, state: &State) -> Result<T> {
+async fn read<T: Asked>(request: Request, state: &State) -> Result<T> {
     let (limit, time) = (state.options.max_body, state.options.read_time);
     let checked = check_headers(request.headers(), limit);
     let body = request.into_body();
@@ -55,7 +70,11 @@ async fn read<T: DeserializeOwned>(request: Request, state: &State) -> Result<T>
         drain(body).await;
         return Err(error);
     }
-    parse(&bytes(body, limit, time).await?)
+    let bytes = bytes(body, limit, time).await?;
+    match bytes.len() <= SHORT {
+        true => parse(&bytes),
+        false => state.desk.run(move || parse(&bytes)).await,
+    }
 }
 
 fn check_headers(headers: &HeaderMap, limit: usize) -> Result<()> {
@@ -82,21 +101,30 @@ fn too_large(limit: usize) -> ApiError {
     ApiError::status(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
-async fn bytes(body: Body, limit: usize, time: Duration) -> Result<Bytes> {
+async fn bytes(body: Body, limit: usize, time: Duration) -> Result<Vec<u8>> {
     let slow = |_| ApiError::status(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
-    let read = tokio::time::timeout(time, Limited::new(body, limit).collect()).await.map_err(slow)?;
-    match read {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large(limit)),
-        Err(_) => Err(ApiError::bad_request("the body could not be read to its end")),
-    }
+    tokio::time::timeout(time, gather(body, limit)).await.map_err(slow)?
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+/// Copied into one piece: a frame holds on to the buffer that it was read into, however small it is.
+async fn gather(mut body: Body, limit: usize) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| ApiError::bad_request("the body could not be read to its end"))?;
+        let Some(data) = frame.data_ref() else { continue };
+        if data.len() > limit - all.len() {
+            return Err(too_large(limit));
+        }
+        all.extend_from_slice(data);
+    }
+    Ok(all)
+}
+
+fn parse<T: Asked>(bytes: &[u8]) -> Result<T> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let inner = error.into_inner();
+    let mut track = serde_path_to_error::Track::new();
+    let parsed = wire::read(serde_path_to_error::Deserializer::new(&mut json, &mut track)).map_err(|inner| {
+        let path = track.path().to_string();
         // It may quote what was sent, at any length.
         let message: String = inner.to_string().chars().take(500).collect();
         match inner.classify() {
@@ -110,8 +138,13 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
 }
 
 /// Reads on a little after a refusal, so that a caller who is still sending gets to see the answer.
-pub async fn drain(body: Body) {
-    let rest = Limited::new(body, 1 << 20).collect();
+pub async fn drain(mut body: Body) {
+    let rest = async {
+        let mut most: usize = 1 << 20;
+        while let (1.., Some(Ok(frame))) = (most, body.frame().await) {
+            most = most.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
+        }
+    };
     // What does not come is not waited for.
     let _ = tokio::time::timeout(Duration::from_secs(1), rest).await;
 }

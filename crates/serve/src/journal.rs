@@ -1,5 +1,6 @@
 //! The log: one line on stderr for each request, when its answer has ended. Never a word of a prompt or an answer, and
 //! never a key.
+use crate::lines::Lines;
 use crate::options::LogStyle;
 use crate::state::State;
 use axum::body::{Body, Bytes};
@@ -18,11 +19,20 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest label of a caller's own that is kept.
 const LABEL: usize = 64;
 
+/// The log of a server, if it is to have one.
+pub fn open(style: LogStyle) -> Option<Lines> {
+    let left_out: fn(u64) -> String = match style {
+        LogStyle::Off => return None,
+        LogStyle::Json => |lines| json!({"at": crate::clock::unix_seconds(), "left_out": lines}).to_string(),
+        LogStyle::Text => |lines| format!("{lines} lines are left out here: this log was not read in time"),
+    };
+    Some(Lines::start(std::io::stderr(), left_out))
+}
+
 /// Gives every request an id, counts its answer and writes it down.
 pub async fn keep(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    let style = state.options.log;
     let id = state.ids.label("req-");
-    let entry = (style != LogStyle::Off).then(|| Entry::new(style, id.clone(), &request));
+    let entry = state.log.clone().map(|lines| Entry::new(lines, state.options.log, id.clone(), &request));
     let mut response = next.run(request).await;
     let status = response.status().as_u16();
     state.counts.answered(status);
@@ -37,6 +47,7 @@ pub async fn keep(Shared(state): Shared<Arc<State>>, request: Request, next: Nex
 
 /// One line in the making: written when it is dropped, which is when the answer has ended or its caller has gone.
 struct Entry {
+    lines: Lines,
     style: LogStyle,
     start: Instant,
     id: String,
@@ -50,10 +61,11 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(style: LogStyle, id: String, request: &Request) -> Entry {
+    fn new(lines: Lines, style: LogStyle, id: String, request: &Request) -> Entry {
         // A path that no route knows is a caller's own text: it stays out.
         let path = request.extensions().get::<MatchedPath>().map_or("(no route)", MatchedPath::as_str);
         Entry {
+            lines,
             style,
             start: Instant::now(),
             id,
@@ -88,7 +100,7 @@ fn round(ms: f64) -> f64 {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        eprintln!("{}", self.line());
+        self.lines.push(self.line());
     }
 }
 

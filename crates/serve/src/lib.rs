@@ -17,6 +17,8 @@ mod error;
 mod intake;
 mod journal;
 mod lag;
+mod line;
+mod lines;
 mod listen;
 mod logprobs;
 mod messages;

@@ -1,12 +1,12 @@
 //! Where callers come in: a TCP port, a Unix socket, or a socket that the system's service manager has opened; with TLS
 //! if there is a certificate.
+use crate::line::{Gone, Line, watch};
 use crate::service::ServeError;
 use std::net::TcpListener as StdTcp;
 use std::os::unix::net::UnixListener as StdUnix;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -48,10 +48,6 @@ pub enum Door {
     /// Unix.
     Unix(UnixListener, Option<PathBuf>),
 }
-
-/// One connection.
-pub trait Line: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Line for T {}
 
 impl Listener {
     /// Opens a socket.
@@ -127,16 +123,16 @@ impl Listener {
 }
 
 impl Door {
-    /// The next caller.
-    pub async fn accept(&self) -> std::io::Result<Pin<Box<dyn Line>>> {
+    /// The next caller, and what tells when it has left.
+    pub async fn accept(&self) -> std::io::Result<(Pin<Box<dyn Line>>, Gone)> {
         match self {
             Door::Tcp(listener) => {
                 let (socket, _) = listener.accept().await?;
                 // Tokens are small, and each is wanted at once.
                 socket.set_nodelay(true)?;
-                Ok(Box::pin(socket))
+                Ok(watch(socket.into_split()))
             }
-            Door::Unix(listener, _) => Ok(Box::pin(listener.accept().await?.0)),
+            Door::Unix(listener, _) => Ok(watch(listener.accept().await?.0.into_split())),
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::model::Model;
 use crate::state::{Phase, State};
 use crate::wire::lists::{ModelCard, ModelList};
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State as Shared};
 use std::sync::Arc;
 
@@ -29,7 +30,12 @@ pub async fn list(Shared(state): Shared<Arc<State>>) -> Result<Json<ModelList>> 
         (status = 503, description = "Loading", body = ErrorBody)
     )
 )]
-pub async fn one(Shared(state): Shared<Arc<State>>, Path(name): Path<String>) -> Result<Json<ModelCard>> {
+pub async fn one(
+    Shared(state): Shared<Arc<State>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<ModelCard>> {
+    let unreadable = |_| ApiError::invalid("model", "model: expected a name in UTF-8");
+    let Path(name) = name.map_err(unreadable)?;
     Ok(Json(card(&*state.model(Some(&name))?)))
 }
 

@@ -6,8 +6,8 @@ use planish_text::{Detokenizer, StopResult, StopStrings, Tokenizer};
 /// How tokens become text.
 #[derive(Clone, Debug, Default)]
 pub struct TextRules {
-    /// Texts that end an answer.
-    pub stop: Vec<String>,
+    /// The search for texts that end an answer, not begun.
+    pub stop: StopStrings,
     /// Leave the stop string in the text.
     pub include_stop: bool,
     /// Leave control tokens out of the text.
@@ -65,17 +65,17 @@ pub struct Choice {
 
 impl Choice {
     /// Nothing yet of the answer to a prompt.
-    pub fn new(tokenizer: &Tokenizer, prompt: &[u32], rules: &TextRules) -> Result<Choice> {
-        Ok(Choice {
+    pub fn new(tokenizer: &Tokenizer, prompt: &[u32], rules: &TextRules) -> Choice {
+        Choice {
             detokenizer: Detokenizer::after(tokenizer.clone(), prompt, rules.skip_special),
-            stops: StopStrings::new(rules.stop.iter().cloned())?,
+            stops: rules.stop.clone(),
             include_stop: rules.include_stop,
             keep: if rules.skip_special { rules.keep.clone() } else { Vec::new() },
             tokenizer: tokenizer.clone(),
             waiting: Vec::new(),
             count: 0,
             done: false,
-        })
+        }
     }
 
     /// Whether it is complete: the engine may still go on for the sake of others.

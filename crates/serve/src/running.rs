@@ -95,7 +95,7 @@ impl Running {
         let usage = Usage { prompt_tokens: prompts.iter().map(Vec::len).sum(), ..Usage::default() };
         for (number, (prompt, seed)) in prompts.into_iter().zip(seeds).enumerate() {
             for _ in 0..n {
-                choices.push(Choice::new(&model.served.tokenizer, &prompt, &rules)?);
+                choices.push(Choice::new(&model.served.tokenizer, &prompt, &rules));
             }
             let sink = sink(number, sender.clone(), backlog.clone());
             let mut request = Request { prompt, ..request.clone() };
@@ -140,6 +140,11 @@ impl Running {
     /// As [`Running::next`], for streams.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Output>>> {
         while !self.over {
+            // Before the events: there may always be one more.
+            if let Some(error) = self.cut_off(cx) {
+                self.over = true;
+                return Poll::Ready(Some(Err(error)));
+            }
             match self.events.poll_recv(cx) {
                 Poll::Ready(Some((prompt, since, event))) => {
                     self.counts.lag.record(since.elapsed());
@@ -153,18 +158,20 @@ impl Running {
                     self.over = true;
                     return Poll::Ready(Some(Err(self.broken_off())));
                 }
-                Poll::Pending => {
-                    let late = self.deadline.as_mut().poll(cx).is_ready().then(timed_out);
-                    let ended = || self.ending.as_mut().poll(cx).is_ready().then(|| EngineError::Stopped.into());
-                    let Some(error) = late.or_else(ended) else { return Poll::Pending };
-                    self.over = true;
-                    return Poll::Ready(Some(Err(error)));
-                }
+                Poll::Pending => return Poll::Pending,
             }
         }
         // Nothing more is wanted of the engine.
         self.cancels.clear();
         Poll::Ready(None)
+    }
+
+    /// Why it may not go on: its time is up, or the server ends.
+    fn cut_off(&mut self, cx: &mut Context<'_>) -> Option<ApiError> {
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Some(timed_out());
+        }
+        self.ending.as_mut().poll(cx).is_ready().then(|| EngineError::Stopped.into())
     }
 
     fn take(&mut self, prompt: usize, event: Event) -> Option<Result<Output>> {

@@ -1,5 +1,6 @@
 //! A server from start to end: it listens before its models are there, serves, and drains when it is told to stop.
-use crate::listen::{Address, Door, Line, Listener, Tls};
+use crate::line::{Gone, Line};
+use crate::listen::{Address, Door, Listener, Tls};
 use crate::model::{Model, Served};
 use crate::options::Options;
 use crate::patience::Patient;
@@ -48,6 +49,8 @@ enum Stop {
 
 /// Bytes that hyper keeps of a connection at most; a head beyond it is refused by hyper itself.
 const BUFFER: usize = 256 << 10;
+/// Headers that hyper reads at most, and refuses more without a word: our own limits are lower.
+const HEADERS: usize = 4096;
 /// Between two looks at the engines' health.
 const LOOK: Duration = Duration::from_millis(500);
 /// Time for the last words of requests that were ended.
@@ -140,6 +143,11 @@ impl Service {
         self.stop.send_modify(|stop| *stop = if now { Stop::Now } else { Stop::Drain });
     }
 
+    /// Whether the server has ended: [`Service::wait`] would not wait.
+    pub fn has_ended(&self) -> bool {
+        self.task.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits until the server has ended.
     ///
     /// # Errors
@@ -160,6 +168,9 @@ impl Drop for Service {
         }
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+        if let Some(lines) = &self.state.log {
+            lines.close(LAST_WORDS);
         }
     }
 }
@@ -238,8 +249,8 @@ async fn accept(
     loop {
         // Whoever finds no room waits in the system's own queue.
         let Ok(room) = connections.clone().acquire_owned().await else { return };
-        let line = match door.accept().await {
-            Ok(line) => line,
+        let (line, gone) = match door.accept().await {
+            Ok(accepted) => accepted,
             Err(_) => {
                 // Out of file descriptors, most likely: others will give some back.
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -251,11 +262,11 @@ async fn accept(
             let _room = room;
             let line = Patient::new(line, options.stall_time);
             match tls {
-                None => serve(Box::pin(line), &options, router, told).await,
+                None => serve(Box::pin(line), gone, &options, router, told).await,
                 Some(tls) => {
                     let greeted = tokio::time::timeout(options.read_time, tls.accept(line)).await;
                     if let Ok(Ok(line)) = greeted {
-                        serve(Box::pin(line), &options, router, told).await;
+                        serve(Box::pin(line), gone, &options, router, told).await;
                     }
                 }
             }
@@ -263,22 +274,34 @@ async fn accept(
     }
 }
 
-/// Serves one connection until it ends.
-async fn serve(line: Pin<Box<dyn Line>>, options: &Options, router: Router, mut told: watch::Receiver<Stop>) {
+/// Serves one connection until it ends or its caller has left.
+async fn serve(
+    line: Pin<Box<dyn Line>>,
+    mut gone: Gone,
+    options: &Options,
+    router: Router,
+    mut told: watch::Receiver<Stop>,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.read_time)
         .max_buf_size(BUFFER)
+        .max_headers(HEADERS)
         .serve_connection(TokioIo::new(line), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     // A caller that breaks off or speaks no HTTP is no news.
     let stopped = async move { drop(told.wait_for(|stop| *stop >= Stop::Drain).await) };
-    let ended = tokio::select! {
-        _ = connection.as_mut() => true,
-        () = stopped => false,
-    };
-    if !ended {
-        connection.as_mut().graceful_shutdown();
-        let _ = connection.await;
+    // What can be answered at once is, also to a caller that sends no more: the connection comes first.
+    tokio::select! {
+        biased;
+        _ = connection.as_mut() => return,
+        () = gone.as_mut() => return,
+        () = stopped => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        biased;
+        _ = connection => {}
+        () = gone => {}
     }
 }

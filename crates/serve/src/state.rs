@@ -3,11 +3,15 @@ use crate::clock::Ids;
 use crate::counts::Counts;
 use crate::desk::Desk;
 use crate::error::{ApiError, Result};
+use crate::lines::Lines;
 use crate::model::Model;
 use crate::options::Options;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Questions at once that run nothing: more bodies would only fill memory.
+const SEATS: usize = 64;
 
 /// A server's own state.
 pub struct State {
@@ -19,9 +23,12 @@ pub struct State {
     pub desk: Desk,
     /// Labels of answers and requests.
     pub ids: Ids,
+    /// Where requests are logged, if they are.
+    pub log: Option<Lines>,
     models: OnceLock<Vec<Arc<Model>>>,
     phase: AtomicU8,
     places: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
     ending: watch::Sender<bool>,
 }
 
@@ -42,11 +49,17 @@ pub struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
+/// The same for a question that runs nothing.
+pub struct Seat {
+    _permit: OwnedSemaphorePermit,
+}
+
 impl State {
     /// Nothing is served yet.
     pub fn new(options: Options) -> State {
         let places = Arc::new(Semaphore::new(options.max_requests));
         State {
+            log: crate::journal::open(options.log),
             options,
             counts: Arc::default(),
             desk: Desk::default(),
@@ -54,6 +67,7 @@ impl State {
             models: OnceLock::new(),
             phase: AtomicU8::new(Phase::Loading as u8),
             places,
+            seats: Arc::new(Semaphore::new(SEATS)),
             ending: watch::Sender::new(false),
         }
     }
@@ -127,11 +141,19 @@ impl State {
                 self.counts.entered();
                 Ok(Place { counts: self.counts.clone(), _permit: permit })
             }
-            Err(_) => {
-                self.counts.turned_away();
-                Err(ApiError::busy())
-            }
+            Err(_) => Err(self.turn_away()),
         }
+    }
+
+    /// Takes a seat for a question, also before anything is read. Loading and draining matter to what runs alone.
+    pub fn sit(&self) -> Result<Seat> {
+        let permit = self.seats.clone().try_acquire_owned().map_err(|_| self.turn_away())?;
+        Ok(Seat { _permit: permit })
+    }
+
+    fn turn_away(&self) -> ApiError {
+        self.counts.turned_away();
+        ApiError::busy()
     }
 }
 

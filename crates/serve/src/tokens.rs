@@ -23,7 +23,7 @@ const MOST_IDS: usize = 1 << 20;
 ))]
 pub async fn tokenize(
     Shared(state): Shared<Arc<State>>,
-    Question(request): Question<TokenizeRequest>,
+    Question { seat: _seat, body: request }: Question<TokenizeRequest>,
 ) -> Result<Json<TokenizeResponse>> {
     check_rest(&request.rest, state.options.strict_fields)?;
     let model = state.model(request.model.as_deref())?;
@@ -57,7 +57,7 @@ pub async fn tokenize(
 ))]
 pub async fn detokenize(
     Shared(state): Shared<Arc<State>>,
-    Question(request): Question<DetokenizeRequest>,
+    Question { seat: _seat, body: request }: Question<DetokenizeRequest>,
 ) -> Result<Json<DetokenizeResponse>> {
     check_rest(&request.rest, state.options.strict_fields)?;
     let model = state.model(request.model.as_deref())?;

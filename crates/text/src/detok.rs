@@ -89,6 +89,11 @@ impl Detokenizer {
         let now = self.tokenizer.decode(ids, self.skip_special)?;
         let waits = now.ends_with('\u{FFFD}') && ids.len() - *shown < PATIENCE;
         if !force && (waits || now.len() <= before.len()) {
+            if ids.len() - *shown >= PATIENCE {
+                // They decode to nothing, as ids without a spelling do: nobody's surroundings, and kept they would be
+                // decoded again with each that follows.
+                ids.truncate(*shown);
+            }
             return Ok(String::new());
         }
         // Bytes that turn out not to be a character can change text that is out: go on behind it.
@@ -156,5 +161,20 @@ mod tests {
         held.push("€".as_bytes()[2]);
         assert_eq!(drain_complete(&mut held), "€");
         assert!(held.is_empty());
+    }
+
+    #[test]
+    fn ids_that_decode_to_nothing_do_not_pile_up() {
+        let json = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+            "pre_tokenizer":null,"post_processor":null,"decoder":{"type":"Fuse"},
+            "model":{"type":"WordLevel","vocab":{"a":0,"b":1},"unk_token":"a"}}"#;
+        let mut stream = Detokenizer::new(Tokenizer::from_json(json.as_bytes()).unwrap(), false);
+        let mut text = String::new();
+        for id in [0].into_iter().chain(std::iter::repeat_n(7, 1000)).chain([1]) {
+            text += &stream.push(id).unwrap().unwrap_or_default();
+            let Stream::Window { ids, .. } = &stream.stream else { panic!("it only joins bytes") };
+            assert!(ids.len() <= 2 * PATIENCE, "{} ids", ids.len());
+        }
+        assert_eq!(text + &stream.finish().unwrap(), "ab");
     }
 }

@@ -4,6 +4,7 @@
 //! outcome does not depend on how the text was cut into pieces.
 
 use crate::{Result, TextError};
+use std::sync::Arc;
 
 /// What may be shown after a piece of text was pushed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,10 +20,10 @@ pub enum StopResult {
     },
 }
 
-/// Looks for stop strings in one stream of text.
-#[derive(Debug, Clone)]
+/// Looks for stop strings in one stream of text. Clones share the list.
+#[derive(Debug, Clone, Default)]
 pub struct StopStrings {
-    stops: Vec<String>,
+    stops: Arc<[String]>,
     /// The end of the text so far that begins at least one stop string; shorter than the longest.
     held: String,
     stopped: Option<usize>,
@@ -34,7 +35,7 @@ impl StopStrings {
     /// # Errors
     /// [`TextError::EmptyStop`] if one of them is empty.
     pub fn new<S: Into<String>>(stops: impl IntoIterator<Item = S>) -> Result<Self> {
-        let stops: Vec<String> = stops.into_iter().map(Into::into).collect();
+        let stops: Arc<[String]> = stops.into_iter().map(Into::into).collect();
         match stops.iter().position(String::is_empty) {
             Some(index) => Err(TextError::EmptyStop(index)),
             None => Ok(Self { stops, held: String::new(), stopped: None }),

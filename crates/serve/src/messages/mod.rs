@@ -2,6 +2,7 @@
 mod script;
 
 use crate::conversation::Conversation;
+use crate::convert::within;
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::intake::{Job, Question};
 use crate::running::{Output, Running};
@@ -13,7 +14,7 @@ use crate::wire::chat::{CalledFunction, ChatMessage, Content, Role, ToolCall};
 use crate::wire::messages::{
     Block, Blocks, Choice, Message, MessageObject, MessagesRequest, Speaker as Who, TokenCount,
 };
-use crate::wire::{SamplingFields, check_rest};
+use crate::wire::{SamplingFields, check_generation, check_rest};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
@@ -34,6 +35,7 @@ use std::sync::Arc;
 pub async fn create(Shared(state): Shared<Arc<State>>, job: Job<MessagesRequest>) -> Result<Response> {
     let Job { place, tenant, body: mut request } = job;
     check(&request, state.options.strict_fields)?;
+    check_last(&request.messages)?;
     let missing = || ApiError::invalid("max_tokens", "max_tokens: expected a number, found none");
     let most = request.max_tokens.ok_or_else(missing)?;
     let model = state.model(request.model.as_deref())?;
@@ -86,7 +88,7 @@ async fn collect(mut running: Running, mut script: Script) -> Result<MessageObje
 )]
 pub async fn count(
     Shared(state): Shared<Arc<State>>,
-    Question(request): Question<MessagesRequest>,
+    Question { seat: _seat, body: request }: Question<MessagesRequest>,
 ) -> Result<Json<TokenCount>> {
     check(&request, state.options.strict_fields)?;
     let model = state.model(request.model.as_deref())?;
@@ -104,9 +106,31 @@ fn check(request: &MessagesRequest, strict: bool) -> Result<()> {
     let rest: Map<String, Value> =
         request.rest.iter().filter(tier).map(|(name, value)| (name.clone(), value.clone())).collect();
     check_rest(&rest, strict)?;
+    check_generation(&rest)?;
+    check_ranges(request)?;
     match request.thinking.as_ref().map(|thinking| thinking.r#type.as_str()) {
         None | Some("disabled" | "enabled" | "adaptive") => Ok(()),
         Some(_) => Err(ApiError::invalid("thinking.type", "thinking.type: expected enabled, adaptive or disabled")),
+    }
+}
+
+/// Narrower than what the engine takes.
+fn check_ranges(request: &MessagesRequest) -> Result<()> {
+    within("temperature", request.temperature.unwrap_or(0.0), 0.0..=1.0)?;
+    within("top_k", request.top_k.unwrap_or(0), 0..=u32::MAX.into())?;
+    Ok(())
+}
+
+/// A template would end the assistant's turn, and the model would begin another.
+fn check_last(messages: &[Message]) -> Result<()> {
+    match messages.last() {
+        Some(last) if last.role == Who::Assistant => {
+            let param = format!("messages[{}]", messages.len() - 1);
+            let message =
+                format!("{param}: expected the user's message last: an answer that is begun is not continued");
+            Err(ApiError::invalid(&param, message))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -181,7 +205,11 @@ fn result(place: &str, block: Block) -> Result<ChatMessage> {
     let Some(id) = block.tool_use_id else {
         return Err(ApiError::invalid(place, format!("{place}: expected tool_use_id")));
     };
-    let text = block.content.map(|content| texts(place, *content)).transpose()?.unwrap_or_default();
+    let mut text = block.content.map(|content| texts(place, *content)).transpose()?.unwrap_or_default();
+    if block.is_error == Some(true) {
+        // Templates have no place for it.
+        text.insert_str(0, "error: ");
+    }
     Ok(ChatMessage { content: Some(Content::Text(text)), tool_call_id: Some(id), ..empty(Role::Tool) })
 }
 
@@ -212,5 +240,13 @@ fn choice(given: Option<Choice>) -> Result<ToolChoice> {
 }
 
 fn empty(role: Role) -> ChatMessage {
-    ChatMessage { role, content: None, name: None, tool_calls: None, tool_call_id: None, reasoning_content: None }
+    ChatMessage {
+        role,
+        content: None,
+        name: None,
+        tool_calls: None,
+        tool_call_id: None,
+        reasoning_content: None,
+        function_call: None,
+    }
 }

@@ -11,7 +11,7 @@ use crate::tools::ToolChoice;
 use crate::turn::Turn;
 use crate::wire::chat::{CalledFunction, ChatMessage, Content, NamedSchema, ResponseFormat, Role, ToolCall, ToolMode};
 use crate::wire::responses::{FlatChoice, FlatTool, Input, Item, ResponseObject, ResponsesRequest, TextFormat};
-use crate::wire::{SamplingFields, check_rest};
+use crate::wire::{SamplingFields, check_generation, check_rest};
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::{IntoResponse, Response};
@@ -104,6 +104,7 @@ fn check(request: &ResponsesRequest, strict: bool) -> Result<()> {
     let rest: Map<String, Value> =
         request.rest.iter().filter(|(name, _)| strange(name)).map(|(name, v)| (name.clone(), v.clone())).collect();
     check_rest(&rest, strict)?;
+    check_generation(&rest)?;
     if request.previous_response_id.is_some() {
         let message = "previous_response_id: answers are not kept here: send the whole conversation as input";
         return Err(ApiError::invalid("previous_response_id", message).code("unsupported_parameter"));
@@ -174,7 +175,15 @@ fn message(role: Role, content: Content) -> ChatMessage {
 }
 
 fn empty_message(role: Role) -> ChatMessage {
-    ChatMessage { role, content: None, name: None, tool_calls: None, tool_call_id: None, reasoning_content: None }
+    ChatMessage {
+        role,
+        content: None,
+        name: None,
+        tool_calls: None,
+        tool_call_id: None,
+        reasoning_content: None,
+        function_call: None,
+    }
 }
 
 fn tool((at, tool): (usize, &FlatTool)) -> Result<crate::tools::Tool> {

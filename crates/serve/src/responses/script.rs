@@ -57,9 +57,10 @@ impl Script {
 
     /// Ends the answer.
     pub fn close(&mut self, running: &Running, out: &mut Events) -> ResponseObject {
+        self.response.status = status(self.end);
+        self.mark_open();
         self.close_item(out);
         let usage = running.usage();
-        self.response.status = status(self.end);
         self.response.incomplete_details =
             (self.response.status == "incomplete").then_some(Incomplete { reason: "max_output_tokens" });
         self.response.usage = Some(ResponsesUsage {
@@ -70,6 +71,16 @@ impl Script {
             total_tokens: usage.total_tokens,
         });
         self.response.clone()
+    }
+
+    /// The item that the end of the answer cuts is as complete as the answer.
+    fn mark_open(&mut self) {
+        let whole = self.response.status;
+        if let Some(OutputItem::Message { status, .. } | OutputItem::FunctionCall { status, .. }) =
+            self.response.output.last_mut().filter(|_| self.open)
+        {
+            *status = whole;
+        }
     }
 
     fn event(&mut self, kind: &str, fields: impl FnOnce(&Script) -> Value, out: &mut Events) {

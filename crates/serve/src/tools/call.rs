@@ -40,6 +40,8 @@ pub struct Call {
     value: Value,
     /// Of the key or value that is being read, unless it is let out at once.
     text: String,
+    /// The value has not begun: nothing but white space so far.
+    blank: bool,
     name: Option<String>,
     /// Arguments that came before the name, or as a text.
     arguments: Option<String>,
@@ -60,6 +62,7 @@ impl Call {
             member: Member::Other,
             value: Value::new(),
             text: String::new(),
+            blank: true,
             name: None,
             arguments: None,
             strict,
@@ -97,6 +100,7 @@ impl Call {
             Place::Key { or_end: true } | Place::After if c == '}' => self.end(tools, found),
             Place::Colon if c == ':' => {
                 self.value = Value::new();
+                self.blank = true;
                 self.go(Place::Value)
             }
             Place::After if c == ',' => self.go(Place::Key { or_end: false }),
@@ -131,7 +135,8 @@ impl Call {
     }
 
     fn in_value(&mut self, c: char, tools: &[String], found: &mut Found) -> Progress {
-        let begins = self.member == Member::Arguments && !self.streams && self.text.trim_start().is_empty();
+        let begins = self.blank && self.member == Member::Arguments;
+        self.blank &= is_space(c);
         if begins && c == '{' && self.name.is_some() {
             self.text.clear();
             self.streams = true;

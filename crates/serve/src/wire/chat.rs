@@ -36,6 +36,8 @@ generation_request! {
         pub parallel_tool_calls: Option<bool>,
         /// Further variables for the chat template, such as `enable_thinking`.
         pub chat_template_kwargs: Option<Map<String, Value>>,
+        /// The same as `enable_thinking` of `chat_template_kwargs`, which wins.
+        pub enable_thinking: Option<bool>,
         /// Whether the prompt ends with the beginning of an answer; yes unless told otherwise.
         pub add_generation_prompt: Option<bool>,
         /// Go on with the last message instead of beginning a new one: not offered.
@@ -64,8 +66,10 @@ pub struct ChatMessage {
     #[serde(default)]
     pub tool_call_id: Option<String>,
     /// What the assistant thought.
-    #[serde(default)]
     pub reasoning_content: Option<String>,
+    /// What came before `tool_calls`: refused.
+    #[schema(ignore)]
+    pub function_call: Option<serde::de::IgnoredAny>,
 }
 
 /// Who speaks.

@@ -1,8 +1,12 @@
 //! `/v1/completions`.
 use super::Usage;
 use super::generation::generation_request;
+use super::whole::{Each, List, One, Single};
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::fmt::{Formatter, Result as Written};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -14,7 +18,7 @@ generation_request! {
         pub prompt: Option<Prompt>,
         /// Most tokens of an answer; 16 unless told otherwise. 0 gives nothing but what `echo` shows.
         #[schema(minimum = 0)]
-        #[serde(default, deserialize_with = "super::whole::optional")]
+        #[serde(default, alias = "max_completion_tokens", deserialize_with = "super::whole::optional")]
         pub max_tokens: Option<u64>,
         /// Give the prompt back before the answer.
         pub echo: Option<bool>,
@@ -35,17 +39,103 @@ generation_request! {
 }
 
 /// What to continue.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "expected a text, a list of texts, token ids or a list of those")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Prompt {
     /// A text.
     Text(String),
     /// Token ids.
-    Ids(#[serde(deserialize_with = "super::whole::list")] Vec<u32>),
+    Ids(Vec<u32>),
     /// Several texts.
     Texts(Vec<String>),
     /// Several lists of token ids.
-    IdLists(#[serde(deserialize_with = "super::whole::lists")] Vec<Vec<u32>>),
+    IdLists(Vec<Vec<u32>>),
+}
+
+/// By hand: serde tries the variants of an untagged value on a copy that has many times its length.
+impl<'de> Deserialize<'de> for Prompt {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Prompt, D::Error> {
+        input.deserialize_any(AnyPrompt)
+    }
+}
+
+struct AnyPrompt;
+
+impl<'de> Visitor<'de> for AnyPrompt {
+    type Value = Prompt;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> Written {
+        f.write_str("a text, a list of texts, token ids or a list of those")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Prompt, E> {
+        Ok(Prompt::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut input: A) -> Result<Prompt, A::Error> {
+        Ok(match input.next_element::<Entry>()? {
+            None => Prompt::Ids(Vec::new()),
+            Some(Entry::Id(first)) => Prompt::Ids(others(first, input, |One(id)| id)?),
+            Some(Entry::Text(first)) => Prompt::Texts(others(first, input, |text: String| text)?),
+            Some(Entry::Ids(first)) => Prompt::IdLists(others(first, input, |Each(ids)| ids)?),
+        })
+    }
+}
+
+/// A list whose first entry is known.
+fn others<'de, T, U: Deserialize<'de>, A: SeqAccess<'de>>(
+    first: T,
+    mut input: A,
+    open: impl Fn(U) -> T,
+) -> Result<Vec<T>, A::Error> {
+    let mut list = vec![first];
+    while let Some(next) = input.next_element()? {
+        list.push(open(next));
+    }
+    Ok(list)
+}
+
+/// The first entry of a list, which says what the others are.
+enum Entry {
+    Id(u32),
+    Text(String),
+    Ids(Vec<u32>),
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Entry, D::Error> {
+        input.deserialize_any(AnyEntry)
+    }
+}
+
+struct AnyEntry;
+
+impl<'de> Visitor<'de> for AnyEntry {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut Formatter<'_>) -> Written {
+        f.write_str("a text, a token id or a list of those")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Entry, E> {
+        Ok(Entry::Text(text.to_owned()))
+    }
+
+    fn visit_u64<E: Error>(self, id: u64) -> Result<Entry, E> {
+        Single(PhantomData).visit_u64(id).map(Entry::Id)
+    }
+
+    fn visit_i64<E: Error>(self, id: i64) -> Result<Entry, E> {
+        Single(PhantomData).visit_i64(id).map(Entry::Id)
+    }
+
+    fn visit_f64<E: Error>(self, id: f64) -> Result<Entry, E> {
+        Single(PhantomData).visit_f64(id).map(Entry::Id)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, input: A) -> Result<Entry, A::Error> {
+        List(PhantomData).visit_seq(input).map(Entry::Ids)
+    }
 }
 
 /// The answers.

@@ -54,7 +54,7 @@ macro_rules! generation_request {
             pub ignore_eos: Option<bool>,
             /// Tokens to generate before a stop token may be chosen.
             #[schema(minimum = 0)]
-            #[serde(default, deserialize_with = "crate::wire::whole::optional")]
+            #[serde(default, alias = "min_new_tokens", deserialize_with = "crate::wire::whole::optional")]
             pub min_tokens: Option<u64>,
             /// Leave the stop string in the answer.
             pub include_stop_str_in_output: Option<bool>,
@@ -72,9 +72,15 @@ macro_rules! generation_request {
             /// Only requests of the same salt (and the same API key) share cached prefixes.
             pub cache_salt: Option<String>,
             /// Fields of other servers: those that are known and not offered are refused by name.
-            #[serde(flatten)]
+            #[serde(skip)]
             #[schema(ignore)]
-            pub rest: serde_json::Map<String, serde_json::Value>,
+            pub rest: $crate::wire::Rest,
+        }
+
+        impl $crate::wire::Asked for $name {
+            fn rest_mut(&mut self) -> &mut $crate::wire::Rest {
+                &mut self.rest
+            }
         }
 
         impl $name {

@@ -1,6 +1,7 @@
 //! `/v1/messages`, as Anthropic's clients speak.
+use super::{Asked, Rest};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use utoipa::ToSchema;
 
 /// A turn to take.
@@ -41,9 +42,15 @@ pub struct MessagesRequest {
     /// Whether to think first; only `disabled` is taken as an order, models that think do so.
     pub thinking: Option<Thinking>,
     /// What is left over.
-    #[serde(flatten)]
+    #[serde(skip)]
     #[schema(ignore)]
-    pub rest: Map<String, Value>,
+    pub rest: Rest,
+}
+
+impl Asked for MessagesRequest {
+    fn rest_mut(&mut self) -> &mut Rest {
+        &mut self.rest
+    }
 }
 
 /// One message.
@@ -107,6 +114,9 @@ pub struct Block {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub content: Option<Box<Blocks>>,
+    /// The call failed: its result is told as an error.
+    #[serde(default)]
+    pub is_error: Option<bool>,
 }
 
 /// A function that the model may call.

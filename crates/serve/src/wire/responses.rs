@@ -1,5 +1,6 @@
 //! `/v1/responses`, without memory between requests.
 use super::chat::{Content, Role};
+use super::{Asked, Rest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -43,9 +44,15 @@ pub struct ResponsesRequest {
     /// Answers are not kept: `true` is refused.
     pub store: Option<bool>,
     /// What is left over.
-    #[serde(flatten)]
+    #[serde(skip)]
     #[schema(ignore)]
-    pub rest: Map<String, Value>,
+    pub rest: Rest,
+}
+
+impl Asked for ResponsesRequest {
+    fn rest_mut(&mut self) -> &mut Rest {
+        &mut self.rest
+    }
 }
 
 /// What was said so far.
@@ -218,7 +225,7 @@ pub enum OutputItem {
     Message {
         /// Its id.
         id: String,
-        /// `in_progress` or `completed`.
+        /// `in_progress`, `completed` or `incomplete`.
         status: &'static str,
         /// `assistant`.
         role: &'static str,
@@ -235,7 +242,7 @@ pub enum OutputItem {
         name: String,
         /// With what, a JSON text.
         arguments: String,
-        /// `in_progress` or `completed`.
+        /// `in_progress`, `completed` or `incomplete`.
         status: &'static str,
     },
     /// Something thought.

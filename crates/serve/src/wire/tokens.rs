@@ -1,5 +1,6 @@
 //! `/tokenize`, `/detokenize`, in vLLM's shapes.
 use super::chat::{ChatMessage, Tool};
+use super::{Asked, Rest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -24,9 +25,15 @@ pub struct TokenizeRequest {
     /// Further variables for the chat template.
     pub chat_template_kwargs: Option<Map<String, Value>>,
     /// What is left over.
-    #[serde(flatten)]
+    #[serde(skip)]
     #[schema(ignore)]
-    pub rest: Map<String, Value>,
+    pub rest: Rest,
+}
+
+impl Asked for TokenizeRequest {
+    fn rest_mut(&mut self) -> &mut Rest {
+        &mut self.rest
+    }
 }
 
 /// Token ids.
@@ -51,9 +58,15 @@ pub struct DetokenizeRequest {
     #[serde(deserialize_with = "super::whole::list")]
     pub tokens: Vec<u32>,
     /// What is left over.
-    #[serde(flatten)]
+    #[serde(skip)]
     #[schema(ignore)]
-    pub rest: Map<String, Value>,
+    pub rest: Rest,
+}
+
+impl Asked for DetokenizeRequest {
+    fn rest_mut(&mut self) -> &mut Rest {
+        &mut self.rest
+    }
 }
 
 /// Their text.

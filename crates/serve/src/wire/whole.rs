@@ -30,13 +30,8 @@ pub fn optional_list<'de, T: Whole, D: Deserializer<'de>>(input: D) -> Result<Op
     Ok(list.map(|list| list.0))
 }
 
-/// For `Vec<Vec<u32>>`.
-pub fn lists<'de, T: Whole, D: Deserializer<'de>>(input: D) -> Result<Vec<Vec<T>>, D::Error> {
-    let lists: Vec<Each<T>> = serde::Deserialize::deserialize(input)?;
-    Ok(lists.into_iter().map(|list| list.0).collect())
-}
-
-struct Each<T>(Vec<T>);
+/// A list by itself.
+pub struct Each<T>(pub Vec<T>);
 
 impl<'de, T: Whole> serde::Deserialize<'de> for Each<T> {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
@@ -44,7 +39,8 @@ impl<'de, T: Whole> serde::Deserialize<'de> for Each<T> {
     }
 }
 
-struct One<T>(T);
+/// A number by itself.
+pub struct One<T>(pub T);
 
 impl<'de, T: Whole> serde::Deserialize<'de> for One<T> {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
@@ -52,7 +48,8 @@ impl<'de, T: Whole> serde::Deserialize<'de> for One<T> {
     }
 }
 
-struct Single<T>(PhantomData<T>);
+/// Reads a number.
+pub struct Single<T>(pub PhantomData<T>);
 
 impl<T: Whole> Visitor<'_> for Single<T> {
     type Value = T;
@@ -100,7 +97,8 @@ impl<'de, T: Whole> Visitor<'de> for Optional<T> {
     }
 }
 
-struct List<T>(PhantomData<T>);
+/// Reads a list.
+pub struct List<T>(pub PhantomData<T>);
 
 impl<'de, T: Whole> Visitor<'de> for List<T> {
     type Value = Vec<T>;
@@ -130,7 +128,7 @@ mod tests {
         seed: Option<i64>,
         #[serde(default, deserialize_with = "super::optional_list")]
         ids: Option<Vec<u32>>,
-        // As requests have it: everything goes through serde's buffer.
+        // What goes through serde's buffer, as untagged values do.
         #[serde(flatten)]
         rest: serde_json::Map<String, serde_json::Value>,
     }

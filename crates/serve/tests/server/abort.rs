@@ -42,6 +42,33 @@ fn pages_come_back_when_a_caller_leaves_while_its_answer_is_made() {
 }
 
 #[test]
+fn a_caller_that_sent_more_than_its_request_is_seen_to_leave() {
+    let (server, gate) = gated(Options::default());
+    let body = json!({"messages": hello(), "max_tokens": 50, "ignore_eos": true}).to_string();
+    let length = body.len().to_string();
+    for (number, more) in
+        ["\r\n".to_owned(), "GET /health HTTP/1.1\r\n\r\n".to_owned(), "x".repeat(30_000)].iter().enumerate()
+    {
+        let all = format!("{body}{more}");
+        let mut socket = TcpStream::connect(&server.address).unwrap();
+        let head = format!(
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).unwrap();
+        let _ = socket.write_all(all.as_bytes());
+        until("it is inside", || server.metric("planish_http_requests_inside") == 1.0);
+        // One closes its own half alone: it has left like the others.
+        match number {
+            0 => socket.shutdown(std::net::Shutdown::Write).unwrap(),
+            _ => drop(socket),
+        }
+        until("its place is free", || server.metric("planish_http_requests_inside") == 0.0);
+    }
+    drop(gate);
+    server.at_rest();
+}
+
+#[test]
 fn a_caller_may_leave_while_it_waits_in_line() {
     let (server, gate) = gated(Options::default());
     let first = ask(&server, json!({"stream": true}));
@@ -119,7 +146,9 @@ fn a_smaller_priority_number_goes_first() {
 #[test]
 fn an_answer_that_takes_too_long_is_an_error() {
     let (server, gate) = gated(Options { request_time: Duration::from_millis(200), ..Options::default() });
-    assert_eq!(read(&mut ask(&server, json!({}))).error(504)["code"], "timeout");
+    let late = read(&mut ask(&server, json!({})));
+    assert_eq!(late.error(504)["code"], "timeout");
+    assert_eq!(late.header("x-should-retry"), Some("false"));
     let streamed = read(&mut ask(&server, json!({"stream": true})));
     assert_eq!(streamed.status, 200);
     let error: Value = serde_json::from_str(streamed.text().trim().strip_prefix("data: ").unwrap()).unwrap();
@@ -127,6 +156,25 @@ fn an_answer_that_takes_too_long_is_an_error() {
     assert!(!streamed.text().contains("[DONE]"));
     drop(gate);
     server.at_rest();
+}
+
+#[test]
+fn time_is_up_also_where_there_is_always_more_to_tell() {
+    // A Unix socket holds little: the whole answer waits in the server, made in time and not told.
+    let path = std::env::temp_dir().join(format!("planish-late-{}.sock", std::process::id()));
+    let limit = Duration::from_secs(2);
+    let options = Options { backlog: 64 << 20, request_time: limit, ..Options::default() };
+    let service = Service::start(options, &Address::Unix(path.clone()), None, false).unwrap();
+    service.install(vec![served(NAME, engine())]);
+    let ask = json!({"messages": hello(), "max_tokens": 700, "ignore_eos": true, "stream": true, "logprobs": true,
+        "top_logprobs": 20});
+    let mut silent = unix(&service, "POST", "/v1/chat/completions", &ask.to_string());
+    until("the answer is made", || unix_metric(&service, "vllm:generation_tokens_total{") == 700.0);
+    // Its time began before it was made.
+    std::thread::sleep(limit);
+    let mut told = String::new();
+    silent.read_to_string(&mut told).unwrap();
+    assert!(told.contains("\"timeout\"") && !told.contains("[DONE]"), "{}", &told[told.len() - 400..]);
 }
 
 #[test]
@@ -145,6 +193,24 @@ fn silence_is_filled_with_comments() {
     assert!(rest.contains("[DONE]"), "{rest}");
 }
 
+/// A request over a Unix socket.
+fn unix(service: &Service, method: &str, path: &str, body: &str) -> UnixStream {
+    let mut socket = UnixStream::connect(service.address()).unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    let length = body.len();
+    let text = format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
+    socket.write_all(text.as_bytes()).unwrap();
+    socket
+}
+
+/// The first metric whose line begins so.
+fn unix_metric(service: &Service, name: &str) -> f64 {
+    let mut page = String::new();
+    unix(service, "GET", "/metrics", "").read_to_string(&mut page).unwrap();
+    let found = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+    found.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
 #[test]
 fn who_never_reads_is_given_up_and_costs_nothing_more() {
     // A Unix socket holds little, so that the rest waits in the server.
@@ -154,22 +220,9 @@ fn who_never_reads_is_given_up_and_costs_nothing_more() {
     service.install(vec![served(NAME, engine())]);
     let body = json!({"messages": hello(), "max_tokens": 700, "ignore_eos": true, "stream": true, "logprobs": true,
         "top_logprobs": 20});
-    let line = |method: &str, path: &str, body: &str| {
-        let mut socket = UnixStream::connect(service.address()).unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
-        let length = body.len();
-        let text = format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
-        socket.write_all(text.as_bytes()).unwrap();
-        socket
-    };
-    let mut silent = line("POST", "/v1/chat/completions", &body.to_string());
+    let mut silent = unix(&service, "POST", "/v1/chat/completions", &body.to_string());
     until("its pages are back although nothing was read", || {
-        let mut page = String::new();
-        line("GET", "/metrics", "").read_to_string(&mut page).unwrap();
-        let value = |name: &str| -> f64 {
-            let found = page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
-            found.rsplit(' ').next().unwrap().parse().unwrap()
-        };
+        let value = |name: &str| unix_metric(&service, name);
         let pages = value("planish_pages_free{") + value("planish_pages_cached{");
         value("planish_requests_accepted_total{") == 1.0
             && value("planish_requests_running{") == 0.0

@@ -253,10 +253,38 @@ fn fields_that_are_not_offered_are_refused_by_name() {
         ("use_beam_search", json!(true)),
         ("continue_final_message", json!(true)),
         ("service_tier", json!("priority")),
+        ("prompt_logprobs", json!(0)),
+        ("grammar", json!("root ::= x")),
+        ("guided_json", json!({})),
     ] {
         let error = server.chat(json!({name: value})).error(400);
         assert_eq!((&error["param"], &error["code"]), (&json!(name), &json!("unsupported_parameter")));
     }
+    // Of other APIs that lack what chats have, and within messages.
+    let (text, turn) = (json!({"input": "x"}), json!({"messages": hello(), "max_tokens": 2}));
+    for (path, body, name, value) in [
+        ("/v1/completions", json!({"prompt": "x"}), "tools", json!([{"type": "function"}])),
+        ("/v1/completions", json!({"prompt": "x"}), "top_logprobs", json!(3)),
+        ("/v1/responses", text.clone(), "response_format", json!({"type": "json_object"})),
+        ("/v1/responses", text.clone(), "seed", json!(1)),
+        ("/v1/responses", text.clone(), "stop", json!("x")),
+        ("/v1/responses", text.clone(), "n", json!(2)),
+        ("/v1/responses", text.clone(), "logit_bias", json!({"1": 1})),
+        ("/v1/responses", text.clone(), "max_tokens", json!(1)),
+        ("/v1/messages", turn.clone(), "n", json!(2)),
+        ("/v1/messages", turn.clone(), "stop", json!(["x"])),
+        ("/v1/messages", turn.clone(), "min_p", json!(0.5)),
+        ("/v1/messages", turn.clone(), "seed", json!(0)),
+    ] {
+        let error = server.post(path, &with(body, json!({name: value}))).error(400);
+        assert_eq!((&error["param"], &error["code"]), (&json!(name), &json!("unsupported_parameter")), "{path}");
+    }
+    let called = json!([{"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": ""}}]);
+    assert_eq!(server.chat(json!({"messages": called})).error(400)["param"], "messages[0].function_call");
+    let without = json!([{"role": "assistant", "content": "x", "function_call": null}]);
+    server.chat(json!({"messages": without})).ok();
+    server.post("/v1/responses", &with(text, json!({"n": 1, "stop": null, "max_output_tokens": 1}))).ok();
+    server.post("/v1/messages", &with(turn, json!({"metadata": {"user_id": "u"}, "n": 1, "seed": null}))).ok();
     // What asks for nothing, or nobody knows, is let pass, unless the server is strict.
     let idle = json!({"audio": null, "store": false, "modalities": ["text"], "service_tier": "auto", "sparkle": 1});
     server.chat(idle).ok();
@@ -267,9 +295,28 @@ fn fields_that_are_not_offered_are_refused_by_name() {
 }
 
 #[test]
+fn other_names_of_the_same_are_taken() {
+    let server = server();
+    let tokens = |answer: crate::client::Answer| answer.ok()["usage"]["completion_tokens"].clone();
+    assert_eq!(tokens(server.complete(json!({"prompt": "x", "max_tokens": 9, "min_new_tokens": 9}))), 9);
+    let ask = json!({"prompt": "x", "max_completion_tokens": 3, "ignore_eos": true});
+    assert_eq!(tokens(server.post("/v1/completions", &ask)), 3);
+    let mut model = served(NAME, engine());
+    let source = "{{ 'thinks' if enable_thinking else 'answers' }}";
+    model.chat = Some(planish_text::ChatTemplate::new(source, [("eos_token", "x")]).unwrap());
+    let server = start(Default::default(), vec![model]);
+    let length = |more: Value| server.chat(more).ok()["usage"]["prompt_tokens"].clone();
+    assert_eq!(length(json!({"enable_thinking": true})), 6);
+    assert_eq!(length(json!({"enable_thinking": false})), 7);
+    assert_eq!(length(json!({"enable_thinking": true, "chat_template_kwargs": {"enable_thinking": false}})), 7);
+}
+
+#[test]
 fn template_variables_cannot_shadow_what_the_template_is_given() {
     let server = server();
     server.chat(json!({"chat_template_kwargs": {"enable_thinking": false}})).ok();
+    let long = json!({"note": ["x".repeat(CONTEXT * 16)]});
+    assert_eq!(server.chat(json!({"chat_template_kwargs": long})).error(400)["code"], "context_length_exceeded");
     for name in ["messages", "tools", "add_generation_prompt", "eos_token", "a-b"] {
         server.chat(json!({"chat_template_kwargs": {name: true}})).error(400);
     }

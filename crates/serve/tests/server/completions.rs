@@ -89,7 +89,7 @@ fn offsets_count_characters_and_spellings_stay_apart() {
     let answer = server.complete(json!({"prompt": "aé!", "echo": true, "logprobs": 0, "max_tokens": 0})).ok();
     let l = &answer["choices"][0]["logprobs"];
     assert_eq!(l["tokens"], json!(["a", "bytes:\\xc3", "bytes:\\xa9", "!"]));
-    assert_eq!(l["text_offset"], json!([0, 1, 2, 3]));
+    assert_eq!(l["text_offset"], json!([0, 1, 1, 2]), "a character's tokens begin where it does");
     assert_eq!(l["top_logprobs"][2].as_object().unwrap().len(), 1, "the chosen one is always told");
 }
 
@@ -128,8 +128,21 @@ fn prompts_that_cannot_be_run_are_refused() {
         let error = server.complete(json!({"prompt": prompt})).error(400);
         assert!(error["param"].is_string(), "{error}");
     }
+    // The place within a list is named.
+    for (prompt, place) in
+        [(json!([1, "a"]), "prompt[1]"), (json!([[1], [2, 0.5]]), "prompt[1][1]"), (json!(["a", 1]), "prompt[1]")]
+    {
+        assert_eq!(server.complete(json!({"prompt": prompt})).error(400)["param"], place);
+    }
+    // The same with the prompt given back, and more rows than an answer may hold.
+    for prompt in [json!([256]), json!(over), json!([[1], []])] {
+        assert_eq!(server.complete(json!({"prompt": prompt, "echo": true})).error(400)["param"], "prompt");
+    }
+    let scored = json!({"prompt": vec!["x".repeat(700); 40], "echo": true, "logprobs": 5, "max_tokens": 0, "n": 16});
+    assert_eq!(server.complete(scored).error(400)["param"], "n");
     server.complete(json!({"suffix": "x"})).error(400);
     server.complete(json!({"best_of": 2})).error(400);
+    server.complete(json!({"best_of": 21, "n": 21})).error(400);
     server.complete(json!({"logprobs": 6})).error(400);
     server.complete(json!({"logprobs": -1})).error(400);
     server.complete(json!({"n": 128, "prompt": vec!["x"; 100]})).error(400);

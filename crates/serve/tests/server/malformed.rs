@@ -13,6 +13,10 @@ fn every_path_and_method_answers_in_one_shape() {
     server.get("/v1/chat/completions").error(405);
     send(&server.address, "DELETE", "/v1/models", &[], b"").error(405);
     server.post("/nothing", &json!({})).error(404);
+    assert_eq!(server.get("/v1/models/%ff").error(400)["param"], "model");
+    let headers = vec![("x", "y"); 150];
+    send(&server.address, "GET", "/health", &headers, b"").error(431);
+    send(&server.address, "GET", "/health", &headers[..90], b"").ok();
     assert_eq!(server.post("/v1/embeddings", &json!({"input": "x"})).error(400)["code"], "unsupported_endpoint");
 }
 
@@ -51,6 +55,12 @@ fn bodies_are_json_within_limits() {
     ] {
         post(&[], body.as_bytes()).error(400);
     }
+    // As long as it may be, and so many fields that nobody knows.
+    let padded =
+        |more: &str| format!("{{\"messages\": [{{\"role\": \"user\", \"content\": \"x\"}}], \"max_tokens\": 1{more}}}");
+    post(&[], format!("{:4096}", padded("")).as_bytes()).ok();
+    let many: String = (0..300).map(|i| format!(",\"x{i}\":1")).collect();
+    post(&[], padded(&many).as_bytes()).error(400);
     post(&[], b"{\"model\": \"\xff\xfe\"}").error(400);
     post(&[], format!("{{\"x\": {}1{}}}", "[".repeat(1000), "]".repeat(1000)).as_bytes()).error(400);
 }
@@ -104,6 +114,7 @@ fn numbers_out_of_range_are_named() {
         ("logit_bias", json!({"1": "x"})),
         ("stream", json!("yes")),
         ("messages", json!(1)),
+        ("cache_salt", json!("x".repeat(257))),
     ] {
         let error = server.chat(json!({field: value})).error(400);
         assert!(error["param"].as_str().unwrap().starts_with(field), "{error}");

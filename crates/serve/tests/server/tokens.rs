@@ -1,4 +1,5 @@
 //! `/tokenize`, `/detokenize`, `/tokenizer_info`.
+use crate::client::begin;
 use crate::setting::*;
 use serde_json::json;
 
@@ -57,4 +58,23 @@ fn what_is_no_text_and_no_id_is_refused() {
     }
     server.post("/tokenize", &json!({"prompt": "x", "model": "y"})).error(404);
     server.post("/tokenize", &json!({"prompt": "x".repeat(1 << 21)})).error(400);
+}
+
+#[test]
+fn questions_have_seats_of_their_own() {
+    let server = server();
+    // Bodies that do not come to their end.
+    let unfinished = |path: &str| begin(&server.address, "POST", path, &[("content-length", "10")], b"{");
+    let paths = ["/tokenize", "/detokenize", "/v1/messages/count_tokens"];
+    let ask = || server.post("/tokenize", &json!({"prompt": "x"}));
+    let mut sockets = Vec::new();
+    until("every seat is taken", || {
+        sockets.push(unfinished(paths[sockets.len() % 3]));
+        ask().status == 429
+    });
+    assert!(sockets.len() >= 64, "{}", sockets.len());
+    assert!(ask().header("retry-after").is_some());
+    server.chat(json!({})).ok();
+    drop(sockets);
+    until("the seats are free", || ask().status == 200);
 }

@@ -96,7 +96,7 @@ fn wrong_tools_are_named() {
         "the model is not shown tools that it may not call"
     );
     let broken = json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "nonsense"}}}]);
-    server.chat(json!({"tools": broken, "tool_choice": "required"})).error(400);
+    assert_eq!(server.chat(json!({"tools": broken, "tool_choice": "required"})).error(400)["param"], "tools");
 }
 
 /// The events of a stream that has names instead of a `[DONE]`.
@@ -123,6 +123,7 @@ fn responses_tell_a_text_in_items() {
         (&item["type"], &item["role"], &item["content"][0]["type"]),
         (&json!("message"), &json!("assistant"), &json!("output_text"))
     );
+    assert_eq!(item["status"], "incomplete", "{item}");
     assert_eq!(whole["usage"]["input_tokens"], "system: Be brief\nuser: Hello\nassistant: ".len());
     assert_eq!(whole["usage"]["output_tokens"], 9);
     let events = named_events(&server.post("/v1/responses", &with(ask, json!({"stream": true}))));
@@ -141,6 +142,7 @@ fn responses_tell_a_text_in_items() {
         .map(|e| e["delta"].as_str().unwrap())
         .collect();
     assert_eq!(item["content"][0]["text"], text);
+    assert_eq!(events[events.len() - 2]["item"]["status"], "incomplete");
     assert_eq!(events.last().unwrap()["response"]["output"][0]["content"], item["content"]);
 }
 
@@ -153,6 +155,7 @@ fn responses_call_functions_and_take_their_results() {
     let whole = server.post("/v1/responses", &ask).ok();
     let call = whole["output"].as_array().unwrap().iter().find(|i| i["type"] == "function_call").unwrap();
     check_call(&call["name"], call["arguments"].as_str().unwrap());
+    assert_eq!(call["status"], "completed");
     let events = named_events(&server.post("/v1/responses", &with(ask, json!({"stream": true}))));
     let arguments: String = events
         .iter()
@@ -228,8 +231,35 @@ fn messages_use_tools_and_take_their_results() {
         json!({"messages": [{"role": "system", "content": "x"}], "max_tokens": 5}),
         json!({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}], "max_tokens": 5}),
         json!({"messages": hello(), "max_tokens": 5, "tool_choice": {"type": "tool"}}),
+        json!({"messages": hello(), "max_tokens": 5, "temperature": 1.5}),
+        json!({"messages": hello(), "max_tokens": 5, "top_k": -1}),
         json!({"messages": hello(), "max_tokens": 5, "mcp_servers": [{}]}),
     ] {
         server.post("/v1/messages", &body).error(400);
     }
+}
+
+#[test]
+fn an_answer_that_is_begun_is_not_taken_for_a_turn() {
+    let server = server();
+    let messages = json!([hello()[0], {"role": "assistant", "content": "The answer is ("}]);
+    let error = server.post("/v1/messages", &json!({"messages": messages, "max_tokens": 5})).error(400);
+    assert_eq!(error["param"], "messages[1]");
+    server.post("/v1/messages/count_tokens", &json!({"messages": messages})).ok();
+}
+
+#[test]
+fn a_failed_call_is_told_as_an_error() {
+    let server = server();
+    let count = |more: Value| {
+        let result = with(json!({"type": "tool_result", "tool_use_id": "t", "content": "no"}), more);
+        let called = json!({"type": "tool_use", "id": "t", "name": "f", "input": {}});
+        let messages =
+            json!([hello()[0], {"role": "assistant", "content": [called]}, {"role": "user", "content": [result]}]);
+        let count = server.post("/v1/messages/count_tokens", &json!({"messages": messages})).ok();
+        count["input_tokens"].as_u64().unwrap()
+    };
+    let plain = count(json!({}));
+    assert_eq!(count(json!({"is_error": false})), plain);
+    assert_eq!(count(json!({"is_error": true})), plain + "error: ".len() as u64);
 }

@@ -215,6 +215,7 @@ fn hostile_answers_cost_their_length() {
         ("hermes", "{\"x\":[", "<tool_call>{\"x\":"),
         ("hermes", "x", "<tool_call>{\"name\":\"get_weather\",\"arguments\":{\"x\":\""),
         ("hermes", "1", "<tool_call>{\"name\":\"get_weather\",\"arguments\":{\"x\":"),
+        ("hermes", " ", "<tool_call>{\"name\":\"get_weather\",\"arguments\":"),
         ("llama3", "\n{", ""),
         ("llama3", ";}", "{\"name\":\"a\",\"parameters\":{}}"),
         ("llama3", "{\"name\":\"a\",\"parameters\":{}};", ""),

@@ -1,15 +1,16 @@
 //! `planish serve`: one or several models behind an OpenAI-compatible server.
 mod file;
+mod load;
 
 use super::flags::EngineFlags;
-use super::{open, print_json};
+use super::print_json;
 use crate::Global;
 use anyhow::{Context, Result, bail};
 use clap::{ArgAction, Args};
 use planish::Model;
 use planish::notice::say;
-use planish_serve::tools::{FORMATS, Format};
-use planish_serve::{Address, Keys, LogStyle, Options, Served, Service, Tls};
+use planish_serve::tools::FORMATS;
+use planish_serve::{Address, Keys, LogStyle, Options, Service, Tls};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -145,8 +146,11 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let open_to_all = flags.access.insecure_no_auth;
     let service = Service::start(flags.options(global)?, &flags.place.address(), tls.as_ref(), open_to_all)?;
     service.stop_on_signals();
-    let pairs = models.iter().zip(&titles);
-    service.install(pairs.map(|(model, title)| load(global, flags, model, title)).collect::<Result<_>>()?);
+    let Some(loaded) = load::beside(global, flags, models, &titles, || service.has_ended())? else {
+        // Told to stop while it was loading: nobody needs the models any more.
+        return Ok(service.wait()?);
+    };
+    service.install(loaded);
     let url = service.url();
     if global.json {
         print_json(&json!({"url": url, "models": titles, "seconds": start.elapsed().as_secs_f64()}))?;
@@ -156,26 +160,6 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
         say(format_args!("{what}: {url} (OpenAI API under /v1, Swagger UI at /), ready in {seconds:.2} s"));
     }
     Ok(service.wait()?)
-}
-
-fn load(global: &Global, flags: &Flags, model: &Model, title: &str) -> Result<Served> {
-    let pipeline = open(global, model, &flags.engine.options(global))?;
-    let (handle, words, eos) = pipeline.into_parts();
-    let missing = || format!("{}: expected tokenizer.json, found none", model.path.display());
-    let words = words.with_context(missing)?;
-    let config = model.companions.iter().find(|(name, _)| name == "tokenizer_config.json");
-    Ok(Served {
-        name: title.into(),
-        handle,
-        tokenizer: words.tokenizer,
-        chat: words.chat,
-        template: words.template,
-        family: model.config.model_type()?.into(),
-        tool_format: flags.tool_call_parser.as_deref().and_then(Format::named),
-        tokenizer_config: config.and_then(|(_, bytes)| serde_json::from_slice(bytes).ok()).unwrap_or(json!({})),
-        eos,
-        defaults: model.generation.clone(),
-    })
 }
 
 /// The names that callers use, one for each model.

@@ -184,7 +184,7 @@ fn models_that_are_8_bit_in_parts_take_the_faster_numbers() {
         let handle = Handle::start(Scalar, plan, &PartlyFloat(model(name)), &options).unwrap();
         (handle.info().config.kv_dtype, handle.info().config.math)
     };
-    let ignored = Scheme::w8a8(QuantFormat::CompressedTensors, QuantType::Int8, false, kept()).unwrap();
+    let ignored = Scheme::w8a8(QuantFormat::CompressedTensors, QuantType::Int8, kept()).unwrap();
     let faster = (DType::BF16, FloatMath::Bf16);
     assert_eq!(numbers("w8a8_rtn", plan("w8a8_rtn").stored_by(ignored)), faster);
     // LMDeploy's scheme, and none at all, do not say which.

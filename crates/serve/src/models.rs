@@ -5,7 +5,7 @@ use crate::state::{Phase, State};
 use crate::wire::lists::{ModelCard, ModelList};
 use axum::Json;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State as Shared};
+use axum::extract::{Path, Request, State as Shared};
 use std::sync::Arc;
 
 /// What is served.
@@ -55,7 +55,8 @@ fn card(model: &Model) -> ModelCard {
 #[utoipa::path(post, path = "/v1/embeddings", tag = "OpenAI", responses(
     (status = "4XX", description = "The models that are served generate text", body = ErrorBody)
 ))]
-pub async fn embeddings() -> ApiError {
+pub async fn embeddings(request: Request) -> ApiError {
+    crate::intake::drain(request.into_body()).await;
     let message = "the models served here generate text: they have no embeddings";
     ApiError::bad_request(message).code("unsupported_endpoint")
 }

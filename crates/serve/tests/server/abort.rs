@@ -68,6 +68,22 @@ fn a_caller_that_sent_more_than_its_request_is_seen_to_leave() {
     server.at_rest();
 }
 
+/// A connection on which a part of a request is still to come could not take the next one.
+#[test]
+fn a_refusal_waits_for_the_rest_of_its_request() {
+    let server = server();
+    for path in ["/v1/embeddings", "/no/such/path", "/health", "/v1/chat/completions"] {
+        let mut socket = TcpStream::connect(&server.address).unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n");
+        socket.write_all(head.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        let _ = socket.write_all(b"{}GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let mut text = String::new();
+        let _ = socket.read_to_string(&mut text);
+        assert!(text.starts_with("HTTP/1.1 4") && text.contains("HTTP/1.1 200 OK"), "{path}: {text}");
+    }
+}
+
 #[test]
 fn a_caller_may_leave_while_it_waits_in_line() {
     let (server, gate) = gated(Options::default());

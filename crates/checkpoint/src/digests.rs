@@ -213,7 +213,7 @@ fn problem(file: PathBuf, tensor: Option<String>, expected: &str, found: String)
 }
 
 /// SHA-256 of bytes in memory, lower-case hexadecimal.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes).as_slice())
 }
 
@@ -229,6 +229,7 @@ pub(crate) fn hash(mut file: &File, path: &Path) -> Result<String> {
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+/// Bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -4,6 +4,7 @@ use crate::words::{self, Words};
 use anyhow::{Context, Result, bail};
 use planish_checkpoint::companions;
 use planish_checkpoint::config::Config;
+use planish_checkpoint::digests::hex;
 use planish_checkpoint::generation::GenerationDefaults;
 use planish_checkpoint::gguf::{GgufDtype, GgufModel, GgufSource};
 use planish_checkpoint::hub::HubClient;
@@ -107,7 +108,7 @@ impl Model {
             hasher.update(&ends.first);
             hasher.update(&ends.last);
         }
-        Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
+        Ok(hex(&hasher.finalize()))
     }
 
     /// The plan of a model, or of a config.json; no weights are read.

@@ -152,3 +152,16 @@ fn text(at: usize, content: Content) -> Result<String> {
     }
     Ok(texts.join("\n"))
 }
+
+/// A message of nothing yet, for APIs that say theirs in other words.
+pub fn empty_message(role: Role) -> ChatMessage {
+    ChatMessage {
+        role,
+        content: None,
+        name: None,
+        tool_calls: None,
+        tool_call_id: None,
+        reasoning_content: None,
+        function_call: None,
+    }
+}

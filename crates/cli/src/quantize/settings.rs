@@ -1,10 +1,10 @@
 //! What must be equal for a run to be continued, each thing by its name, so that a refusal says what is another.
 use super::{Order, Prepared};
 use anyhow::{Result, bail};
+use planish_checkpoint::digests::sha256;
 use planish_checkpoint::journal::Settings;
 use planish_quant::recipe::Recipe;
 use serde_json::to_vec;
-use sha2::{Digest, Sha256};
 
 /// What was asked for and given, before any search.
 pub fn asked(order: &Order, prepared: &Prepared) -> Result<Settings> {
@@ -13,9 +13,9 @@ pub fn asked(order: &Order, prepared: &Prepared) -> Result<Settings> {
     let target = order.budget.map_or("none".into(), |b| format!("KL={}{}", b.target, if b.fp8 { ",fp8" } else { "" }));
     let all = [
         ("calibration_samples", prepared.samples.sha256.clone()),
-        ("held_back_tokens", digest(&held_back)),
+        ("held_back_tokens", sha256(&held_back)),
         ("max_shard_size", order.max_shard_size.to_string()),
-        ("model_config", digest(&to_vec(model.config.fields())?)),
+        ("model_config", sha256(&to_vec(model.config.fields())?)),
         ("model_weights", model.weights_digest()?),
         ("program_version", env!("CARGO_PKG_VERSION").into()),
         ("recipe", of_recipe(recipe)),
@@ -45,13 +45,5 @@ pub fn agree(order: &Order, asked: &Settings, published: &Settings) -> Result<bo
 }
 
 fn of_recipe(recipe: &Recipe) -> String {
-    digest(format!("{:?} {:?} {}", recipe.format, recipe.seed, recipe.to_yaml()).as_bytes())
-}
-
-fn digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    sha256(format!("{:?} {:?} {}", recipe.format, recipe.seed, recipe.to_yaml()).as_bytes())
 }

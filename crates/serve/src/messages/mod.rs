@@ -1,7 +1,7 @@
 //! `/v1/messages` and `/v1/messages/count_tokens`, as Anthropic's clients speak.
 mod script;
 
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, empty_message};
 use crate::convert::within;
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::intake::{Job, Question};
@@ -138,7 +138,7 @@ fn conversation(request: MessagesRequest) -> Result<Conversation> {
     let mut messages = Vec::new();
     if let Some(system) = request.system {
         let text = texts("system", system)?;
-        messages.push(ChatMessage { content: Some(Content::Text(text)), ..empty(Role::System) });
+        messages.push(ChatMessage { content: Some(Content::Text(text)), ..empty_message(Role::System) });
     }
     for (at, message) in request.messages.into_iter().enumerate() {
         add(at, message, &mut messages)?;
@@ -163,13 +163,13 @@ fn add(at: usize, message: Message, out: &mut Vec<ChatMessage>) -> Result<()> {
     let blocks = match message.content {
         Blocks::Text(text) => {
             let role = if message.role == Who::User { Role::User } else { Role::Assistant };
-            out.push(ChatMessage { content: Some(Content::Text(text)), ..empty(role) });
+            out.push(ChatMessage { content: Some(Content::Text(text)), ..empty_message(role) });
             return Ok(());
         }
         Blocks::List(blocks) => blocks,
     };
     let mut said: Vec<String> = Vec::new();
-    let mut spoken = empty(if message.role == Who::User { Role::User } else { Role::Assistant });
+    let mut spoken = empty_message(if message.role == Who::User { Role::User } else { Role::Assistant });
     for (number, block) in blocks.into_iter().enumerate() {
         let place = format!("messages[{at}].content[{number}]");
         match (block.r#type.as_str(), message.role) {
@@ -210,7 +210,7 @@ fn result(place: &str, block: Block) -> Result<ChatMessage> {
         // Templates have no place for it.
         text.insert_str(0, "error: ");
     }
-    Ok(ChatMessage { content: Some(Content::Text(text)), tool_call_id: Some(id), ..empty(Role::Tool) })
+    Ok(ChatMessage { content: Some(Content::Text(text)), tool_call_id: Some(id), ..empty_message(Role::Tool) })
 }
 
 fn texts(place: &str, blocks: Blocks) -> Result<String> {
@@ -236,17 +236,5 @@ fn choice(given: Option<Choice>) -> Result<ToolChoice> {
             let message = "tool_choice: expected type auto, any, none, or tool with a name";
             Err(ApiError::invalid("tool_choice", message))
         }
-    }
-}
-
-fn empty(role: Role) -> ChatMessage {
-    ChatMessage {
-        role,
-        content: None,
-        name: None,
-        tool_calls: None,
-        tool_call_id: None,
-        reasoning_content: None,
-        function_call: None,
     }
 }

@@ -1,7 +1,7 @@
 //! `/v1/responses`: one turn, told as items. Nothing is remembered between requests.
 mod script;
 
-use crate::conversation::Conversation;
+use crate::conversation::{Conversation, empty_message};
 use crate::error::{ApiError, ErrorBody, Result};
 use crate::intake::Job;
 use crate::running::{Output, Running};
@@ -172,18 +172,6 @@ fn add(at: usize, item: Item, out: &mut Vec<ChatMessage>) -> Result<()> {
 
 fn message(role: Role, content: Content) -> ChatMessage {
     ChatMessage { content: Some(content), ..empty_message(role) }
-}
-
-fn empty_message(role: Role) -> ChatMessage {
-    ChatMessage {
-        role,
-        content: None,
-        name: None,
-        tool_calls: None,
-        tool_call_id: None,
-        reasoning_content: None,
-        function_call: None,
-    }
 }
 
 fn tool((at, tool): (usize, &FlatTool)) -> Result<crate::tools::Tool> {

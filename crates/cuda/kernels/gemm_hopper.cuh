@@ -9,6 +9,7 @@
 #include "dependency.cuh"
 #include "copy_engine.cuh"
 #include "gemm_hopper_wgmma.cuh"
+#include "rope_head.cuh"
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -42,16 +43,24 @@ template <> struct Four<float> {
     using Type = float4;
 };
 
+// How the heads of q, k and v are rotated and stored in place of sums, with angles that come through the ring: see
+// gemm_hopper_heads.cuh.
+template <class Gemm, bool HEADS> struct HeadsOf {
+    static constexpr int STAGES_OF_ANGLES = 0;
+    template <class... Any> __device__ HeadsOf(const Any&...) {}
+};
+
 constexpr int STEP = 128;      // bytes of k in a stage: one swizzled row
 constexpr int SHARED = 232448; // bytes of shared memory a block may have
 constexpr int SHARED_OF_TWO = 115712; // bytes when a multiprocessor holds two
 constexpr int STORE_ROWS = 32; // tokens in a stored box
 
-template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK = 1, int OCC = 1> struct Gemm {
+template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK, int OCC, bool HEADS = false> struct Gemm {
     using Mma = Wgmma<W, X, TN>;
     using Acc = typename Mma::Acc;
     using Part = typename Four<Acc>::Type;
-    static constexpr int ROWS = 64 * MI * WGS;
+    using Heads = HeadsOf<Gemm, HEADS>;
+    static constexpr int ROWS = 64 * MI * WGS, TOKENS = TN;
     static constexpr int CLUSTER = CN * CT * CK;
     static constexpr int W_BYTES = ROWS * STEP, X_BYTES = TN * STEP, STAGE = W_BYTES + X_BYTES;
     static constexpr int ELEMENTS = W == Element::BF16 ? STEP / 2 : STEP; // of k in a step
@@ -110,25 +119,32 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         }
     };
 
-    // ---- the producer: one thread ----
+    // Steps of the ring that follow those of k for the tile of a cluster: angles, if one of its blocks has heads that rotate.
+    static __device__ int more_steps(const HeadArguments& h, int n0) {
+        return HEADS && n0 < (h.nq + h.nkv) * h.d ? HeadsOf<Gemm, HEADS>::STAGES_OF_ANGLES : 0;
+    }
+
+    // ---- the producer: one thread, or a warp of which the first does what is not of angles ----
     struct Cursor {
         Walk walk;
         Grid grid;
-        int n0, t0, k;
+        int n0, t0, k, end;
         bool alive;
-        __device__ Cursor(const GemmArguments& a, const Grid& g, const Peers& p)
+        __device__ Cursor(const GemmArguments& a, const HeadArguments& h, const Grid& g, const Peers& p)
             : walk(a, g.channels * g.tokens, p.part), grid(g) {
-            open(a);
+            open(a, h);
         }
-        __device__ void open(const GemmArguments& a) {
+        __device__ void open(const GemmArguments& a, const HeadArguments& h) {
             alive = !walk.done();
             if (!alive) return;
             k = walk.from;
             grid.place(a, walk.tile, n0, t0);
+            end = walk.to + more_steps(h, n0);
         }
-        __device__ void step(const GemmArguments& a) {
-            if (++k == walk.to) walk.next(), open(a);
+        __device__ void step(const GemmArguments& a, const HeadArguments& h) {
+            if (++k == end) walk.next(), open(a, h);
         }
+        __device__ bool is_past_k() const { return HEADS && k >= walk.to; }
     };
     static __device__ void load_w(
         const Cursor& c, const TensorMap* map, const Shared& s, const Peers& p, int stage, uint64_t policy) {
@@ -143,7 +159,9 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
                  c.t0 + p.t * TN + p.n * SLICE, s.full + 8 * stage, p.x_mask, policy);
     }
     static __device__ void produce(
-        const TensorMap* w_map, const TensorMap* x_map, const GemmArguments& a, const Shared& s, const Peers& p) {
+        const TensorMap* w_map, const TensorMap* x_map, const GemmArguments& a, const HeadArguments& h, const Shared& s,
+        const Peers& p, int lane) {
+        const bool first = !HEADS || lane == 0;
         const Grid grid(a);
         // Weights that are read in one go leave the cache first. Tokens, which many blocks ask for at about the same time, do
         // not change the order: to move them up in it, as a normal read does, costs up to a fifth of a product's time.
@@ -151,19 +169,26 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         const uint64_t x_policy = policy_evict_unchanged();
         // The weights do not depend on earlier kernels: the ring fills with them while those still run.
         int filled = 0;
-        for (Cursor c(a, grid, p); c.alive && filled < STAGES; c.step(a), ++filled) {
+        for (Cursor c(a, h, grid, p); c.alive && filled < STAGES && !c.is_past_k(); c.step(a, h), ++filled) {
+            if (!first) continue;
             barrier_expect(s.full + 8 * filled, STAGE);
             load_w(c, w_map, s, p, filled, w_policy);
         }
         grid_wait();
-        Cursor c(a, grid, p);
-        for (int i = 0; i < filled; ++i, c.step(a)) load_x(c, x_map, s, p, i, x_policy);
-        int stage = 0, parity = 0;
-        for (; c.alive; c.step(a)) {
+        Cursor c(a, h, grid, p);
+        for (int i = 0; i < filled; ++i, c.step(a, h))
+            if (first) load_x(c, x_map, s, p, i, x_policy);
+        // A stage that was never filled is empty: a wait for the turn before its first does not wait.
+        int stage = filled % STAGES, parity = filled < STAGES;
+        for (; c.alive; c.step(a, h)) {
             barrier_wait(s.empty + 8 * stage, parity);
-            barrier_expect(s.full + 8 * stage, STAGE);
-            load_w(c, w_map, s, p, stage, w_policy);
-            load_x(c, x_map, s, p, stage, x_policy);
+            if constexpr (HEADS)
+                if (c.is_past_k()) Heads::load_angles(h, s, c.k - c.walk.to, stage, c.t0 + p.t * TN, a.t, lane);
+            if (first && !c.is_past_k()) {
+                barrier_expect(s.full + 8 * stage, STAGE);
+                load_w(c, w_map, s, p, stage, w_policy);
+                load_x(c, x_map, s, p, stage, x_policy);
+            }
             if (++stage == STAGES) stage = 0, parity ^= 1;
         }
     }
@@ -236,8 +261,8 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
 
     // As every other kernel has it: an INT8 product may be taken by either, and a last digit may move a code.
     static __device__ float gate(float g, float up, int kind) { return __fmul_rn(activated(g, kind != SILU), up); }
-    static __device__ float scale(Acc acc, float xs, float ws, float bias) {
-        return __fadd_rn(__fmul_rn(__fmul_rn((float)acc, xs), ws), bias);
+    static __device__ float scale(float sum, float xs, float ws, float bias) {
+        return __fadd_rn(__fmul_rn(__fmul_rn(sum, xs), ws), bias);
     }
     static __device__ void put(const GemmArguments& a, size_t at, float y) {
         if (a.add) atomicAdd((float*)a.out + at, y); // nobody waits for it, as for a store
@@ -403,21 +428,25 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
     }
 
     static __device__ void consume(
-        const TensorMap* out_map, const GemmArguments& a, const Shared& s, const Peers& p, const Lane& l) {
+        const TensorMap* out_map, const GemmArguments& a, const HeadArguments& h, const Shared& s, const Peers& p,
+        const Lane& l) {
         const Grid grid(a);
         int stage = 0, parity = 0;
         grid_wait();
         for (Walk walk(a, grid.channels * grid.tokens, p.part); !walk.done(); walk.next()) {
             int n0, t0;
             grid.place(a, walk.tile, n0, t0);
+            const bool angles = more_steps(h, n0) > 0;
             n0 += p.n * ROWS, t0 += p.t * TN;
             const Scales v = load_scales(a, l, n0, t0);
+            const Heads heads(h, a, l, s, n0, t0);
             // Warpgroups that drift apart hold more stages: the ring would be short for the one ahead.
             if (WGS > 1) consumers_sync<WGS * 128>();
             Acc acc[MI][TN / 2];
             multiply(acc, walk.to - walk.from, s, p, l, stage, parity);
             share_xs(v, s, l);
-            if (CK > 1) join(a, acc, v, s, p, l, n0, t0);
+            if constexpr (HEADS) heads.store(acc, v, s, p, l, angles, stage, parity);
+            else if (CK > 1) join(a, acc, v, s, p, l, n0, t0);
             else if (STORE_BYTES > 0 && a.boxes) store_by_boxes(out_map, a, acc, v, s, l, n0, t0);
             else store_direct(a, acc, v, s, l, n0, t0);
         }
@@ -425,7 +454,8 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
     }
 
     static __device__ void run(
-        const TensorMap* w_map, const TensorMap* x_map, const TensorMap* out_map, const GemmArguments& a) {
+        const TensorMap* w_map, const TensorMap* x_map, const TensorMap* out_map, const GemmArguments& a,
+        const HeadArguments& h = {}) {
         extern __shared__ __align__(1024) uint8_t memory[];
         Shared s;
         s.stages = shared_address(memory);
@@ -448,15 +478,15 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK 
         else __syncthreads();
         if (l.warpgroup == WGS) {
             if (BALANCED) registers_give<40>();
-            if (l.warp == 0 && l.lane == 0) {
+            if (l.warp == 0 && (HEADS || l.lane == 0)) {
                 prefetch_map(w_map), prefetch_map(x_map);
-                produce(w_map, x_map, a, s, p);
+                produce(w_map, x_map, a, h, s, p, l.lane);
             }
             __syncwarp();
             if (CK > 1) cluster_arrive(), cluster_wait(); // beside the consumers' in `join`
         } else {
             if (BALANCED) registers_take<232>();
-            consume(out_map, a, s, p, l);
+            consume(out_map, a, h, s, p, l);
         }
         // No block may leave while another still writes to its shared memory or signals its barriers.
         if (CLUSTER > 1) {

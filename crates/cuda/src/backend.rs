@@ -9,8 +9,8 @@ use crate::{Cuda, launch, vendor};
 use planish_tensor::layout::{require, require_rows, rows_of};
 use planish_tensor::{
     Activation, Asked, Attended, AttentionShape, Backend, Batch, DType, Error, FloatMath, HostTensor, Judged, KvLayer,
-    Likely, LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result, RopeTable,
-    SampleRow, Solver, Target, Tensor, VendorProduct,
+    Likely, LinearPart, LinearShape, Memory, Preferences, Projected, Q8, Q8Rows, Recording, RecordingKey, Result,
+    RopeTable, SampleRow, Solver, Target, Tensor, VendorProduct,
 };
 
 impl Backend for Cuda {
@@ -35,15 +35,21 @@ impl Backend for Cuda {
         self.context.memory().unwrap_or(Memory { free: 0, total: self.info.total })
     }
 
-    /// Steps are large where the memory is: a card's matrix units are full from a few thousand tokens on. What the
-    /// allocator, the kernels' work space and recorded steps take is left free.
+    /// Steps are large where the memory is: a card's matrix units are full from a few thousand tokens on. On Hopper they are a
+    /// tile of tokens for every four multiprocessors, so that blocks of two tiles of the usual weights end in whole rounds. What
+    /// the allocator, the kernels' work space and recorded steps take is left free.
     fn preferences(&self) -> Preferences {
         let large = self.info.total >= 40 << 30;
-        let step_tokens = if large { 8192 } else { 2048 };
+        let step_tokens = match (large, self.arch) {
+            (true, 90) => 256 * (self.info.sm_count as usize / 4),
+            (true, _) => 8192,
+            (false, _) => 2048,
+        };
         Preferences {
             page_size: 64,
             fine_page_size: 64,
             step_tokens,
+            offline_step_tokens: 4 * step_tokens,
             max_batch: 256,
             kv_share: 0.9,
             overlap: true,
@@ -319,6 +325,18 @@ impl Backend for Cuda {
         to: Attended<'_, Self>,
     ) -> Result<()> {
         launch::attention::rope_attention_quantize(self, qkv, rope, shape, batch, kv, to)
+    }
+
+    fn gemm_rope_attention_quantize(
+        &self,
+        from: Projected<'_, Self>,
+        rope: Option<&RopeTable<Self>>,
+        shape: &AttentionShape,
+        batch: &DeviceBatch,
+        kv: &mut KvLayer<Self>,
+        to: Attended<'_, Self>,
+    ) -> Result<()> {
+        launch::attention::gemm_rope_attention_quantize(self, from, rope, shape, batch, kv, to)
     }
 
     fn gemm_gated_quantize(

@@ -47,7 +47,7 @@ const LACKING: [(RangeInclusive<u32>, &[Q8]); 3] =
     [(70..=88, &[Q8::E4M3, Q8::E5M2]), (89..=99, &[]), (100..=u32::MAX, &[Q8::Int8])];
 
 /// The operations with cases of every 8-bit type as weights.
-const MULTIPLY: [&str; 3] = ["gemm_w8a8", "gemm_gated_quantize", "mix"];
+const MULTIPLY: [&str; 4] = ["gemm_w8a8", "gemm_gated_quantize", "mix", "gemm_rope_attention_quantize"];
 
 fn lacking(arch: u32) -> &'static [Q8] {
     let found = LACKING.iter().find(|(archs, _)| archs.contains(&arch));

@@ -2,7 +2,10 @@
 use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
 use planish_tensor::host::encode_f32;
-use planish_tensor::{Activation, Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Q8Rows, Result};
+use planish_tensor::{
+    Activation, Attended, AttentionShape, Backend, Batch, DType, FloatMath, HostTensor, KvLayer, LinearPart, Projected,
+    Q8, Q8Rows, Result, RopeTable,
+};
 
 /// Pseudorandom numbers in -1..1, of a linear congruential generator.
 fn floats(seed: u32, n: usize) -> Vec<f32> {
@@ -229,6 +232,94 @@ fn products_are_added_as_they_are_stored() {
             for kind in Q8::ALL.into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
                 let added = check_added(&cuda, kind, [t, n, k]).unwrap();
                 assert!(added == (cuda.arch() == 90) || t <= 16, "{kind:?} {t}");
+            }
+        }
+    }
+}
+
+/// A batch of one prompt, on pages of 64 in the reverse order.
+fn prompt(t: usize) -> (Batch, usize) {
+    const PAGE: usize = 64;
+    let pages = t.div_ceil(PAGE);
+    let page = |position: usize| (pages - 1 - position / PAGE) as u32;
+    let batch = Batch {
+        tokens: vec![0; t],
+        positions: (0..t as u32).collect(),
+        slots: (0..t).map(|i| page(i) * PAGE as u32 + (i % PAGE) as u32).collect(),
+        query_starts: vec![0, t as u32],
+        kv_lens: vec![t as u32],
+        page_tables: (0..pages).map(|i| page(i * PAGE)).collect(),
+        pages_per_seq: pages,
+        page_size: PAGE,
+        ..Batch::default()
+    };
+    (batch, pages)
+}
+
+/// Heads that are rotated and stored as their product ends equal, bit for bit, those that are rotated and stored
+/// afterwards; whether the device did so.
+fn check_heads(cuda: &Cuda, kind: Q8, kv: DType, shape: &AttentionShape, [t, k]: [usize; 2]) -> Result<bool> {
+    let half = shape.d / 2;
+    let angles: Vec<f32> = floats(15, t * half).iter().flat_map(|a| [(9.0 * a).cos(), (9.0 * a).sin()]).collect();
+    let mut cos_sin = cuda.alloc(DType::F32, t, 2 * half)?;
+    cuda.upload(&bytes(&angles), &mut cos_sin)?;
+    let rope = RopeTable { cos_sin, half, interleaved: false };
+    let (w, x) = (cuda.load_linear(&[part(kind, shape.qkv_width(), k, 3)?])?, tokens(cuda, kind, t, k)?);
+    let (batch, pages) = prompt(t);
+    let batch = cuda.upload_batch(&batch, pages)?;
+    let untouched = vec![7.5f32; t * shape.qkv_width()];
+    let mut found = Vec::new();
+    for together in [true, false] {
+        let mut layer = KvLayer::new(cuda, kv, pages, 64 * shape.nkv, shape.d)?;
+        let mut qkv = cuda.alloc(DType::F32, t, shape.qkv_width())?;
+        cuda.upload(&bytes(&untouched), &mut qkv)?;
+        let mut scratch = cuda.alloc(DType::F32, t, shape.nq * shape.d)?;
+        let mut codes = cuda.alloc_q8(kind, t, shape.nq * shape.d)?;
+        let to = Attended { scratch: &mut scratch, out: &mut codes };
+        if together {
+            let from = Projected { x: &x, w: &w, qkv: &mut qkv };
+            cuda.gemm_rope_attention_quantize(from, Some(&rope), shape, &batch, &mut layer, to)?;
+        } else {
+            cuda.gemm_w8a8(&x, &w, &mut qkv)?;
+            cuda.rope_attention_quantize(&mut qkv, Some(&rope), shape, &batch, &mut layer, to)?;
+        }
+        let mut all = vec![0; t * shape.nq * shape.d];
+        cuda.download(&codes.codes, &mut all)?;
+        for tensor in layer.tensors_mut().map(|t| &*t).chain([&codes.scales, &scratch]) {
+            let start = all.len();
+            all.resize(start + tensor.rows * tensor.cols * tensor.dtype.size(), 0);
+            cuda.download(tensor, &mut all[start..])?;
+        }
+        let keys = downloaded(cuda, &qkv)?;
+        found.push((all, keys[shape.nq * shape.d] == 7.5));
+    }
+    let what = format!("{kind:?} over {kv}, {shape:?} [{t}, {k}] on {}", cuda.describe());
+    let differing = found[0].0.iter().zip(&found[1].0).filter(|(a, b)| a != b).count();
+    assert_eq!(differing, 0, "{what}: of {} bytes", found[0].0.len());
+    assert!(!found[1].1, "{what}: without keys");
+    Ok(found[0].1)
+}
+
+#[test]
+fn heads_are_rotated_and_stored_as_products_end() {
+    let shape = |nq, nkv, d: usize| AttentionShape { nq, nkv, d, scale: 0.1, window: None, softcap: None };
+    for arch in [None, Some(89)] {
+        let cuda = match Cuda::open(Options { kernels_of: arch, ..Options::default() }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        for kind in [Q8::Int8, Q8::E4M3, Q8::E5M2] {
+            for (i, t) in [40, 65, 128, 200, 256, 300, 512, 1000, 1100, 2100].into_iter().enumerate() {
+                let kv = [DType::BF16, DType::I8, DType::F8E4M3, DType::F32][(i + i / 4) % 4];
+                for (shape, rows_of_heads) in
+                    [(shape(32, 8, 128), true), (shape(10, 2, 64), true), (shape(9, 3, 64), false)]
+                {
+                    let stored = check_heads(&cuda, kind, kv, &shape, [t, 528]).unwrap();
+                    let may = cuda.arch() == 90 && kind != Q8::E5M2 && rows_of_heads;
+                    assert!(may || !stored, "{kind:?} {shape:?} {t}");
+                    // From here on every product of the larger shape takes tiles that do so.
+                    assert!(!may || stored || shape.d != 128 || t < 256, "{kind:?} {shape:?} {t}");
+                }
             }
         }
     }

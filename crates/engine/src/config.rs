@@ -28,6 +28,9 @@ pub struct EngineOptions {
     pub int8_head: bool,
     /// Tokens in one step.
     pub step_tokens: Option<usize>,
+    /// All requests are there from the start, and nobody waits for single tokens: unless `step_tokens` says otherwise, steps may
+    /// be longer where the memory has room for them.
+    pub offline: bool,
     /// Rows of logits in one step.
     pub step_rows: Option<usize>,
     /// Tokens in a page of the KV cache.
@@ -77,6 +80,8 @@ const MOST_DRAFTS: usize = 32;
 const MOST: usize = 1 << 30;
 const MOST_SEQUENCES: usize = 1 << 16;
 const LONGEST: usize = 1 << 24;
+/// Buffers of longer steps than usual are at most this part of the free memory: the rest is for keys and values.
+const LARGE_BUFFERS: u64 = 8;
 
 impl EngineOptions {
     /// Decides for a loaded model of whose linears some are 8-bit, or none, and says in plain words what came out smaller than asked.
@@ -97,8 +102,10 @@ impl EngineOptions {
         });
         let page_bytes = (page_size * KvPool::<B>::bytes_per_token(plan, kv_dtype)).max(1) as u64;
         let max_batch = self.max_batch.unwrap_or(device.max_batch);
-        let step_tokens = self.step_tokens.unwrap_or(device.step_tokens.max(max_batch));
         let step_rows = self.step_rows.unwrap_or(128.max(max_batch));
+        let step_tokens = self.step_tokens(device, max_batch, |tokens| {
+            Workspace::<B>::bytes(plan, tokens, step_rows) as u64 <= memory.free / LARGE_BUFFERS
+        });
         let free = free_beside::<B>(plan, step_tokens, step_rows, memory)?;
         let budget = self.budget(free, device.kv_share)?;
         let fitting = (budget / page_bytes).min(u32::MAX as u64 / page_size as u64) as usize;
@@ -124,6 +131,16 @@ impl EngineOptions {
             int8_head: self.int8_head,
         };
         Ok((config, notes))
+    }
+
+    /// Tokens in one step; `fits` says whether there is plenty of room for the buffers of one.
+    fn step_tokens(&self, device: &Preferences, max_batch: usize, fits: impl Fn(usize) -> bool) -> usize {
+        let usual = device.step_tokens.max(max_batch);
+        let mut longest = if self.offline { device.offline_step_tokens.max(usual) } else { usual };
+        while longest > usual && !fits(longest) {
+            longest = (longest / 2).max(usual);
+        }
+        self.step_tokens.unwrap_or(longest)
     }
 
     /// Element type of the KV cache and float arithmetic. A float model is the yardstick that others are compared with,

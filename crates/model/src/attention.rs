@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::tap::Tap;
 use crate::weights::HostNorm;
 use crate::workspace::Workspace;
-use planish_tensor::{Attended, AttentionShape, Backend, InputCodes, KvLayer, RopeTable};
+use planish_tensor::{Attended, AttentionShape, Backend, InputCodes, KvLayer, Projected, RopeTable};
 use std::collections::BTreeMap;
 
 /// Its weights on a device.
@@ -63,14 +63,21 @@ impl<B: Backend> Attention<B> {
         tap: &mut Option<&mut dyn Tap<B>>,
     ) -> Result<bool> {
         let (b, shape, rope) = (step.backend, &self.shape, self.rotation(step));
-        self.project(step, normed, ws)?;
         match (self.o.q8(), &tap, step.wanted) {
             (Some(kind), None, None) => {
                 ws.attended_q8.become_input(kind);
-                let to = Attended { scratch: &mut ws.attended, out: &mut ws.attended_q8 };
-                b.rope_attention_quantize(&mut ws.qkv, rope, shape, step.batch, kv, to)?;
+                if !self.nothing_between() {
+                    self.project(step, normed, ws)?;
+                    let to = Attended { scratch: &mut ws.attended, out: &mut ws.attended_q8 };
+                    b.rope_attention_quantize(&mut ws.qkv, rope, shape, step.batch, kv, to)?;
+                } else {
+                    let from = Projected { x: &ws.normed_q8, w: self.qkv.weight(), qkv: &mut ws.qkv };
+                    let to = Attended { scratch: &mut ws.attended, out: &mut ws.attended_q8 };
+                    b.gemm_rope_attention_quantize(from, rope, shape, step.batch, kv, to)?;
+                }
             }
             (kind, _, wanted) => {
+                self.project(step, normed, ws)?;
                 b.rope_store_kv(&mut ws.qkv, rope, shape, step.batch, kv)?;
                 b.paged_attention(&ws.qkv, shape, step.batch, kv, &mut ws.attended)?;
                 if let Some(rows) = wanted {
@@ -86,6 +93,11 @@ impl<B: Backend> Attention<B> {
     pub fn store(&self, step: &Step<'_, B>, normed: bool, kv: &mut KvLayer<B>, ws: &mut Workspace<B>) -> Result<()> {
         self.project(step, normed, ws)?;
         Ok(step.backend.rope_store_kv(&mut ws.qkv, self.rotation(step), &self.shape, step.batch, kv)?)
+    }
+
+    /// Whether queries, keys and values are rotated as their 8-bit product leaves them.
+    fn nothing_between(&self) -> bool {
+        self.qkv.q8().is_some() && self.head_norms.iter().all(Option::is_none)
     }
 
     /// Queries, keys and values, normed by head if they are.

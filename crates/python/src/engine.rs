@@ -143,6 +143,7 @@ fn options(config: &Bound<'_, PyAny>) -> PyResult<PipelineOptions> {
             overlap: field(config, "overlap", "True, False or None")?,
             speculate: count("speculate")?,
             int8_head: head == "int8",
+            offline: true,
             ..EngineOptions::default()
         },
     })

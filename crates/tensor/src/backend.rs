@@ -3,8 +3,8 @@
 use crate::mixture::Mixer;
 use crate::{
     Activation, Asked, Attended, AttentionShape, Batch, Courtesy, DType, Error, FloatMath, Grid, HostTensor, Judged,
-    KvLayer, Likely, LinearPart, LinearShape, Memory, Preferences, Q8, Q8Rows, Recording, RecordingKey, Result,
-    RopeTable, SampleRow, Solver, Target, Tensor, VendorProduct,
+    KvLayer, Likely, LinearPart, LinearShape, Memory, Preferences, Projected, Q8, Q8Rows, Recording, RecordingKey,
+    Result, RopeTable, SampleRow, Solver, Target, Tensor, VendorProduct,
 };
 
 /// A machine that can run the network's operations.
@@ -303,6 +303,20 @@ pub trait Backend: Send + Sync + Sized + 'static {
     ) -> Result<()> {
         self.rope_store_kv(qkv, rope, shape, batch, kv)?;
         self.paged_attention_quantize(qkv, shape, batch, kv, to.scratch, to.out)
+    }
+
+    /// [`Backend::gemm_w8a8`] of queries, keys and values, then [`Backend::rope_attention_quantize`].
+    fn gemm_rope_attention_quantize(
+        &self,
+        from: Projected<'_, Self>,
+        rope: Option<&RopeTable<Self>>,
+        shape: &AttentionShape,
+        batch: &Self::Batch,
+        kv: &mut KvLayer<Self>,
+        to: Attended<'_, Self>,
+    ) -> Result<()> {
+        self.gemm_w8a8(from.x, from.w, from.qkv)?;
+        self.rope_attention_quantize(from.qkv, rope, shape, batch, kv, to)
     }
 
     /// [`Backend::gemm_w8a8`] of gate and up (from [`Backend::load_gated`]), then [`Backend::gated_quantize`];

@@ -10,6 +10,8 @@ pub struct Preferences {
     pub fine_page_size: usize,
     /// Tokens in one step.
     pub step_tokens: usize,
+    /// Most tokens in one step where all requests are there from the start, and nobody waits for single tokens.
+    pub offline_step_tokens: usize,
     /// Sequences running at once.
     pub max_batch: usize,
     /// Part of the memory that is free beside weights and buffers for keys and values.
@@ -29,6 +31,7 @@ impl Preferences {
         page_size: 16,
         fine_page_size: 1,
         step_tokens: 512,
+        offline_step_tokens: 512,
         max_batch: 64,
         kv_share: 0.4,
         overlap: false,

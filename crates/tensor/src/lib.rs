@@ -37,7 +37,7 @@ pub use host::{HostTensor, SharedBytes};
 pub use judge::{Asked, Judged, Likely, Target};
 pub use kv::{KvLayer, kv_scale_bytes};
 pub use linear::{FloatMath, LinearPart, LinearShape};
-pub use network::{Activation, Attended, AttentionShape, RopeTable};
+pub use network::{Activation, Attended, AttentionShape, Projected, RopeTable};
 pub use q8::Q8;
 pub use sample::SampleRow;
 pub use solver::{GramFactor, RowNumbers, SolvedRows, Solver};

@@ -36,6 +36,16 @@ pub struct RopeTable<B: Backend> {
     pub interleaved: bool,
 }
 
+/// The product that queries, keys and values come from.
+pub struct Projected<'a, B: Backend> {
+    /// Quantized tokens `[t, k]`.
+    pub x: &'a Q8Rows<B>,
+    /// `[(nq + 2 nkv) d, k]`.
+    pub w: &'a B::Linear,
+    /// `[t, (nq + 2 nkv) d]`: may be used or not.
+    pub qkv: &'a mut Tensor<B>,
+}
+
 /// Where attention leaves codes: `scratch[t, nq d]` may be used or not.
 pub struct Attended<'a, B: Backend> {
     /// What it attended to, before it is quantized.

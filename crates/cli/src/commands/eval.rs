@@ -57,6 +57,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     check_device(&global.device)?;
     let mut options = flags.engine.options(global);
     options.engine.max_batch = flags.batch_size.0.or(options.engine.max_batch);
+    options.engine.offline = true;
     options.engine.fine_pages = tasks::share_finely(&chosen);
     let model = Model::open(name, global.talks())?;
     let pipeline = open(global, &model, &options)?;

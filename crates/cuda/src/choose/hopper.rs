@@ -110,6 +110,12 @@ impl Tile {
         self.tokens >= 64 && self.resident == 1 && self.cluster[2] == 1
     }
 
+    /// Whether there is a kernel of it, for INT8 and E4M3, that rotates and stores the heads of q, k and v: its rows are whole
+    /// heads of 64 or 128 channels.
+    pub(crate) const fn takes_heads(&self) -> bool {
+        self.stores_boxes() && self.rows == 128
+    }
+
     /// Tokens of a stored box.
     pub(crate) const fn box_rows(&self) -> usize {
         if self.tokens < 32 { self.tokens } else { 32 }

@@ -2,13 +2,14 @@
 //! multiply-adds) give a row the same bits, so what is chosen here never shows in a result.
 mod shapes;
 
-use super::rope_store_kv::{self, Stored};
-use super::tensor_map::{BF16, Heads, Map, U8};
+use super::gemm_w8a8::{gemm_w8a8, gemm_w8a8_heads};
+use super::rope_store_kv::{self, Heads, Stored};
+use super::tensor_map::{BF16, HeadsMap, Map, U8};
 use super::{Grid, Param, address, params};
 use crate::{Cuda, DeviceBatch};
 use cudarc::driver::sys;
 use planish_tensor::layout::require;
-use planish_tensor::{Attended, AttentionShape, DType, Error, KvLayer, Q8Rows, Result, RopeTable, Tensor};
+use planish_tensor::{Attended, AttentionShape, DType, Error, KvLayer, Projected, Q8Rows, Result, RopeTable, Tensor};
 use shapes::{Blocks, Launch};
 
 /// Keys that are attended to on their own before they are merged with those before.
@@ -69,8 +70,30 @@ pub(crate) fn rope_attention_quantize(
 ) -> Result<()> {
     let call = Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries: 0 };
     call.check("rope_attention_quantize", to.scratch)?;
-    let queries = if call.many_by_hopper().is_some() { call.room_for_queries()? } else { 0 };
+    let queries = call.queries_by_rotation()?;
     rope_store_kv::turn(cuda, qkv, rope, shape, batch, Stored { kv, queries })?;
+    Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries }.attend()?;
+    super::quantize_rows::quantize_rows(cuda, to.scratch, to.out)
+}
+
+/// The same from the product of q, k and v, which rotates and stores them itself where it can.
+pub(crate) fn gemm_rope_attention_quantize(
+    cuda: &Cuda,
+    from: Projected<'_, Cuda>,
+    rope: Option<&RopeTable<Cuda>>,
+    shape: &AttentionShape,
+    batch: &DeviceBatch,
+    kv: &mut KvLayer<Cuda>,
+    to: Attended<'_, Cuda>,
+) -> Result<()> {
+    let Projected { x, w, qkv } = from;
+    let call = Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries: 0 };
+    call.check("rope_attention_quantize", to.scratch)?;
+    let queries = call.queries_by_rotation()?;
+    if !gemm_w8a8_heads(cuda, x, w, &Heads::new(qkv, rope, shape, batch, Stored { kv, queries })?)? {
+        gemm_w8a8(cuda, x, w, qkv)?;
+        rope_store_kv::turn(cuda, qkv, rope, shape, batch, Stored { kv, queries })?;
+    }
     Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries }.attend()?;
     super::quantize_rows::quantize_rows(cuda, to.scratch, to.out)
 }
@@ -187,6 +210,11 @@ impl Call<'_> {
         if others || self.only_few() || self.few().is_none() { None } else { self.hopper() }
     }
 
+    /// Where the rotation leaves queries in 16 bits, if this attention takes them so.
+    fn queries_by_rotation(&self) -> Result<u64> {
+        if self.many_by_hopper().is_some() { self.room_for_queries() } else { Ok(0) }
+    }
+
     fn room_for_queries(&self) -> Result<u64> {
         self.cuda.scratch("queries of attention", self.batch.t * self.shape.nq * self.shape.d * 2)
     }
@@ -278,8 +306,15 @@ impl Call<'_> {
     fn queries_map(&self) -> Result<sys::CUtensorMap> {
         let (shape, group) = (self.shape, self.group());
         let box_tokens = HOPPER_ROWS / group;
-        Heads { address: self.queries, d: shape.d, heads: shape.nq, tokens: self.batch.t, box_heads: group, box_tokens }
-            .encode()
+        HeadsMap {
+            address: self.queries,
+            d: shape.d,
+            heads: shape.nq,
+            tokens: self.batch.t,
+            box_heads: group,
+            box_tokens,
+        }
+        .encode()
     }
 
     /// A cache as the copy engine sees it: a row for each vector; `boxed` keys and channels at a time.

@@ -1,16 +1,19 @@
 //! Products by the tensor cores of sm_90a (`kernels/gemm_hopper.cu`): tensor maps, the chosen tile, the launch.
 //! Arguments of every kernel: maps of w, x and out, then xs, ws, bias, out, t, n, row, steps, xs_stride, layout, gate,
-//! out_type, boxes, group, add, as `GemmArguments` in `gemm_hopper.cuh` explains.
+//! out_type, boxes, group, add, as `GemmArguments` in `gemm_hopper.cuh` explains. Those of `kernels/gemm_hopper_heads.cu`:
+//! maps of w and x, xs, ws, bias, t, n, steps, xs_stride, group, then [`Heads::params`].
 use super::gemm_w8a8::operands;
+use super::rope_store_kv::Heads;
 use super::tensor_map::{BF16, F32, Map, U8};
-use super::{Grid, address, params};
-use crate::choose::hopper::{Choice, Element, STEP_BYTES, choices, choose, element};
+use super::{Grid, Param, address, params};
+use crate::choose::hopper::{Choice, Element, STEP_BYTES, Tile, choices, choose, element};
 use crate::support::no_kernel;
 use crate::{Cuda, Linear};
 use cudarc::driver::sys;
 use planish_tensor::{Activation, DType, Error, Q8Rows, Result, Tensor};
 
 const FILE: &str = "gemm_hopper";
+const HEADS_FILE: &str = "gemm_hopper_heads";
 
 /// What becomes of the sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,13 @@ pub(crate) struct Product {
     pub add: bool,
     /// A token's result may not depend on how many others there are, in floating types either.
     pub invariant: bool,
+}
+
+impl Product {
+    /// Steps of k.
+    fn steps(&self) -> usize {
+        (self.k * self.element.size()).div_ceil(STEP_BYTES)
+    }
 }
 
 /// The product of quantized tokens and a weight. The sizes must fit together, and [`choose`] must have a tile for them.
@@ -146,20 +156,7 @@ impl Cuda {
 pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
     let tile = choice.tile;
     let out_type = out_code(p.out_type)?;
-    let [cn, ct, _] = tile.cluster;
-    let element = p.element.size();
-    let operand = |address, rows, box_rows| Map {
-        address,
-        dtype: if element == 2 { BF16 } else { U8 },
-        size: element,
-        cols: p.k,
-        rows,
-        box_cols: STEP_BYTES / element,
-        box_rows,
-        swizzle: sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-    };
-    let w = operand(p.w, p.n, tile.rows / ct).encode()?;
-    let x = operand(p.x, p.t, tile.tokens / cn).encode()?;
+    let [w, x] = operand_maps(p, &tile)?;
     let gated = matches!(p.epilogue, Epilogue::Gated(_));
     let row = if gated { p.n / 2 } else { p.n };
     let boxes = tile.stores_boxes()
@@ -175,7 +172,6 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
         Epilogue::Gated(act) => return Err(no_kernel(&format!("gates with {act:?}"))),
         Epilogue::Interleaved => (2, 0),
     };
-    let steps = (p.k * element).div_ceil(STEP_BYTES);
     let grid = Grid::of(choice.blocks, tile.threads()).with_shared(tile.shared(), tile.shared());
     let name = choice.kernel(p.element);
     let values = params![
@@ -189,7 +185,7 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
         p.t,
         p.n,
         row,
-        steps,
+        p.steps(),
         i32::from(!p.one_scale),
         layout,
         gate,
@@ -199,6 +195,39 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
         i32::from(p.add),
     ];
     cuda.launch(FILE, &name, grid, values)
+}
+
+/// Queues a product of queries, keys and values whose heads are rotated and stored in place of its sums, bit for bit as by
+/// `rope_store_kv` afterwards; by a tile that [`Tile::takes_heads`].
+pub(crate) fn queue_heads(cuda: &Cuda, p: &Product, choice: &Choice, heads: &Heads<'_>) -> Result<()> {
+    if p.t == 0 || p.n == 0 {
+        return Ok(());
+    }
+    let tile = choice.tile;
+    let [w, x] = operand_maps(p, &tile)?;
+    let grid = Grid::of(choice.blocks, tile.threads()).with_shared(tile.shared(), tile.shared());
+    let stride = i32::from(!p.one_scale);
+    let mut values: Vec<Param<'_>> =
+        params![&w, &x, p.xs, p.ws, p.bias, p.t, p.n, p.steps(), stride, choice.group].to_vec();
+    values.extend(heads.params());
+    cuda.launch(HEADS_FILE, &format!("{}_heads", choice.kernel(p.element)), grid, &values)
+}
+
+/// The weights and the tokens as the copy engine sees them.
+fn operand_maps(p: &Product, tile: &Tile) -> Result<[sys::CUtensorMap; 2]> {
+    let [cn, ct, _] = tile.cluster;
+    let element = p.element.size();
+    let operand = |address, rows, box_rows| Map {
+        address,
+        dtype: if element == 2 { BF16 } else { U8 },
+        size: element,
+        cols: p.k,
+        rows,
+        box_cols: STEP_BYTES / element,
+        box_rows,
+        swizzle: sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
+    Ok([operand(p.w, p.n, tile.rows / ct).encode()?, operand(p.x, p.t, tile.tokens / cn).encode()?])
 }
 
 fn out_code(dtype: DType) -> Result<i32> {

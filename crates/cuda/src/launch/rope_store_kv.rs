@@ -1,7 +1,7 @@
 //! `rope_store_kv`: q and k rotated in place, k and v stored; a warp takes one or a few heads of a token. The same with q
-//! in 16 bits for attention. `clear_pages`.
+//! in 16 bits for attention. `clear_pages`. Arguments of every kernel: [`Heads::params`].
 use super::attention::kv_type;
-use super::{Grid, address, params};
+use super::{Grid, Param, address, params};
 use crate::{Cuda, DeviceBatch};
 use planish_tensor::layout::require;
 use planish_tensor::{AttentionShape, DType, Error, KvLayer, Result, RopeTable, Tensor};
@@ -33,6 +33,123 @@ pub(crate) fn rope_store_kv(
     turn(cuda, qkv, rope, shape, batch, Stored { kv, queries: 0 })
 }
 
+/// What becomes of the heads of q, k and v: `HeadArguments` of `rope_head.cuh`.
+pub(crate) struct Heads<'a> {
+    /// `[t, (nq + 2 nkv) d]`.
+    pub(super) qkv: &'a Tensor<Cuda>,
+    /// `[t, nq d]` for rotated queries in 16 bits, which then are not written to `qkv`; or 0.
+    queries: u64,
+    /// Angles, half, interleaved.
+    rope: Option<(u64, usize, bool)>,
+    shape: &'a AttentionShape,
+    batch: &'a DeviceBatch,
+    /// Keys, values, and their scales.
+    cache: [u64; 4],
+    kv_type: i32,
+    /// Scales of keys and of values; 0: each head has one of its own.
+    fixed: [f32; 2],
+}
+
+impl<'a> Heads<'a> {
+    /// Fails where the sizes or types do not fit together.
+    pub(super) fn new(
+        qkv: &'a Tensor<Cuda>,
+        rope: Option<&RopeTable<Cuda>>,
+        shape: &'a AttentionShape,
+        batch: &'a DeviceBatch,
+        Stored { kv, queries }: Stored<'_>,
+    ) -> Result<Heads<'a>> {
+        let d = shape.d;
+        let turns =
+            rope.is_none_or(|r| 2 * r.half <= d && r.cos_sin.cols == 2 * r.half && r.cos_sin.dtype == DType::F32);
+        require("rope_store_kv", qkv.cols == shape.qkv_width() && qkv.rows == batch.t && turns)?;
+        if qkv.dtype != DType::F32 || kv.k.dtype != kv.v.dtype {
+            return Err(Error::dtype("rope_store_kv: q, k and v are F32, keys and values are stored alike"));
+        }
+        let scales = |t: &Option<Tensor<Cuda>>| t.as_ref().map_or(0, address);
+        Ok(Heads {
+            qkv,
+            queries,
+            rope: rope.map(|r| (address(&r.cos_sin), r.half, r.interleaved)),
+            shape,
+            batch,
+            cache: [address(&kv.k), address(&kv.v), scales(&kv.k_scales), scales(&kv.v_scales)],
+            kv_type: kv_type(kv.k.dtype)?,
+            fixed: kv.fixed.unwrap_or_default(),
+        })
+    }
+
+    /// Whether lanes take four channels each: all that they read is in fours.
+    fn in_fours(&self) -> bool {
+        let (_, half, interleaved) = self.angles();
+        self.shape.d.is_multiple_of(4) && (interleaved || half.is_multiple_of(4))
+    }
+
+    /// Whether a product may rotate and store them: 128 rows of its weight are whole heads of one role, which rotate whole, in
+    /// pairs `(i, i + d / 2)`.
+    pub(super) fn fill_rows(&self) -> bool {
+        let AttentionShape { nq, nkv, d, .. } = *self.shape;
+        let rotates = self.rope.is_some_and(|(_, half, interleaved)| 2 * half == d && !interleaved);
+        matches!(d, 64 | 128) && rotates && (nq * d).is_multiple_of(128) && (nkv * d).is_multiple_of(128)
+    }
+
+    /// Columns of `qkv`.
+    pub(super) fn width(&self) -> usize {
+        self.shape.qkv_width()
+    }
+
+    /// Tokens of the batch.
+    pub(super) fn tokens(&self) -> usize {
+        self.batch.t
+    }
+
+    fn angles(&self) -> (u64, usize, bool) {
+        self.rope.unwrap_or((0, 0, false))
+    }
+
+    /// In the order of `HeadArguments`.
+    pub(super) fn params(&self) -> [Param<'_>; 18] {
+        let (angles, half, interleaved) = self.angles();
+        let ([k, v, k_scales, v_scales], [k_fixed, v_fixed]) = (self.cache, self.fixed);
+        *params![
+            address(self.qkv),
+            self.queries,
+            angles,
+            self.batch.header(),
+            self.batch.positions(),
+            self.batch.slots(),
+            k,
+            v,
+            k_scales,
+            v_scales,
+            self.shape.nq,
+            self.shape.nkv,
+            self.shape.d,
+            half,
+            i32::from(interleaved),
+            self.kv_type,
+            k_fixed,
+            v_fixed,
+        ]
+    }
+
+    fn queue(&self, cuda: &Cuda) -> Result<()> {
+        let (d, t) = (self.shape.d, self.batch.t);
+        let kernel = match self.in_fours() {
+            _ if d > WIDEST => {
+                return Err(Error::unsupported(format!("rope_store_kv: heads of {d} channels, at most {WIDEST}")));
+            }
+            true if d <= 128 => "rope_store_kv_128",
+            true => "rope_store_kv_256",
+            false => "rope_store_kv_any",
+        };
+        let heads = if self.cache[0] == 0 { self.shape.nq } else { self.shape.nq + 2 * self.shape.nkv };
+        let heads_of_block = if t >= MANY { WARPS * HEADS } else { WARPS };
+        let grid = Grid { blocks: [t, heads.div_ceil(heads_of_block), 1], ..Grid::of(t, 32 * WARPS) };
+        cuda.launch("rope_store_kv", kernel, grid, &self.params())
+    }
+}
+
 /// [`rope_store_kv`]; or, where there is room for queries, the same with these rounded there and `qkv` left alone.
 pub(crate) fn turn(
     cuda: &Cuda,
@@ -40,16 +157,9 @@ pub(crate) fn turn(
     rope: Option<&RopeTable<Cuda>>,
     shape: &AttentionShape,
     batch: &DeviceBatch,
-    Stored { kv, queries }: Stored<'_>,
+    stored: Stored<'_>,
 ) -> Result<()> {
-    let d = shape.d;
-    let turns = rope.is_none_or(|r| 2 * r.half <= d && r.cos_sin.cols == 2 * r.half && r.cos_sin.dtype == DType::F32);
-    require("rope_store_kv", qkv.cols == shape.qkv_width() && qkv.rows == batch.t && turns)?;
-    if qkv.dtype != DType::F32 || kv.k.dtype != kv.v.dtype {
-        return Err(Error::dtype("rope_store_kv: q, k and v are F32, keys and values are stored alike"));
-    }
-    let rope = rope.map(|r| (address(&r.cos_sin), r.half, r.interleaved));
-    queue(cuda, address(qkv), queries, rope, shape, batch, Cache::Of(kv))
+    Heads::new(qkv, rope, shape, batch, stored)?.queue(cuda)
 }
 
 /// Rounds queries that lie rotated in `qkv` to 16 bits, of the kind and in the order that attention over a cache of this type takes.
@@ -61,78 +171,8 @@ pub(crate) fn round_queries(
     cache: DType,
     queries: u64,
 ) -> Result<()> {
-    queue(cuda, address(qkv), queries, None, shape, batch, Cache::None(cache))
-}
-
-/// What keys and values go to.
-enum Cache<'a> {
-    Of(&'a KvLayer<Cuda>),
-    /// Nothing: only queries are wanted, as attention over a cache of this type takes them.
-    None(DType),
-}
-
-/// `rope`: angles, half, interleaved.
-fn queue(
-    cuda: &Cuda,
-    qkv: u64,
-    queries: u64,
-    rope: Option<(u64, usize, bool)>,
-    shape: &AttentionShape,
-    batch: &DeviceBatch,
-    cache: Cache<'_>,
-) -> Result<()> {
-    let d = shape.d;
-    if d > WIDEST {
-        return Err(Error::unsupported(format!("rope_store_kv: heads of {d} channels, at most {WIDEST}")));
-    }
-    let (angles, half, interleaved) = rope.unwrap_or((0, 0, false));
-    let scales = |t: &Option<Tensor<Cuda>>| t.as_ref().map_or(0, address);
-    let (addresses, dtype, fixed, heads) = match cache {
-        Cache::Of(kv) => {
-            let addresses = [address(&kv.k), address(&kv.v), scales(&kv.k_scales), scales(&kv.v_scales)];
-            (addresses, kv.k.dtype, kv.fixed, shape.nq + 2 * shape.nkv)
-        }
-        Cache::None(dtype) => ([0; 4], dtype, None, shape.nq),
-    };
-    let [k, v, k_scales, v_scales] = addresses;
-    // 0: each head has a scale of its own.
-    let [k_fixed, v_fixed] = fixed.unwrap_or_default();
-    let heads_of_block = if batch.t >= MANY { WARPS * HEADS } else { WARPS };
-    let grid = Grid { blocks: [batch.t, heads.div_ceil(heads_of_block), 1], ..Grid::of(batch.t, 32 * WARPS) };
-    cuda.launch(
-        "rope_store_kv",
-        kernel(d, half, interleaved),
-        grid,
-        params![
-            qkv,
-            queries,
-            angles,
-            batch.header(),
-            batch.positions(),
-            batch.slots(),
-            k,
-            v,
-            k_scales,
-            v_scales,
-            shape.nq,
-            shape.nkv,
-            d,
-            half,
-            i32::from(interleaved),
-            kv_type(dtype)?,
-            k_fixed,
-            v_fixed,
-        ],
-    )
-}
-
-/// Lanes with four channels each, where all that they read is in fours.
-fn kernel(d: usize, half: usize, interleaved: bool) -> &'static str {
-    match d.is_multiple_of(4) && (interleaved || half.is_multiple_of(4)) {
-        true if d <= 128 => "rope_store_kv_128",
-        true => "rope_store_kv_256",
-        false => "rope_store_kv_any",
-    }
+    let (kv_type, cache, fixed) = (kv_type(cache)?, [0; 4], [0.0; 2]);
+    Heads { qkv, queries, rope: None, shape, batch, cache, kv_type, fixed }.queue(cuda)
 }
 
 pub(crate) fn clear_pages(_: &Cuda, kv: &mut KvLayer<Cuda>, pages: &[u32]) -> Result<()> {

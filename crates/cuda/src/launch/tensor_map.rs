@@ -38,7 +38,7 @@ impl Map {
 }
 
 /// `[tokens, heads, d]` of bf16: a box has 64 channels of some heads of some tokens.
-pub(super) struct Heads {
+pub(super) struct HeadsMap {
     /// On the device, at a multiple of 16.
     pub(super) address: u64,
     /// Channels.
@@ -49,7 +49,7 @@ pub(super) struct Heads {
     pub(super) box_tokens: usize,
 }
 
-impl Heads {
+impl HeadsMap {
     /// What a kernel is given.
     pub(super) fn encode(&self) -> Result<sys::CUtensorMap> {
         let row = (self.d * 2) as u64;

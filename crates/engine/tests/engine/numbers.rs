@@ -79,6 +79,16 @@ fn memory_is_never_exceeded() {
     let page = Memory { free: buffers + 100, total: 1 << 30 };
     let told = d().decide::<Scalar>(&plan("llama"), false, &Preferences::CPU, page).unwrap_err().to_string();
     assert!(told.contains("one page") && told.contains("found 0"), "{told}");
+    let offline = EngineOptions { offline: true, ..d() };
+    let roomy = Preferences { offline_step_tokens: 2048, ..Preferences::CPU };
+    let step = |options: &EngineOptions, free| {
+        let memory = Memory { free, total: 1 << 30 };
+        options.decide::<Scalar>(&plan("llama"), false, &roomy, memory).unwrap().0.step_tokens
+    };
+    let [much, plenty] = [2048, 1024].map(|tokens| 8 * Workspace::<Scalar>::bytes(&plan("llama"), tokens, 128) as u64);
+    assert_eq!([step(&d(), much), step(&offline, much), step(&offline, much - 1)], [512, 2048, 1024]);
+    assert_eq!([step(&offline, plenty), step(&offline, plenty - 1)], [1024, 512]);
+    assert_eq!(step(&EngineOptions { step_tokens: Some(64), ..offline }, much), 64);
     let much = decide(EngineOptions { kv_cache_memory: Some(1 << 30), ..d() }).unwrap_err();
     assert!(much.contains("kv_cache_memory: expected at most") && much.contains("found 1073741824"), "{much}");
     let broad = decide(EngineOptions { max_batch: Some(60_000), step_rows: Some(1 << 29), ..d() }).unwrap_err();

@@ -2,6 +2,7 @@
 mod chunks;
 mod clear;
 mod paged;
+mod projected;
 mod store;
 mod together;
 
@@ -15,6 +16,7 @@ pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
     paged::cases(judge, random);
     chunks::cases(judge, random);
     together::cases(judge, random);
+    projected::cases(judge, random);
 }
 
 /// Element types of caches.

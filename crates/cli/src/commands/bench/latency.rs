@@ -1,7 +1,7 @@
 //! `planish bench latency`: how fast one batch of equal requests is.
 use super::drive::{Run, drive, job};
 use super::statistics::Distribution;
-use super::{MOST, MOST_AT_ONCE, Random, Target, counted, extend, lengths, within};
+use super::{MOST, MOST_AT_ONCE, Purpose, Random, Target, counted, extend, lengths, within};
 use crate::Global;
 use crate::commands::structure::schema;
 use crate::commands::{bar, print, print_json};
@@ -46,7 +46,7 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let schema = flags.json_schema.as_deref().map(schema).transpose()?;
     let model = flags.target.model(global.talks())?;
     let longest = flags.shared_prefix.unwrap_or(0).saturating_add(flags.input_len).saturating_add(flags.output_len);
-    let pipeline = flags.target.load(global, &model, longest, Some(flags.batch))?;
+    let pipeline = flags.target.load(global, &model, longest, Purpose::Together(flags.batch))?;
     let mut random = Random(0);
     let shown = bar(global.talks(), (flags.warmup + flags.rounds) as u64, "measuring");
     let mut rounds = Vec::new();

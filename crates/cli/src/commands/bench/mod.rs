@@ -71,8 +71,10 @@ impl Target {
     }
 
     /// The model loaded for sequences up to `longest` and, unless told otherwise, for `batch` of them at once.
-    fn load(&self, global: &Global, model: &Model, longest: usize, batch: Option<usize>) -> Result<Pipeline> {
+    fn load(&self, global: &Global, model: &Model, longest: usize, purpose: Purpose) -> Result<Pipeline> {
+        let batch = if let Purpose::Together(sequences) = purpose { Some(sequences) } else { None };
         let mut options = self.engine.options(global);
+        options.engine.offline = purpose == Purpose::Offline;
         options.engine.max_model_len = Some(self.engine.max_model_len.unwrap_or(longest));
         options.engine.max_batch = self.engine.max_batch.or(batch);
         super::open(global, model, &options)
@@ -90,8 +92,20 @@ impl Target {
             "page_size": info.config.page_size,
             "kv_dtype": info.config.kv_dtype.to_string(),
             "max_batch": info.config.max_batch,
+            "step_tokens": info.config.step_tokens,
         })
     }
+}
+
+/// What an engine is loaded for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// This many sequences, one beside the other.
+    Together(usize),
+    /// Requests that are all sent at the start.
+    Offline,
+    /// Requests that come as others end.
+    Online,
 }
 
 /// Most requests, rounds or sequences of a run: more is a slip of the keyboard.

@@ -1,7 +1,7 @@
 //! `planish bench throughput`: many requests at once, as a server has them, and how long each waited.
 use super::drive::{Run, drive, job};
 use super::lengths::{self, Span};
-use super::{MOST, Random, Target, counted, dataset, extend, page, within};
+use super::{MOST, Purpose, Random, Target, counted, dataset, extend, page, within};
 use crate::Global;
 use crate::commands::{bar, check_place, print, print_json};
 use anyhow::{Context, Result, bail};
@@ -58,7 +58,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let mut random = Random(flags.seed);
     let jobs = flags.jobs(&model, &mut random)?;
     let longest = jobs.iter().map(|j| j.prompt.len() + j.max_new_tokens).max().unwrap_or(0);
-    let pipeline = flags.target.load(global, &model, longest, None)?;
+    let kind = if flags.concurrency.is_some() { Purpose::Online } else { Purpose::Offline };
+    let pipeline = flags.target.load(global, &model, longest, kind)?;
     let limit = pipeline.handle().info().config.max_model_len;
     if longest > limit {
         bail!("--max-model-len: expected at least {longest}, the longest prompt with its answer; found {limit}");

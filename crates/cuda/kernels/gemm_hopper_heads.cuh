@@ -79,6 +79,7 @@ template <class Gemm> struct HeadsOf<Gemm, true> {
             if (angles && within == 0) barrier_wait(s.full + 8 * stage, parity);
             turn(x, stages + (stage * Gemm::STAGE + within * ROOM) / 4);
             if (angles && (within == CHUNKS_OF_STAGE - 1 || chunk == CHUNKS - 1)) {
+                copy_engine_fence(); // which writes next where the angles were read
                 __syncwarp();
                 Gemm::release(s, p, l, stage);
                 if (++stage == Gemm::STAGES) stage = 0, parity ^= 1;

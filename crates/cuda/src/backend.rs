@@ -2,6 +2,7 @@
 use crate::ahead::Ahead;
 use crate::batch::DeviceBatch;
 use crate::buffer::Buffer;
+use crate::choose::Device;
 use crate::graph::Graph;
 use crate::linear::Linear;
 use crate::support::family;
@@ -35,16 +36,9 @@ impl Backend for Cuda {
         self.context.memory().unwrap_or(Memory { free: 0, total: self.info.total })
     }
 
-    /// Steps are large where the memory is: a card's matrix units are full from a few thousand tokens on. On Hopper they are a
-    /// tile of tokens for every four multiprocessors, so that blocks of two tiles of the usual weights end in whole rounds. What
-    /// the allocator, the kernels' work space and recorded steps take is left free.
+    /// What the allocator, the kernels' work space and recorded steps take is left free.
     fn preferences(&self) -> Preferences {
-        let large = self.info.total >= 40 << 30;
-        let step_tokens = match (large, self.arch) {
-            (true, 90) => 256 * (self.info.sm_count as usize / 4),
-            (true, _) => 8192,
-            (false, _) => 2048,
-        };
+        let step_tokens = step_tokens(self.info.total, self.chip());
         Preferences {
             page_size: 64,
             fine_page_size: 64,
@@ -372,9 +366,35 @@ impl Backend for Cuda {
     }
 }
 
+/// Tokens of a usual step: many where the memory is, as a card's matrix units are full from a few thousand on. On Hopper a
+/// tile of 256 for every four multiprocessors, so that the tiles of the usual weights end in whole rounds.
+fn step_tokens(memory: u64, chip: Device) -> usize {
+    match (memory >= 40 << 30, chip.arch) {
+        (true, 90) => 256 * (chip.sm_count / 4),
+        (true, _) => 8192,
+        (false, _) => 2048,
+    }
+}
+
 impl Cuda {
     /// Fails if a weight is of an 8-bit type that does not run here.
     fn runs_parts(&self, parts: &[LinearPart]) -> Result<()> {
         parts.iter().filter_map(|p| Q8::from_dtype(p.weight.dtype())).try_for_each(|kind| self.runs(kind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_end_in_whole_rounds() {
+        let tokens = step_tokens(141 << 30, Device { arch: 90, sm_count: 132 });
+        assert_eq!(tokens, 8448);
+        for n in [6144, 4096, 28672] {
+            assert!((tokens / 256 * (n / 128)).is_multiple_of(132), "{n}");
+        }
+        assert_eq!(step_tokens(80 << 30, Device { arch: 80, sm_count: 108 }), 8192);
+        assert_eq!(step_tokens(24 << 30, Device { arch: 89, sm_count: 128 }), 2048);
     }
 }

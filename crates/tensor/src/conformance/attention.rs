@@ -6,9 +6,10 @@ mod projected;
 mod store;
 mod together;
 
-use super::case::{Judge, encode};
+use super::case::{Judge, encode, put};
 use super::data::Random;
-use crate::{AttentionShape, Backend, Batch, DType, KvLayer, Result};
+use crate::{AttentionShape, Backend, Batch, DType, KvLayer, Result, RopeTable};
+use std::fmt;
 
 pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
     store::cases(judge, random);
@@ -48,6 +49,34 @@ fn shape(random: &mut Random, i: usize) -> AttentionShape {
     let window = (i % 3 == 1).then(|| 1 + random.below(90) as u32);
     let softcap = (i % 4 == 3).then_some([5.0, 30.0][i / 4 % 2]);
     AttentionShape { nq, nkv, d, scale: 1.0 / (d as f32).sqrt(), window, softcap }
+}
+
+/// Angles of some positions.
+struct Rotation {
+    /// `[positions, 2 half]`: cosines, then sines.
+    cos_sin: Vec<f32>,
+    half: usize,
+    interleaved: bool,
+}
+
+impl Rotation {
+    fn new(random: &mut Random, positions: usize, half: usize, interleaved: bool) -> Rotation {
+        let angles: Vec<f32> = random.floats(positions * half).into_iter().map(|a| a * 7.0).collect();
+        let row = |row: &[f32]| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())).collect::<Vec<_>>();
+        Rotation { cos_sin: angles.chunks(half).flat_map(row).collect(), half, interleaved }
+    }
+
+    fn table<B: Backend>(&self, b: &B) -> Result<RopeTable<B>> {
+        let cos_sin = put(b, DType::F32, 2 * self.half, &self.cos_sin)?;
+        Ok(RopeTable { cos_sin, half: self.half, interleaved: self.interleaved })
+    }
+}
+
+/// What is turned by them; the numbers themselves would be too many.
+impl fmt::Debug for Rotation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "half {}, interleaved {}", self.half, self.interleaved)
+    }
 }
 
 /// Where sequences are: a pool of pages and, for each sequence, some of them in no order.

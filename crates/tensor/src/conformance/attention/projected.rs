@@ -3,7 +3,7 @@
 use super::super::case::{Case, Check, Judge, Output, activations, blank, put};
 use super::super::data::Random;
 use super::super::fused::quantized;
-use super::{KINDS, Pool};
+use super::{KINDS, Pool, Rotation};
 use crate::{
     Attended, AttentionShape, Backend, DType, HostTensor, KvLayer, LinearPart, Projected, Q8, Q8Rows, Result, RopeTable,
 };
@@ -30,8 +30,7 @@ struct FromProduct {
     parts: [LinearPart; 3],
     kv: DType,
     kind: Q8,
-    /// Angles `[POSITIONS, 2 half]`, half, interleaved.
-    rope: Option<(Vec<f32>, usize, bool)>,
+    rope: Option<Rotation>,
 }
 
 impl FromProduct {
@@ -57,9 +56,7 @@ impl FromProduct {
         });
         let rope = (i % 5 != 4).then(|| {
             let half = d / [2, 2, 4][i / 6 % 3];
-            let angles = random.floats(POSITIONS * half).into_iter().map(|a| a * 7.0).collect::<Vec<f32>>();
-            let row = |row: &[f32]| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())).collect::<Vec<_>>();
-            (angles.chunks(half).flat_map(row).collect(), half, i % 7 == 3)
+            Rotation::new(random, POSITIONS, half, i % 7 == 3)
         });
         let x = random.codes(kind, t * k).into_iter().map(|c| kind.decode(c)).collect();
         let xs = random.floats(t);
@@ -106,9 +103,9 @@ impl Case for FromProduct {
     }
 
     fn describe(&self) -> String {
-        let rope = self.rope.as_ref().map(|(_, half, interleaved)| (half, interleaved));
+        let rope = &self.rope;
         let (shape, kv, prompts, kind) = (&self.shape, self.kv, &self.prompts, self.kind);
-        format!("{shape:?} of {kind:?} over {kv}, k {}, {prompts:?}, (half, interleaved) {rope:?}", self.k)
+        format!("{shape:?} of {kind:?} over {kv}, k {}, {prompts:?}, {rope:?}", self.k)
     }
 
     fn multiplies(&self) -> Vec<Q8> {
@@ -116,13 +113,7 @@ impl Case for FromProduct {
     }
 
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
-        let rope = match &self.rope {
-            Some((angles, half, interleaved)) => {
-                let cos_sin = put(b, DType::F32, 2 * half, angles)?;
-                Some(RopeTable { cos_sin, half: *half, interleaved: *interleaved })
-            }
-            None => None,
-        };
+        let rope = self.rope.as_ref().map(|rotation| rotation.table(b)).transpose()?;
         let (one, one_cache) = self.step(b, rope.as_ref(), true)?;
         let (two, two_cache) = self.step(b, rope.as_ref(), false)?;
         let pairs = one.iter().zip(&two).flat_map(|(a, b)| a.values.iter().zip(&b.values));

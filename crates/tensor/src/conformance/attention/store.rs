@@ -1,8 +1,8 @@
 //! `rope_store_kv`: rotated q and k, and the whole pool.
-use super::super::case::{Case, Check, Judge, Output, activations, put, read};
+use super::super::case::{Case, Check, Judge, Output, activations, read};
 use super::super::data::Random;
-use super::{KINDS, Pool, shape};
-use crate::{AttentionShape, Backend, DType, Q8, Result, RopeTable};
+use super::{KINDS, Pool, Rotation, shape};
+use crate::{AttentionShape, Backend, DType, Q8, Result};
 
 pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
     for i in 0..24 {
@@ -21,8 +21,7 @@ struct Store {
     kv: DType,
     /// Scales of keys and values that are given.
     fixed: Option<[f32; 2]>,
-    /// Angles `[POSITIONS, 2 half]`, half, interleaved.
-    rope: Option<(Vec<f32>, usize, bool)>,
+    rope: Option<Rotation>,
     qkv: Vec<f32>,
 }
 
@@ -35,9 +34,7 @@ impl Store {
         let rope = (i % 3 != 2).then(|| {
             // All of a head, or a part of it.
             let half = (shape.d / [2, 4][i / 3 % 2]).max(1);
-            let angles = random.floats(POSITIONS * half).into_iter().map(|a| a * 7.0).collect::<Vec<f32>>();
-            let row = |row: &[f32]| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())).collect::<Vec<_>>();
-            (angles.chunks(half).flat_map(row).collect(), half, (i / 2).is_multiple_of(2))
+            Rotation::new(random, POSITIONS, half, (i / 2).is_multiple_of(2))
         });
         Store {
             pool: Pool::new(random, &lengths, [16, 8, 32][i % 3]),
@@ -57,8 +54,8 @@ impl Case for Store {
     }
 
     fn describe(&self) -> String {
-        let rope = self.rope.as_ref().map(|(_, half, interleaved)| (half, interleaved));
-        format!("{:?} to {}, (sequence, past, new) {:?}, (half, interleaved) {rope:?}", self.shape, self.kv, self.steps)
+        let rope = &self.rope;
+        format!("{:?} to {}, (sequence, past, new) {:?}, {rope:?}", self.shape, self.kv, self.steps)
     }
 
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
@@ -66,13 +63,7 @@ impl Case for Store {
         let mut kv = self.pool.layer(b, &self.shape, self.kv)?;
         kv.fixed = self.fixed;
         let mut qkv = activations(b, self.shape.qkv_width(), &self.qkv)?;
-        let rope = match &self.rope {
-            Some((angles, half, interleaved)) => {
-                let cos_sin = put(b, DType::F32, 2 * half, angles)?;
-                Some(RopeTable { cos_sin, half: *half, interleaved: *interleaved })
-            }
-            None => None,
-        };
+        let rope = self.rope.as_ref().map(|rotation| rotation.table(b)).transpose()?;
         b.rope_store_kv(&mut qkv, rope.as_ref(), &self.shape, &batch, &mut kv)?;
         let (rotated, stored) = match (&self.rope, self.kv) {
             (None, _) => (Check::Equal, Check::Equal),

@@ -1,8 +1,8 @@
 //! `rope_attention_quantize`: the codes that rotation and attention give one after the other, to the bit.
-use super::super::case::{Case, Check, Judge, Output, activations, blank, put};
+use super::super::case::{Case, Check, Judge, Output, activations, blank};
 use super::super::data::Random;
 use super::super::fused::quantized;
-use super::{KINDS, Pool, shape};
+use super::{KINDS, Pool, Rotation, shape};
 use crate::{Attended, AttentionShape, Backend, DType, KvLayer, Q8, Result, RopeTable};
 
 pub(super) fn cases(judge: &mut impl Judge, random: &mut Random) {
@@ -23,8 +23,7 @@ struct Together {
     qkv: [Vec<f32>; 2],
     kv: DType,
     kind: Q8,
-    /// Angles `[POSITIONS, 2 half]`, half, interleaved.
-    rope: Option<(Vec<f32>, usize, bool)>,
+    rope: Option<Rotation>,
 }
 
 impl Together {
@@ -38,9 +37,7 @@ impl Together {
         let qkv = steps.each_ref().map(|step| random.activations(step.iter().map(|s| s.2).sum(), width));
         let rope = (i % 4 != 3).then(|| {
             let half = (shape.d / [2, 4][i / 4 % 2]).max(1);
-            let angles = random.floats(POSITIONS * half).into_iter().map(|a| a * 7.0).collect::<Vec<f32>>();
-            let row = |row: &[f32]| row.iter().map(|a| a.cos()).chain(row.iter().map(|a| a.sin())).collect::<Vec<_>>();
-            (angles.chunks(half).flat_map(row).collect(), half, i.is_multiple_of(2))
+            Rotation::new(random, POSITIONS, half, i.is_multiple_of(2))
         });
         let pool = Pool::new(random, &lengths, [16, 32, 64][i % 3]);
         Together { shape, pool, steps, qkv, kv: KINDS[(i + i / 4) % 4], kind: Q8::ALL[i % 3], rope }
@@ -77,22 +74,13 @@ impl Case for Together {
     }
 
     fn describe(&self) -> String {
-        let rope = self.rope.as_ref().map(|(_, half, interleaved)| (half, interleaved));
+        let rope = &self.rope;
         let (shape, kv, steps) = (&self.shape, self.kv, &self.steps);
-        format!(
-            "{shape:?} over {kv}, (sequence, past, new) {steps:?}, (half, interleaved) {rope:?}, to {:?}",
-            self.kind
-        )
+        format!("{shape:?} over {kv}, (sequence, past, new) {steps:?}, {rope:?}, to {:?}", self.kind)
     }
 
     fn run<B: Backend>(&self, b: &B) -> Result<Vec<Output>> {
-        let rope = match &self.rope {
-            Some((angles, half, interleaved)) => {
-                let cos_sin = put(b, DType::F32, 2 * half, angles)?;
-                Some(RopeTable { cos_sin, half: *half, interleaved: *interleaved })
-            }
-            None => None,
-        };
+        let rope = self.rope.as_ref().map(|rotation| rotation.table(b)).transpose()?;
         let mut layers = [self.pool.layer(b, &self.shape, self.kv)?, self.pool.layer(b, &self.shape, self.kv)?];
         let mut different = 0;
         for step in 0..self.steps.len() {

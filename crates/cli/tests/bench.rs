@@ -31,6 +31,7 @@ fn rising(values: &Value) {
 #[test]
 fn latency_has_the_contract_s_keys() {
     let d = latency("--input-len 40 --output-len 9 --batch 3").json();
+    positive(&d["step_tokens"]);
     for key in ["prefill_tokens_per_s", "decode_tokens_per_s", "ttft_ms"] {
         positive(&d[key]);
         positive(&d["best"][key]);

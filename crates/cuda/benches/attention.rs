@@ -3,10 +3,12 @@
 //! no attention), with the error of some tokens beside the scalar reference over the same cache.
 //! `cargo bench -p planish-cuda --bench attention -- [decode|prefill] [bf16|i8|e4m3]`; a step is recorded, so that
 //! launching is not measured, and goes through layers of keys larger than the second-level cache.
+mod replay;
+
 use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
 use planish_tensor::{AttentionShape, Backend, Batch, DType, KvLayer, Result, Tensor};
-use std::time::Instant;
+use replay::time;
 
 const SHAPE: AttentionShape = AttentionShape { nq: 32, nkv: 8, d: 128, scale: 0.088, window: None, softcap: None };
 const PAGE: usize = 64;
@@ -44,22 +46,6 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Microseconds of a run, the median of several replays of a recording of `runs`.
-fn time(cuda: &Cuda, runs: usize, mut run: impl FnMut(usize) -> Result<()>) -> Result<f64> {
-    (0..runs).try_for_each(&mut run)?;
-    let recording = cuda.record(&mut || (0..runs).try_for_each(&mut run))?;
-    let mut times = Vec::new();
-    for _ in 0..9 {
-        cuda.sync()?;
-        let start = Instant::now();
-        recording.replay()?;
-        cuda.sync()?;
-        times.push(start.elapsed().as_secs_f64() * 1e6 / runs as f64);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
 }
 
 fn random(cuda: &Cuda, rows: usize, cols: usize) -> Result<Tensor<Cuda>> {

@@ -2,15 +2,19 @@
 //! attention one after the other, beside the same where the product rotates and stores its heads itself.
 //! `cargo bench -p planish-cuda --bench heads -- [int8|fp8] [BF16|I8|F8_E4M3] [SEQUENCESxTOKENS]`; the tokens are prompts,
 //! or the next one of each sequence.
+mod replay;
+
 use planish_cuda::{Cuda, Options};
 use planish_tensor::{
     Attended, AttentionShape, Backend, Batch, DType, HostTensor, KvLayer, LinearPart, Projected, Q8, Result, RopeTable,
 };
-use std::time::Instant;
+use replay::time;
 
 const SHAPE: AttentionShape = AttentionShape { nq: 32, nkv: 8, d: 128, scale: 0.088, window: None, softcap: None };
 const INPUT: usize = 4096;
 const PAGE: usize = 64;
+/// Of a recording.
+const RUNS: usize = 16;
 const POSITIONS: usize = 8192;
 /// Sequences, their tokens before, and their tokens now.
 const STEPS: [[usize; 3]; 8] =
@@ -90,33 +94,16 @@ fn step(cuda: &Cuda, kind: Q8, cache: DType, [sequences, past, new]: [usize; 3])
     let mut qkv = cuda.alloc(DType::F32, t, n)?;
     let mut scratch = cuda.alloc(DType::F32, t, SHAPE.nq * SHAPE.d)?;
     let mut out = cuda.alloc_q8(kind, t, SHAPE.nq * SHAPE.d)?;
-    let product = time(cuda, || cuda.gemm_w8a8(&x, &w, &mut qkv))?;
-    let apart = time(cuda, || {
+    let product = time(cuda, RUNS, |_| cuda.gemm_w8a8(&x, &w, &mut qkv))?;
+    let apart = time(cuda, RUNS, |_| {
         cuda.gemm_w8a8(&x, &w, &mut qkv)?;
         let to = Attended { scratch: &mut scratch, out: &mut out };
         cuda.rope_attention_quantize(&mut qkv, Some(&rope), &SHAPE, &batch, &mut kv, to)
     })?;
-    let together = time(cuda, || {
+    let together = time(cuda, RUNS, |_| {
         let from = Projected { x: &x, w: &w, qkv: &mut qkv };
         let to = Attended { scratch: &mut scratch, out: &mut out };
         cuda.gemm_rope_attention_quantize(from, Some(&rope), &SHAPE, &batch, &mut kv, to)
     })?;
     Ok(Step { product, apart, together })
-}
-
-/// Microseconds of a run, the median of several replays of a recording of some.
-fn time(cuda: &Cuda, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    const RUNS: usize = 16;
-    run()?;
-    let recording = cuda.record(&mut || (0..RUNS).try_for_each(|_| run()))?;
-    let mut times = Vec::new();
-    for _ in 0..9 {
-        cuda.sync()?;
-        let start = Instant::now();
-        recording.replay()?;
-        cuda.sync()?;
-        times.push(start.elapsed().as_secs_f64() * 1e6 / RUNS as f64);
-    }
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
 }

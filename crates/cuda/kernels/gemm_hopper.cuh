@@ -121,7 +121,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
 
     // Steps of the ring that follow those of k for the tile of a cluster: angles, if one of its blocks has heads that rotate.
     static __device__ int more_steps(const HeadArguments& h, int n0) {
-        return HEADS && n0 < (h.nq + h.nkv) * h.d ? HeadsOf<Gemm, HEADS>::STAGES_OF_ANGLES : 0;
+        return HEADS && n0 < (h.nq + h.nkv) * h.d ? Heads::STAGES_OF_ANGLES : 0;
     }
 
     // ---- the producer: one thread, or a warp of which the first does what is not of angles ----

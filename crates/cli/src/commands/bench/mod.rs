@@ -70,7 +70,7 @@ impl Target {
         Model::dummy(&self.model, quant)
     }
 
-    /// The model loaded for sequences up to `longest` and, unless told otherwise, for `batch` of them at once.
+    /// The model loaded for sequences up to `longest`, and for this purpose unless told otherwise.
     fn load(&self, global: &Global, model: &Model, longest: usize, purpose: Purpose) -> Result<Pipeline> {
         let batch = if let Purpose::Together(sequences) = purpose { Some(sequences) } else { None };
         let mut options = self.engine.options(global);

@@ -58,8 +58,8 @@ pub fn run(global: &Global, flags: &Flags) -> Result<()> {
     let mut random = Random(flags.seed);
     let jobs = flags.jobs(&model, &mut random)?;
     let longest = jobs.iter().map(|j| j.prompt.len() + j.max_new_tokens).max().unwrap_or(0);
-    let kind = if flags.concurrency.is_some() { Purpose::Online } else { Purpose::Offline };
-    let pipeline = flags.target.load(global, &model, longest, kind)?;
+    let purpose = if flags.concurrency.is_some() { Purpose::Online } else { Purpose::Offline };
+    let pipeline = flags.target.load(global, &model, longest, purpose)?;
     let limit = pipeline.handle().info().config.max_model_len;
     if longest > limit {
         bail!("--max-model-len: expected at least {longest}, the longest prompt with its answer; found {limit}");

@@ -313,11 +313,14 @@ fn gated(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result
             let size = if kind == Q8::Int8 { (g * u).abs() } else { gate.1 * up.1 * scale * scale };
             (g / (1.0 + (-g).exp()) * u, size)
         };
-        let mut out = poisoned(cuda, DType::F32, t, n / 2)?;
-        cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out)?;
-        let error = error(cuda, &out, &mut random, &joined)?;
-        let us = median(cuda, asked, 1, &mut |_| cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out))?;
-        note(&mut rows, asked, "joined", &sizes, us, Some(error));
+        for (dtype, name) in [(DType::F32, "joined"), (DType::BF16, "joined to bf16")] {
+            let mut out = poisoned(cuda, dtype, t, n / 2)?;
+            cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out)?;
+            let error = error(cuda, &out, &mut random, &joined)?;
+            let product = &mut |_| cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out);
+            let us = median(cuda, asked, 1, product)?;
+            note(&mut rows, asked, name, &sizes, us, Some(error));
+        }
     }
     close(&rows, n, k);
     Ok(())

@@ -132,6 +132,13 @@ __device__ __forceinline__ void shared_store_four(uint32_t at, int a, int b, int
 __device__ __forceinline__ void shared_store_four(uint32_t at, float a, float b, float c, float d) {
     asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(at), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }
+// Four 8 x 8 matrices of 16-bit elements, transposed as they are stored: a lane holds, of each, column lane / 4 and the rows
+// 2 (lane % 4) and the next; `at` is where the row lane % 8 of the matrix lane / 8 begins.
+__device__ __forceinline__ void shared_store_transposed(uint32_t at, const uint32_t (&m)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(m[0]), "r"(m[1]),
+                 "r"(m[2]), "r"(m[3])
+                 : "memory");
+}
 // Reads what is at the same place in another block of the cluster.
 template <class Four> __device__ __forceinline__ Four shared_load_four(uint32_t at, uint32_t rank);
 template <> __device__ __forceinline__ int4 shared_load_four<int4>(uint32_t at, uint32_t rank) {

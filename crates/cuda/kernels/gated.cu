@@ -72,6 +72,7 @@ KERNEL(8, GELU_TANH, gelu)
 
 template <int ACT>
 struct Gate {
+    using Element = float;
     static constexpr int OPERANDS = 2;
 
     __device__ __forceinline__ float4 operator()(const float4 (&x)[2]) const { return gate4<ACT>(x[0], x[1]); }

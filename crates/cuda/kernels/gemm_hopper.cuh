@@ -67,6 +67,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
     static constexpr int BOX_ROWS = TN < STORE_ROWS ? TN : STORE_ROWS;
     static constexpr int BOX = BOX_ROWS * 64; // bytes of a warp's box
     static constexpr int STORE_BYTES = TN >= 64 && OCC == 1 && CK == 1 ? WGS * 4 * 2 * BOX : 0;
+    static constexpr int JOINED_ROW = 64; // bytes: gates of a warpgroup and token in 16 bits
     static constexpr int XS_BYTES = WGS * TN * 4;
     static constexpr int REST = STORE_BYTES + XS_BYTES + 1024;
     static constexpr int FIT = ((OCC == 1 ? SHARED : SHARED_OF_TWO) - REST) / STAGE;
@@ -392,10 +393,58 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
             }
     }
 
+    // Gates as bf16: a warpgroup's 32 channels of all tokens of a tile in one buffer, since eight, a warp's, are half of what
+    // memory takes at least.
+    template <Form FORM>
+    static __device__ void store_joined(
+        const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
+        const Lane& l, int n0, int t0) {
+        static_assert(STORE_BYTES == 0 || (MI == 1 && TN * JOINED_ROW <= STORE_BYTES / WGS), "a tile has a buffer");
+        constexpr int BOXES = TN / BOX_ROWS;
+        const bool storing = l.warp == 0 && l.lane == 0;
+        const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
+        const uint32_t buffer = s.stores + l.warpgroup * (STORE_BYTES / WGS);
+        const uint32_t row = buffer + l.lane * JOINED_ROW + ((l.warp ^ (l.lane >> 1 & 3)) << 4);
+        if (storing) store_wait_read<0>();
+        warpgroup_sync(l.warpgroup);
+#pragma unroll
+        for (int c = 0; c < BOXES; ++c) {
+            float y0[8], y1[8];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const int first = (c * 4 + j) * 4;
+                const float2 x = *(const float2*)(xs + c * BOX_ROWS + 8 * j);
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    y0[2 * j + e] = scale(acc[0][first + e], e ? x.y : x.x, v.ws[0][0], v.bias[0][0]);
+                    y1[2 * j + e] = scale(acc[0][first + 2 + e], e ? x.y : x.x, v.ws[0][1], v.bias[0][1]);
+                }
+            }
+            activate_all(y0, FORM == FORM_GELU);
+            uint32_t pairs[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                const float low = __fmul_rn(y0[2 * j], y1[2 * j]), high = __fmul_rn(y0[2 * j + 1], y1[2 * j + 1]);
+                asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pairs[j]) : "f"(high), "f"(low));
+            }
+            shared_store_transposed(row + c * BOX_ROWS * JOINED_ROW, pairs);
+        }
+        copy_engine_fence();
+        warpgroup_sync(l.warpgroup);
+        if (!storing) return;
+        const int channel = n0 / 2 + l.warpgroup * 32;
+        for (int c = 0; c < BOXES && channel < a.row; ++c)
+            if (t0 + c * BOX_ROWS < a.t) store_box(map, channel, t0 + c * BOX_ROWS, buffer + c * BOX_ROWS * JOINED_ROW);
+        store_commit();
+    }
+
     static __device__ void store_by_boxes(
         const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
         const Lane& l, int n0, int t0) {
-        if (a.layout == GATED && a.gate == SILU) store_boxes<true, FORM_SILU>(map, a, acc, v, s, l, n0, t0);
+        const bool joined = a.layout == GATED && a.out_type == OUT_BF16;
+        if (joined && a.gate == SILU) store_joined<FORM_SILU>(map, a, acc, v, s, l, n0, t0);
+        else if (joined) store_joined<FORM_GELU>(map, a, acc, v, s, l, n0, t0);
+        else if (a.layout == GATED && a.gate == SILU) store_boxes<true, FORM_SILU>(map, a, acc, v, s, l, n0, t0);
         else if (a.layout == GATED) store_boxes<true, FORM_GELU>(map, a, acc, v, s, l, n0, t0);
         else if (a.out_type == OUT_F32) store_boxes<true, FORM_SUMS>(map, a, acc, v, s, l, n0, t0);
         else store_boxes<false, FORM_SUMS>(map, a, acc, v, s, l, n0, t0);

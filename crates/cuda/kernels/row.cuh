@@ -3,13 +3,30 @@
 #pragma once
 #include "codes.cuh"
 #include "dependency.cuh"
+#include "floats.cuh"
 
-__device__ __forceinline__ float4 load4(const float* row, int at, int cols) {
-    if (cols % 4 == 0) return *reinterpret_cast<const float4*>(row + at);
-    float4 v = {row[at], 0.f, 0.f, 0.f};
-    if (at + 1 < cols) v.y = row[at + 1];
-    if (at + 2 < cols) v.z = row[at + 2];
-    if (at + 3 < cols) v.w = row[at + 3];
+// Four neighbours as they lie in memory.
+template <class T> struct Neighbours;
+template <> struct Neighbours<float> {
+    using Type = float4;
+};
+template <> struct Neighbours<bf16> {
+    using Type = uint2;
+};
+
+__device__ __forceinline__ float4 widened4(float4 v) { return v; }
+__device__ __forceinline__ float4 widened4(uint2 v) {
+    return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+                       __uint_as_float(v.y & 0xffff0000u));
+}
+
+template <class T>
+__device__ __forceinline__ float4 load4(const T* row, int at, int cols) {
+    if (cols % 4 == 0) return widened4(*reinterpret_cast<const typename Neighbours<T>::Type*>(row + at));
+    float4 v = {widened(row[at]), 0.f, 0.f, 0.f};
+    if (at + 1 < cols) v.y = widened(row[at + 1]);
+    if (at + 2 < cols) v.z = widened(row[at + 2]);
+    if (at + 3 < cols) v.w = widened(row[at + 3]);
     return v;
 }
 

@@ -1,5 +1,5 @@
 // Rows that one block does not do well by: spread over a cluster of blocks, or streamed through a block that fetches
-// ahead. A row of x is OPERANDS vectors of f columns one after the other, which `Combine` makes one of. From sm_90 on.
+// ahead. A row of x is OPERANDS vectors of f elements one after the other, which `Combine` makes one of. From sm_90 on.
 #pragma once
 #include "row.cuh"
 
@@ -52,7 +52,7 @@ struct ClusterMax {
 constexpr int BLOCKS = 8;
 
 template <class Combine>
-__device__ __forceinline__ void spread_rows(const float* x, int f, int part, int kind, float fixed, unsigned char* codes, float* scales) {
+__device__ __forceinline__ void spread_rows(const typename Combine::Element* x, int f, int part, int kind, float fixed, unsigned char* codes, float* scales) {
     __shared__ unsigned slots[BLOCKS * 32];
     ClusterMax<BLOCKS> cluster_max{slots};
     cluster_max.begin();
@@ -76,7 +76,7 @@ __device__ __forceinline__ void spread_rows(const float* x, int f, int part, int
 
 #define SPREAD(NAME, COMBINE)                                                                \
     extern "C" __global__ void CLUSTER_OF(BLOCKS) __launch_bounds__(1024)                    \
-        NAME(const float* x, int f, int part, int kind, float fixed, unsigned char* codes, float* scales) { \
+        NAME(const COMBINE::Element* x, int f, int part, int kind, float fixed, unsigned char* codes, float* scales) { \
         spread_rows<COMBINE>(x, f, part, kind, fixed, codes, scales);                               \
     }
 
@@ -93,7 +93,7 @@ __device__ __forceinline__ void await(unsigned barrier, unsigned parity) {
         : "memory");
 }
 
-__device__ __forceinline__ void copy_bulk(unsigned to, const float* from, unsigned bytes, unsigned barrier) {
+__device__ __forceinline__ void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned barrier) {
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
@@ -108,26 +108,28 @@ struct Ring {
     }
 };
 
-template <int OPERANDS>
-__device__ __forceinline__ void fill(Ring ring, const float* x, int rows, int f, int width) {
+template <int OPERANDS, class T>
+__device__ __forceinline__ void fill(Ring ring, const T* x, int rows, int f, int width) {
+    constexpr unsigned SIZE = sizeof(T);
     for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
-        const float* from = x + row * OPERANDS * f;
+        const T* from = x + row * OPERANDS * f;
         for (int first = 0; first < f; first += width, ring.next()) {
-            unsigned bytes = 4 * min(width, f - first), full = ring.full + 8 * ring.stage;
+            unsigned bytes = SIZE * min(width, f - first), full = ring.full + 8 * ring.stage;
             await(ring.empty + 8 * ring.stage, ring.parity ^ 1);
             asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(full), "r"(OPERANDS * bytes)
                          : "memory");
-            unsigned to = ring.data + ring.stage * OPERANDS * 4 * width;
+            unsigned to = ring.data + ring.stage * OPERANDS * SIZE * width;
             for (int o = 0; o < OPERANDS; o++) {
-                copy_bulk(to + o * 4 * width, from + static_cast<size_t>(o) * f + first, bytes, full);
+                copy_bulk(to + o * SIZE * width, from + static_cast<size_t>(o) * f + first, bytes, full);
             }
         }
     }
 }
 
 template <class Combine>
-__device__ __forceinline__ void drain(Ring ring, const float4* data, int rows, int f, int width, int kind,
+__device__ __forceinline__ void drain(Ring ring, const void* data, int rows, int f, int width, int kind,
                                       float fixed, unsigned char* codes, float* scales) {
+    using Four = typename Neighbours<typename Combine::Element>::Type;
     // In turns, so that a warp may be a row ahead.
     __shared__ unsigned largest[2][32];
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = width / 128;
@@ -139,10 +141,10 @@ __device__ __forceinline__ void drain(Ring ring, const float4* data, int rows, i
         for (int i = 0; i < MOST_TURNS; i++) {
             if (i * width >= f) continue;
             await(ring.full + 8 * ring.stage, ring.parity);
-            const float4* from = data + ring.stage * Combine::OPERANDS * (width / 4) + threadIdx.x;
+            const Four* from = static_cast<const Four*>(data) + ring.stage * Combine::OPERANDS * (width / 4) + threadIdx.x;
             float4 operands[Combine::OPERANDS];
 #pragma unroll
-            for (int o = 0; o < Combine::OPERANDS; o++) operands[o] = from[o * (width / 4)];
+            for (int o = 0; o < Combine::OPERANDS; o++) operands[o] = widened4(from[o * (width / 4)]);
             __syncwarp();
             if (lane == 0) {
                 asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(ring.empty + 8 * ring.stage) : "memory");
@@ -165,8 +167,8 @@ __device__ __forceinline__ void drain(Ring ring, const float4* data, int rows, i
 
 // width: columns of a piece, a multiple of 128: four for each thread but those of the last warp.
 template <class Combine>
-__device__ __forceinline__ void stream_rows(const float* x, int rows, int f, int width, int kind, float fixed, unsigned char* codes,
-                                            float* scales) {
+__device__ __forceinline__ void stream_rows(const typename Combine::Element* x, int rows, int f, int width, int kind,
+                                            float fixed, unsigned char* codes, float* scales) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     extern __shared__ float4 data[];
     __shared__ unsigned long long full[STAGES], empty[STAGES];
@@ -193,6 +195,7 @@ __device__ __forceinline__ void stream_rows(const float* x, int rows, int f, int
 
 #define STREAM(NAME, COMBINE)                                                                            \
     extern "C" __global__ void __launch_bounds__(1024)                                                   \
-        NAME(const float* x, int rows, int f, int width, int kind, float fixed, unsigned char* codes, float* scales) { \
+        NAME(const COMBINE::Element* x, int rows, int f, int width, int kind, float fixed, unsigned char* codes,      \
+             float* scales) {                                                                             \
         stream_rows<COMBINE>(x, rows, f, width, kind, fixed, codes, scales);                                    \
     }

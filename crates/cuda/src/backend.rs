@@ -342,12 +342,7 @@ impl Backend for Cuda {
         inner: &mut Tensor<Self>,
         out: &mut Q8Rows<Self>,
     ) -> Result<()> {
-        if w.interleaved && launch::gemm_w8a8::joins(act) && launch::grids::is_usual(w.grid) {
-            launch::gemm_w8a8::gemm_w8a8_gated(self, x, w, act, inner)?;
-            return launch::quantize_rows::quantize_rows(self, inner, out);
-        }
-        launch::gemm_w8a8::gemm_w8a8(self, x, w, gate_up)?;
-        launch::gated::gated_quantize(self, gate_up, act, inner, out)
+        launch::gated::gemm_gated_quantize(self, x, w, act, gate_up, inner, out)
     }
 
     /// Steps in which each sequence has one new token. Attention is spread by length classes, see its launch file.

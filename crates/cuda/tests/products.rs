@@ -4,7 +4,7 @@ use planish_cuda::{Cuda, Options};
 use planish_tensor::host::encode_f32;
 use planish_tensor::{
     Activation, Attended, AttentionShape, Backend, Batch, DType, FloatMath, HostTensor, KvLayer, LinearPart, Projected,
-    Q8, Q8Rows, Result, RopeTable,
+    Q8, Q8Rows, Result, RopeTable, Tensor,
 };
 
 /// Pseudorandom numbers in -1..1, of a linear congruential generator.
@@ -37,7 +37,7 @@ fn tokens<B: Backend>(b: &B, kind: Q8, t: usize, k: usize) -> Result<Q8Rows<B>> 
     Ok(rows)
 }
 
-fn downloaded<B: Backend>(b: &B, x: &planish_tensor::Tensor<B>) -> Result<Vec<f32>> {
+fn downloaded<B: Backend>(b: &B, x: &Tensor<B>) -> Result<Vec<f32>> {
     let mut bytes = vec![0; 4 * x.rows * x.cols];
     b.download(x, &mut bytes)?;
     Ok(bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
@@ -92,26 +92,22 @@ fn gate_and_up_meet_in_the_epilogue() {
     }
 }
 
-/// Results of 16 bits are those of 32 bits, rounded to the nearest.
-fn check_narrow(cuda: &Cuda, kind: Q8, [t, n, k]: [usize; 3]) -> Result<()> {
-    let (w, x) = (cuda.load_linear(&[part(kind, n, k, 3)?])?, tokens(cuda, kind, t, k)?);
+type Product<'a> = &'a dyn Fn(&mut Tensor<Cuda>) -> Result<()>;
+
+/// Results `[t, n]` of 16 bits are those of 32 bits, rounded to the nearest.
+fn check_narrow(cuda: &Cuda, what: &str, [t, n]: [usize; 2], product: Product<'_>) -> Result<()> {
     let mut wide = cuda.alloc(DType::F32, t, n)?;
-    cuda.gemm_w8a8(&x, &w, &mut wide)?;
+    product(&mut wide)?;
     let wide = downloaded(cuda, &wide)?;
     for dtype in [DType::BF16, DType::F16] {
         let mut narrow = cuda.alloc(dtype, t, n)?;
         cuda.upload(&vec![0xff; 2 * t * n], &mut narrow)?;
-        cuda.gemm_w8a8(&x, &w, &mut narrow)?;
+        product(&mut narrow)?;
         let mut found = vec![0; 2 * t * n];
         cuda.download(&narrow, &mut found)?;
         let expected = encode_f32(dtype, &wide)?;
         let differing = expected.chunks(2).zip(found.chunks(2)).position(|(e, f)| e != f);
-        assert_eq!(
-            differing.map(|i| [i / n, i % n]),
-            None,
-            "{kind:?} to {dtype} [{t}, {n}, {k}] on {}",
-            cuda.describe()
-        );
+        assert_eq!(differing.map(|i| [i / n, i % n]), None, "{what} to {dtype} [{t}, {n}] on {}", cuda.describe());
     }
     Ok(())
 }
@@ -123,12 +119,81 @@ fn results_of_sixteen_bits_are_rounded_ones() {
             Ok(cuda) => cuda,
             Err(error) => return println!("skipped: no device ({error})"),
         };
-        for size in [[1, 64, 64], [3, 130, 4096], [17, 136, 130], [64, 1000, 1104], [129, 333, 512], [700, 1024, 528]] {
-            for kind in [Q8::Int8, Q8::E4M3] {
-                if kind == Q8::Int8 || cuda.arch() >= 89 {
-                    check_narrow(&cuda, kind, size).unwrap();
-                }
+        for [t, n, k] in
+            [[1, 64, 64], [3, 130, 4096], [17, 136, 130], [64, 1000, 1104], [129, 333, 512], [700, 1024, 528]]
+        {
+            for kind in [Q8::Int8, Q8::E4M3].into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
+                let (w, x) = (cuda.load_linear(&[part(kind, n, k, 3).unwrap()]), tokens(&cuda, kind, t, k));
+                let (w, x) = (w.unwrap(), x.unwrap());
+                let product: Product<'_> = &|out| cuda.gemm_w8a8(&x, &w, out);
+                check_narrow(&cuda, &format!("{kind:?} of {k}"), [t, n], product).unwrap();
             }
+        }
+    }
+}
+
+/// Sizes of gates, those of the tiles that store them together among them.
+const GATES: [[usize; 3]; 7] = [
+    [1, 64, 64],
+    [17, 136, 144],
+    [64, 328, 1104],
+    [130, 512, 528],
+    [256, 1000, 256],
+    [700, 1024, 528],
+    [2100, 2064, 272],
+];
+
+#[test]
+fn gates_of_sixteen_bits_are_rounded_ones() {
+    for arch in [None, Some(89), Some(80)] {
+        let cuda = match Cuda::open(Options { kernels_of: arch, batch_invariant: true, ..Options::default() }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        for (i, [t, f, k]) in GATES.into_iter().enumerate() {
+            let act = [Activation::Silu, Activation::GeluTanh][i % 2];
+            for kind in Q8::ALL.into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
+                let w = cuda.load_gated(&[part(kind, f, k, 1).unwrap(), part(kind, f, k, 2).unwrap()]).unwrap();
+                let x = tokens(&cuda, kind, t, k).unwrap();
+                let product: Product<'_> = &|out| cuda.gemm_w8a8_gated(&x, &w, act, out);
+                check_narrow(&cuda, &format!("{kind:?} {act:?} of {k}"), [t, f], product).unwrap();
+            }
+        }
+    }
+}
+
+/// The codes of gates are those of what the product joins; in FP8 on sm_90 of that rounded to bf16, for any number of tokens.
+fn check_codes_of_gates(cuda: &Cuda, kind: Q8, [t, f, k]: [usize; 3]) -> Result<()> {
+    let w = cuda.load_gated(&[part(kind, f, k, 1)?, part(kind, f, k, 2)?])?;
+    let x = tokens(cuda, kind, t, k)?;
+    let rounded = cuda.arch() == 90 && kind != Q8::Int8;
+    let mut joined = cuda.alloc(if rounded { DType::BF16 } else { DType::F32 }, t, f)?;
+    cuda.gemm_w8a8_gated(&x, &w, Activation::Silu, &mut joined)?;
+    let (mut expected, mut found) = (cuda.alloc_q8(kind, t, f)?, cuda.alloc_q8(kind, t, f)?);
+    cuda.quantize_rows(&joined, &mut expected)?;
+    let (mut gate_up, mut inner) = (cuda.alloc(DType::F32, t, 2 * f)?, cuda.alloc(DType::F32, t, f)?);
+    cuda.gemm_gated_quantize(&x, &w, Activation::Silu, &mut gate_up, &mut inner, &mut found)?;
+    assert_eq!(inner.dtype, DType::F32);
+    let what = format!("{kind:?} [{t}, {f}, {k}] on {}", cuda.describe());
+    let codes = |q: &Q8Rows<Cuda>| -> Result<Vec<u8>> {
+        let mut codes = vec![0; t * f];
+        cuda.download(&q.codes, &mut codes)?;
+        Ok(codes)
+    };
+    assert!(codes(&expected)? == codes(&found)?, "{what}");
+    assert_eq!(downloaded(cuda, &expected.scales)?, downloaded(cuda, &found.scales)?, "{what}");
+    Ok(())
+}
+
+#[test]
+fn codes_of_gates_have_one_rounding_for_any_number_of_tokens() {
+    for arch in [None, Some(89)] {
+        let cuda = match Cuda::open(Options { kernels_of: arch, batch_invariant: true, ..Options::default() }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        for size in GATES {
+            Q8::ALL.into_iter().try_for_each(|kind| check_codes_of_gates(&cuda, kind, size)).unwrap();
         }
     }
 }

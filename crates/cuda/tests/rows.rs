@@ -1,6 +1,7 @@
 //! Operations on rows where the common suite does not look: every code, wide rows, large vocabularies, odd Gram matrices.
 use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
+use planish_tensor::host::encode_f32;
 use planish_tensor::{
     Activation, Backend, Batch, CHOSEN, DType, FloatMath, HostTensor, Q8, SampleRow, Tensor, float8, q8,
 };
@@ -58,9 +59,12 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 /// Codes and scales of the rows of `x`.
 fn quantized<B: Backend>(b: &B, kind: Q8, x: &[f32], cols: usize) -> (Vec<u8>, Vec<f32>) {
-    let x = put(b, cols, x);
-    let mut out = b.alloc_q8(kind, x.rows, cols).unwrap();
-    b.quantize_rows(&x, &mut out).unwrap();
+    codes_of(b, kind, &put(b, cols, x))
+}
+
+fn codes_of<B: Backend>(b: &B, kind: Q8, x: &Tensor<B>) -> (Vec<u8>, Vec<f32>) {
+    let mut out = b.alloc_q8(kind, x.rows, x.cols).unwrap();
+    b.quantize_rows(x, &mut out).unwrap();
     read_q8(b, &out)
 }
 
@@ -70,9 +74,18 @@ fn read_q8<B: Backend>(b: &B, out: &planish_tensor::Q8Rows<B>) -> (Vec<u8>, Vec<
     (codes, floats(b, &out.scales))
 }
 
-/// Compares with the definition, bit for bit.
+/// Compares with the definition, bit for bit: `x` itself, and rounded to bf16.
 fn expect_definition(cuda: &Cuda, kind: Q8, x: &[f32], cols: usize) {
-    let (codes, scales) = quantized(cuda, kind, x, cols);
+    expect_codes(cuda, kind, x, cols, quantized(cuda, kind, x, cols));
+    let narrow = encode_f32(DType::BF16, x).unwrap();
+    let mut rounded = cuda.alloc(DType::BF16, x.len() / cols, cols).unwrap();
+    cuda.upload(&narrow, &mut rounded).unwrap();
+    let wide = |pair: &[u8]| f32::from_bits(u32::from(u16::from_le_bytes([pair[0], pair[1]])) << 16);
+    let x: Vec<f32> = narrow.chunks_exact(2).map(wide).collect();
+    expect_codes(cuda, kind, &x, cols, codes_of(cuda, kind, &rounded));
+}
+
+fn expect_codes(cuda: &Cuda, kind: Q8, x: &[f32], cols: usize, (codes, scales): (Vec<u8>, Vec<f32>)) {
     for (r, row) in x.chunks(cols).enumerate() {
         let mut expected = vec![9u8; cols];
         let scale = q8::quantize_activation_row(kind, row, &mut expected);

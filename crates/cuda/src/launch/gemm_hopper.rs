@@ -160,7 +160,7 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
     let gated = matches!(p.epilogue, Epilogue::Gated(_));
     let row = if gated { p.n / 2 } else { p.n };
     let boxes = tile.stores_boxes()
-        && (!gated || p.out_type == DType::F32)
+        && (!gated || p.out_type != DType::F16)
         && (row * p.out_type.size()).is_multiple_of(16)
         && p.out.is_multiple_of(16);
     // A kernel that stores directly is given any map.
@@ -239,11 +239,15 @@ fn out_code(dtype: DType) -> Result<i32> {
     }
 }
 
-/// The output: a warp stores 16 channels of its tokens at once, or 8 where gate and up part.
+/// The output: a warp stores 16 channels of its tokens at once, or 8 where gate and up part; a warpgroup 32 of gates in 16 bits.
 fn out_map(p: &Product, row: usize, box_rows: usize) -> Map {
     use sys::CUtensorMapSwizzle as Swizzle;
     let size = p.out_type.size();
-    let box_cols = if p.epilogue == Epilogue::Plain { 16 } else { 8 };
+    let box_cols = match p.epilogue {
+        Epilogue::Plain => 16,
+        Epilogue::Gated(_) if size == 2 => 32,
+        Epilogue::Gated(_) | Epilogue::Interleaved => 8,
+    };
     let swizzle = match box_cols * size {
         64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
         32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,

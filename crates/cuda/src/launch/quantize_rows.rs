@@ -5,16 +5,20 @@ use super::{Grid as Blocks, address, grids, params};
 use crate::Cuda;
 use crate::driver::Arch;
 use planish_tensor::layout::require;
-use planish_tensor::{Error, Grid, Q8, Q8Rows, Result, Tensor};
+use planish_tensor::{DType, Error, Grid, Q8, Q8Rows, Result, Tensor};
 
+/// Of F32, or on the usual grids of BF16.
 pub(crate) fn quantize_rows(cuda: &Cuda, x: &Tensor<Cuda>, out: &mut Q8Rows<Cuda>) -> Result<()> {
-    floats("quantize_rows", &[x])?;
+    let narrow = x.dtype == DType::BF16 && grids::is_usual(out.grid);
+    if !narrow {
+        floats("quantize_rows", &[x])?;
+    }
     if !grids::is_usual(out.grid) {
         return grids::quantize(cuda, x, out);
     }
     let codes = check(cuda, "quantize_rows", x.rows, x.cols, out)?;
-    let rows = Rows { x: address(x), rows: x.rows, f: x.cols, operands: 1, codes };
-    rows.quantize(cuda, "quantize_rows", "quantize_rows", out)
+    let rows = Rows { x: address(x), size: x.dtype.size(), rows: x.rows, f: x.cols, operands: 1, codes };
+    rows.quantize(cuda, "quantize_rows", if narrow { "quantize_rows_bf16" } else { "quantize_rows" }, out)
 }
 
 /// Blocks of a cluster that shares a row: `BLOCKS` of the kernels.
@@ -39,9 +43,10 @@ enum Way {
     Alone,
 }
 
-/// Rows to be quantized: `operands` vectors of `f` columns each, one after the other.
+/// Rows to be quantized: `operands` vectors of `f` columns each, one after the other, of `size` bytes an element.
 pub(crate) struct Rows {
     pub x: u64,
+    pub size: usize,
     pub rows: usize,
     pub f: usize,
     pub operands: usize,
@@ -67,7 +72,9 @@ impl Rows {
         if self.f >= 8192 && part <= 1024 && CLUSTER * self.rows <= multiprocessors {
             return Way::Spread(part);
         }
-        let fits = self.piece_bytes(4 * STREAMING) + FIXED_BYTES <= shared_bytes;
+        // Copies are of 16 bytes.
+        let copied = (self.f * self.size).is_multiple_of(16);
+        let fits = copied && self.piece_bytes(4 * STREAMING) + FIXED_BYTES <= shared_bytes;
         match self.f >= 8192 && turns <= MOST_TURNS && fits {
             true => Way::Stream(4 * chunks.div_ceil(turns).next_multiple_of(32)),
             false => Way::Alone,
@@ -76,7 +83,7 @@ impl Rows {
 
     /// Shared memory of a block that streams pieces of this many columns.
     fn piece_bytes(&self, width: usize) -> usize {
-        STAGES * self.operands * 4 * width
+        STAGES * self.operands * self.size * width
     }
 
     /// Runs the kernel whose name begins with `name`.
@@ -172,7 +179,7 @@ mod tests {
 
     #[test]
     fn wide_rows_go_by_their_number() {
-        let of = |operands, rows, f| Rows { x: 0, rows, f, operands, codes: Codes { kind: 1, fixed: 0.0 } };
+        let of = |operands, rows, f| Rows { x: 0, size: 4, rows, f, operands, codes: Codes { kind: 1, fixed: 0.0 } };
         let way = |rows, f, arch| of(2, rows, f).way(arch, 132, 227 << 10);
         assert_eq!(way(1, 14336, 90), Way::Spread(448));
         assert_eq!(way(17, 14336, 90), Way::Stream(3584));
@@ -181,6 +188,9 @@ mod tests {
         assert_eq!(way(8192, 4096, 90), Way::Alone);
         assert_eq!(way(8192, 14336, 89), Way::Alone);
         assert_eq!(way(1, 14335, 90), Way::Alone);
+        assert_eq!(Rows { size: 2, ..of(1, 8192, 14336) }.way(90, 132, 227 << 10), Way::Stream(3584));
+        assert_eq!(Rows { size: 2, ..of(1, 8192, 14340) }.way(90, 132, 227 << 10), Way::Alone);
+        assert_eq!(Rows { size: 2, ..of(1, 1, 14340) }.way(90, 132, 227 << 10), Way::Spread(449));
         // Chips whose blocks have less memory: pieces of one operand fit, of two not.
         assert_eq!(of(2, 8192, 14336).way(120, 170, 99 << 10), Way::Alone);
         assert_eq!(of(1, 8192, 14336).way(120, 170, 99 << 10), Way::Stream(3584));

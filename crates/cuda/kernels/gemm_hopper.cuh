@@ -53,7 +53,9 @@ template <class Gemm, bool HEADS> struct HeadsOf {
 constexpr int STEP = 128;      // bytes of k in a stage: one swizzled row
 constexpr int SHARED = 232448; // bytes of shared memory a block may have
 constexpr int SHARED_OF_TWO = 115712; // bytes when a multiprocessor holds two
-constexpr int STORE_ROWS = 32; // tokens in a stored box
+
+// The largest divisor of `count` up to `most`.
+constexpr int divisor(int count, int most) { return count % most == 0 ? most : divisor(count, most - 1); }
 
 template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK, int OCC, bool HEADS = false> struct Gemm {
     using Mma = Wgmma<W, X, TN>;
@@ -64,10 +66,9 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
     static constexpr int CLUSTER = CN * CT * CK;
     static constexpr int W_BYTES = ROWS * STEP, X_BYTES = TN * STEP, STAGE = W_BYTES + X_BYTES;
     static constexpr int ELEMENTS = W == Element::BF16 ? STEP / 2 : STEP; // of k in a step
-    static constexpr int BOX_ROWS = TN < STORE_ROWS ? TN : STORE_ROWS;
-    static constexpr int BOX = BOX_ROWS * 64; // bytes of a warp's box
-    static constexpr int STORE_BYTES = TN >= 64 && OCC == 1 && CK == 1 ? WGS * 4 * 2 * BOX : 0;
-    static constexpr int JOINED_ROW = 64; // bytes: gates of a warpgroup and token in 16 bits
+    static constexpr int STORE_OF_GROUP = 16384; // bytes that a warpgroup stores by
+    static constexpr int SUM_TOKENS = 32; // of a box of sums in 32 bits
+    static constexpr int STORE_BYTES = TN >= 64 && OCC == 1 && CK == 1 ? WGS * STORE_OF_GROUP : 0;
     static constexpr int XS_BYTES = WGS * TN * 4;
     static constexpr int REST = STORE_BYTES + XS_BYTES + 1024;
     static constexpr int FIT = ((OCC == 1 ? SHARED : SHARED_OF_TWO) - REST) / STAGE;
@@ -201,6 +202,8 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
     static __device__ void release(const Shared& s, const Peers& p, const Lane& l, int stage) {
         if (CN * CT == 1) {
             if (l.lane == 0) barrier_arrive(s.empty + 8 * stage);
+        } else if (HEADS && l.lane == p.rank) {
+            barrier_arrive(s.empty + 8 * stage); // the same; but racecheck, which looks at angles, follows this form alone
         } else if (l.lane < CLUSTER && ((p.w_mask | p.x_mask) >> l.lane & 1)) {
             barrier_arrive_at(s.empty + 8 * stage, l.lane);
         }
@@ -306,148 +309,177 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
                 store_eight(a, sum, v, s.xs + l.warpgroup * TN, l, i, n0, t0, 2 * j);
             }
     }
+    // ---- storing: through shared memory and the copy engine ----
     // These are ordered by the fence that follows, not among other accesses: a clobber would make each wait its turn.
-    template <bool WIDE> static __device__ void box_put(uint32_t at, float y, int type) {
-        if (WIDE) asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(y));
-        else asm volatile("st.shared.u16 [%0], %1;" ::"r"(at), "h"(half_bits(y, type)));
-    }
-    // The compiler would merge the forms of `store_boxes` and choose between their instructions one by one.
-    template <bool WIDE, Form FORM> static __device__ void keep_apart() {
-        if (FORM == FORM_SILU) asm volatile("// silu");
-        else if (FORM == FORM_GELU) asm volatile("// gelu");
-        else if (WIDE) asm volatile("// f32");
-        else asm volatile("// 16 bits");
-    }
-    // Through shared memory and the copy engine, each warp by itself: boxes of 16 channels (8 where the two halves of
-    // its rows go to different places) of up to 32 tokens, swizzled so that the warp's stores meet no bank twice.
-    template <bool WIDE, Form FORM>
-    static __device__ void store_boxes(
+    static __device__ void box_put(uint32_t at, float y) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(y)); }
+    // The compiler would merge the forms of a tile's storing and choose between their instructions one by one.
+    template <int FORM> static __device__ void keep_apart() { asm volatile("// form %0" ::"n"(FORM)); }
+
+    // Sums in 32 bits, each warp by itself: boxes of 16 channels (two of 8, where gate and up part) of some tokens, swizzled so
+    // that the warp's stores meet no bank twice.
+    template <bool APART>
+    static __device__ void store_sums(
         const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
         const Lane& l, int n0, int t0) {
-        constexpr bool GATING = FORM != FORM_SUMS;
-        // Joined boxes are half as large: four buffers, where a tile fills them evenly, so that the next tile's first box
-        // does not come to one that may still be read.
-        constexpr int BOXES = TN / BOX_ROWS * MI, BUFFERS = GATING && BOXES % 4 == 0 ? 4 : 2;
-        static_assert(STORE_BYTES == 0 || BOXES % BUFFERS == 0, "a tile begins with the buffer after the last one's");
+        constexpr int ROW = APART ? 32 : 64, BOX = SUM_TOKENS * 64, BUFFERS = STORE_OF_GROUP / 4 / BOX;
+        static_assert(MI == 1 && TN / SUM_TOKENS % BUFFERS == 0, "a tile begins with the first buffer");
         const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
-        const bool plain = !GATING && a.layout == PLAIN;
-        const int type = a.out_type;
-        const uint32_t buffers = s.stores + (l.warpgroup * 4 + l.warp) * 2 * BOX;
-        const int size = WIDE ? 4 : 2, row = size * (plain ? 16 : 8), quad = l.lane & 3;
-        const bool swap = WIDE && (plain ? quad & 1 : quad >> 1);
+        const uint32_t buffers = s.stores + (l.warpgroup * 4 + l.warp) * (STORE_OF_GROUP / 4);
+        const int quad = l.lane & 3, n = n0 + l.warpgroup * 64 + l.warp * 16;
+        const bool swap = APART ? quad >> 1 : quad & 1;
         // Of this lane's two channels, for its first and its second token.
         uint32_t low[2], high[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-            const int token = 2 * quad + (e ^ swap);
-            const int turn = row == 64 ? token >> 1 & 3 : row == 32 ? token >> 2 & 1 : 0;
-            low[e] = token * row + (l.lane / 4 * size ^ turn << 4);
-            high[e] = plain ? low[e] ^ 8 * size : low[e] + BOX / 2;
+            const int token = 2 * quad + (e ^ swap), turn = APART ? token >> 2 & 1 : token >> 1 & 3;
+            low[e] = buffers + token * ROW + (l.lane / 4 * 4 ^ turn << 4);
+            high[e] = APART ? low[e] + BOX / 2 : low[e] ^ 32;
         }
 #pragma unroll
-        for (int c = 0; c < TN / BOX_ROWS; ++c)
+        for (int c = 0; c < TN / SUM_TOKENS; ++c) {
+            const int offset = c % BUFFERS * BOX, t = t0 + c * SUM_TOKENS;
+            keep_apart<APART>();
+            if (l.lane == 0) store_wait_read<BUFFERS - 1>();
+            __syncwarp();
 #pragma unroll
-            for (int i = 0; i < MI; ++i) {
-                const int n = n0 + (l.warpgroup * MI + i) * 64 + l.warp * 16, t = t0 + c * BOX_ROWS;
-                const uint32_t buffer = buffers + (c * MI + i) % BUFFERS * (2 * BOX / BUFFERS);
-                keep_apart<WIDE, FORM>();
-                if (l.lane == 0) store_wait_read<BUFFERS - 1>();
-                __syncwarp();
-                float y0[BOX_ROWS / 4], y1[BOX_ROWS / 4];
-#pragma unroll
-                for (int j = 0; j < BOX_ROWS / 8; ++j) {
-                    const int first = (c * (BOX_ROWS / 8) + j) * 4;
-                    const float2 x = *(const float2*)(xs + c * BOX_ROWS + 8 * j);
-#pragma unroll
-                    for (int e = 0; e < 2; ++e) {
-                        const bool second = e ^ swap;
-                        const float xe = second ? x.y : x.x;
-                        const Acc low_sum = second ? acc[i][first + 1] : acc[i][first];
-                        const Acc high_sum = second ? acc[i][first + 3] : acc[i][first + 2];
-                        y0[2 * j + e] = scale(low_sum, xe, v.ws[i][0], v.bias[i][0]);
-                        y1[2 * j + e] = scale(high_sum, xe, v.ws[i][1], v.bias[i][1]);
-                    }
-                }
-                if (GATING) {
-                    activate_all(y0, FORM == FORM_GELU);
-#pragma unroll
-                    for (int j = 0; j < BOX_ROWS / 4; ++j) y0[j] = __fmul_rn(y0[j], y1[j]);
-                }
-#pragma unroll
-                for (int j = 0; j < BOX_ROWS / 4; ++j) {
-                    const uint32_t to = buffer + j / 2 * 8 * row;
-                    box_put<WIDE>(to + low[j % 2], y0[j], type);
-                    if (!GATING) box_put<WIDE>(to + high[j % 2], y1[j], type);
-                }
-                keep_apart<WIDE, FORM>();
-                copy_engine_fence();
-                __syncwarp();
-                if (l.lane == 0) {
-                    if (n < a.n && t < a.t) {
-                        if (WIDE && plain && a.add) add_box(map, n, t, buffer);
-                        else store_box(map, plain ? n : n / 2, t, buffer);
-                        if (!GATING && !plain) store_box(map, a.n / 2 + n / 2, t, buffer + BOX / 2);
-                    }
-                    store_commit();
-                }
-            }
-    }
-
-    // Gates as bf16: a warpgroup's 32 channels of all tokens of a tile in one buffer, since eight, a warp's, are half of what
-    // memory takes at least.
-    template <Form FORM>
-    static __device__ void store_joined(
-        const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
-        const Lane& l, int n0, int t0) {
-        static_assert(STORE_BYTES == 0 || (MI == 1 && TN * JOINED_ROW <= STORE_BYTES / WGS), "a tile has a buffer");
-        constexpr int BOXES = TN / BOX_ROWS;
-        const bool storing = l.warp == 0 && l.lane == 0;
-        const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
-        const uint32_t buffer = s.stores + l.warpgroup * (STORE_BYTES / WGS);
-        const uint32_t row = buffer + l.lane * JOINED_ROW + ((l.warp ^ (l.lane >> 1 & 3)) << 4);
-        if (storing) store_wait_read<0>();
-        warpgroup_sync(l.warpgroup);
-#pragma unroll
-        for (int c = 0; c < BOXES; ++c) {
-            float y0[8], y1[8];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const int first = (c * 4 + j) * 4;
-                const float2 x = *(const float2*)(xs + c * BOX_ROWS + 8 * j);
+            for (int j = 0; j < SUM_TOKENS / 8; ++j) {
+                const int first = (c * (SUM_TOKENS / 8) + j) * 4, to = offset + j * 8 * ROW;
+                const float2 x = *(const float2*)(xs + c * SUM_TOKENS + 8 * j);
 #pragma unroll
                 for (int e = 0; e < 2; ++e) {
-                    y0[2 * j + e] = scale(acc[0][first + e], e ? x.y : x.x, v.ws[0][0], v.bias[0][0]);
-                    y1[2 * j + e] = scale(acc[0][first + 2 + e], e ? x.y : x.x, v.ws[0][1], v.bias[0][1]);
+                    const bool second = e ^ swap;
+                    const Acc low_sum = second ? acc[0][first + 1] : acc[0][first];
+                    const Acc high_sum = second ? acc[0][first + 3] : acc[0][first + 2];
+                    const float xe = second ? x.y : x.x;
+                    box_put(low[e] + to, scale(low_sum, xe, v.ws[0][0], v.bias[0][0]));
+                    box_put(high[e] + to, scale(high_sum, xe, v.ws[0][1], v.bias[0][1]));
                 }
             }
-            activate_all(y0, FORM == FORM_GELU);
-            uint32_t pairs[4];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                const float low = __fmul_rn(y0[2 * j], y1[2 * j]), high = __fmul_rn(y0[2 * j + 1], y1[2 * j + 1]);
-                asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pairs[j]) : "f"(high), "f"(low));
+            keep_apart<APART>();
+            copy_engine_fence();
+            __syncwarp();
+            if (l.lane == 0) {
+                const uint32_t from = buffers + offset;
+                if (n < a.n && t < a.t) {
+                    if (APART) store_box(map, n / 2, t, from), store_box(map, a.n / 2 + n / 2, t, from + BOX / 2);
+                    else if (a.add) add_box(map, n, t, from);
+                    else store_box(map, n, t, from);
+                }
+                store_commit();
             }
-            shared_store_transposed(row + c * BOX_ROWS * JOINED_ROW, pairs);
         }
-        copy_engine_fence();
-        warpgroup_sync(l.warpgroup);
-        if (!storing) return;
-        const int channel = n0 / 2 + l.warpgroup * 32;
-        for (int c = 0; c < BOXES && channel < a.row; ++c)
-            if (t0 + c * BOX_ROWS < a.t) store_box(map, channel, t0 + c * BOX_ROWS, buffer + c * BOX_ROWS * JOINED_ROW);
-        store_commit();
     }
 
+    // The rest, each warpgroup by itself: 64 channels in 16 bits, or the 32 that are left where gate and up are joined, of 32
+    // tokens at a time. A row is a token, of 128 bytes, or 64 of gates in 16 bits: eight channels, a warp's, would be less of it
+    // than memory takes at least. While one chunk is put, those before it are on their way.
+    template <Form FORM, bool WIDE> struct Rows {
+        static constexpr bool JOINING = FORM != FORM_SUMS;
+        static constexpr int CHUNK = 32, ROW = JOINING && !WIDE ? 64 : 128, BYTES = CHUNK * ROW, CHUNKS = TN / CHUNK;
+        static constexpr int BUFFERS = divisor(CHUNKS, STORE_OF_GROUP / BYTES); // a tile begins with the first of them
+        static constexpr bool WHOLE = BUFFERS == CHUNKS;
+        static_assert(!(WIDE && !JOINING) && BUFFERS >= 2, "one chunk is put while another is stored");
+
+        // Where a lane puts gates of 32 bits of its first token and the second, `odd`.
+        static __device__ uint32_t place(const Lane& l, int odd) {
+            const int token = 2 * (l.lane & 3) + odd, piece = 2 * l.warp + (l.lane >> 4);
+            return token * ROW + ((piece ^ token) << 4) + (l.lane >> 2 & 3) * 4;
+        }
+        // Where rows of its matrices of 16 bits begin: of gates those of 32 tokens, of sums both halves of 16.
+        static __device__ uint32_t row(const Lane& l) {
+            if (JOINING) return l.lane * ROW + ((l.warp ^ (l.lane >> 1 & 3)) << 4);
+            return ((l.lane >> 4) * 8 + (l.lane & 7)) * ROW + ((2 * l.warp + (l.lane >> 3 & 1) ^ (l.lane & 7)) << 4);
+        }
+    };
+    static __device__ uint32_t half_pair(float low, float high, int type) {
+        uint32_t bf16, f16;
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bf16) : "f"(high), "f"(low));
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(f16) : "f"(high), "f"(low));
+        return type == OUT_BF16 ? bf16 : f16;
+    }
+    template <Form FORM, bool WIDE>
+    static __device__ void store_rows(
+        const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
+        const Lane& l, int n0, int t0) {
+        using R = Rows<FORM, WIDE>;
+        constexpr int GROUPS = R::CHUNK / 8, BYTES = R::BYTES, BUFFERS = R::BUFFERS;
+        const bool storing = l.warp == 0 && l.lane == 0;
+        const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
+        const uint32_t buffers = s.stores + l.warpgroup * STORE_OF_GROUP;
+        const uint32_t place[2] = {buffers + R::place(l, 0), buffers + R::place(l, 1)}, row = buffers + R::row(l);
+        const int n = n0 + l.warpgroup * 64, column = R::JOINING ? n / 2 : n;
+        auto send = [&](int c) {
+            const int t = t0 + c * R::CHUNK;
+            if (n < a.n && t < a.t) store_box(map, column, t, buffers + c % BUFFERS * BYTES);
+        };
+        if (R::WHOLE) {
+            if (storing) store_wait_read<0>();
+            warpgroup_sync(l.warpgroup);
+        }
+#pragma unroll
+        for (int c = 0; c < R::CHUNKS; ++c) {
+            const int offset = c % BUFFERS * BYTES;
+            keep_apart<2 + 2 * FORM + WIDE>();
+            float y[2][2 * GROUPS]; // of the channels that are eight apart
+#pragma unroll
+            for (int j = 0; j < GROUPS; ++j) {
+                const float2 x = *(const float2*)(xs + c * R::CHUNK + 8 * j);
+#pragma unroll
+                for (int e = 0; e < 4; ++e)
+                    y[e >> 1][2 * j + (e & 1)] = scale(
+                        acc[0][4 * (c * GROUPS + j) + e], e & 1 ? x.y : x.x, v.ws[0][e >> 1], v.bias[0][e >> 1]);
+            }
+            if (R::JOINING) {
+                activate_all(y[0], FORM == FORM_GELU);
+#pragma unroll
+                for (int i = 0; i < 2 * GROUPS; ++i) y[0][i] = __fmul_rn(y[0][i], y[1][i]);
+            }
+            if (WIDE) {
+#pragma unroll
+                for (int i = 0; i < 2 * GROUPS; ++i) box_put(place[i % 2] + offset + i / 2 * 8 * R::ROW, y[0][i]);
+            } else {
+                // Matrices: blocks of eight tokens of gates, or both halves of two of them.
+#pragma unroll
+                for (int first = 0; first < GROUPS; first += R::JOINING ? 4 : 2) {
+                    uint32_t pairs[4];
+#pragma unroll
+                    for (int m = 0; m < 4; ++m) {
+                        const int half = R::JOINING ? 0 : m & 1, j = first + (R::JOINING ? m : m >> 1);
+                        pairs[m] = half_pair(y[half][2 * j], y[half][2 * j + 1], R::JOINING ? OUT_BF16 : a.out_type);
+                    }
+                    shared_store_transposed(row + offset + first * 8 * R::ROW, pairs);
+                }
+            }
+            keep_apart<2 + 2 * FORM + WIDE>();
+            if (R::WHOLE && c + 1 < R::CHUNKS) continue;
+            copy_engine_fence();
+            // The buffer that comes next has been read when all meet.
+            if (!R::WHOLE && storing) store_wait_read<BUFFERS - 2>();
+            warpgroup_sync(l.warpgroup);
+            if (!storing) continue;
+            for (int sent = R::WHOLE ? 0 : c; sent <= c; ++sent) send(sent);
+            store_commit();
+        }
+    }
+
+    static __device__ void store(
+        const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
+        const Lane& l, int n0, int t0) {
+        if constexpr (STORE_BYTES > 0)
+            if (a.boxes) return store_by_boxes(map, a, acc, v, s, l, n0, t0);
+        store_direct(a, acc, v, s, l, n0, t0);
+    }
     static __device__ void store_by_boxes(
         const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
         const Lane& l, int n0, int t0) {
-        const bool joined = a.layout == GATED && a.out_type == OUT_BF16;
-        if (joined && a.gate == SILU) store_joined<FORM_SILU>(map, a, acc, v, s, l, n0, t0);
-        else if (joined) store_joined<FORM_GELU>(map, a, acc, v, s, l, n0, t0);
-        else if (a.layout == GATED && a.gate == SILU) store_boxes<true, FORM_SILU>(map, a, acc, v, s, l, n0, t0);
-        else if (a.layout == GATED) store_boxes<true, FORM_GELU>(map, a, acc, v, s, l, n0, t0);
-        else if (a.out_type == OUT_F32) store_boxes<true, FORM_SUMS>(map, a, acc, v, s, l, n0, t0);
-        else store_boxes<false, FORM_SUMS>(map, a, acc, v, s, l, n0, t0);
+        const bool joined = a.layout == GATED, silu = a.gate == SILU, wide = a.out_type == OUT_F32;
+        if (joined && silu && wide) store_rows<FORM_SILU, true>(map, a, acc, v, s, l, n0, t0);
+        else if (joined && wide) store_rows<FORM_GELU, true>(map, a, acc, v, s, l, n0, t0);
+        else if (joined && silu) store_rows<FORM_SILU, false>(map, a, acc, v, s, l, n0, t0);
+        else if (joined) store_rows<FORM_GELU, false>(map, a, acc, v, s, l, n0, t0);
+        else if (!wide) store_rows<FORM_SUMS, false>(map, a, acc, v, s, l, n0, t0);
+        else if (a.layout == INTERLEAVED) store_sums<true>(map, a, acc, v, s, l, n0, t0);
+        else store_sums<false>(map, a, acc, v, s, l, n0, t0);
     }
 
     // Adds up what the blocks of the cluster have of a tile, each a share of it, and stores that.
@@ -496,8 +528,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
             share_xs(v, s, l);
             if constexpr (HEADS) heads.store(acc, v, s, p, l, angles, stage, parity);
             else if (CK > 1) join(a, acc, v, s, p, l, n0, t0);
-            else if (STORE_BYTES > 0 && a.boxes) store_by_boxes(out_map, a, acc, v, s, l, n0, t0);
-            else store_direct(a, acc, v, s, l, n0, t0);
+            else store(out_map, a, acc, v, s, l, n0, t0);
         }
         store_wait_read<0>();
     }

@@ -116,11 +116,6 @@ impl Tile {
         self.stores_boxes() && self.rows == 128
     }
 
-    /// Tokens of a stored box.
-    pub(crate) const fn box_rows(&self) -> usize {
-        if self.tokens < 32 { self.tokens } else { 32 }
-    }
-
     /// Whether types other than INT8 and E4M3 have it too.
     const fn of_every_type(&self) -> bool {
         matches!((self.tokens, self.rows, self.cluster), (16, 128, [1, 1, 1]) | (64 | 128 | 192 | 256, 128, [2, 1, 1]))

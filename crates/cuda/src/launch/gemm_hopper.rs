@@ -14,6 +14,8 @@ use planish_tensor::{Activation, DType, Error, Q8Rows, Result, Tensor};
 
 const FILE: &str = "gemm_hopper";
 const HEADS_FILE: &str = "gemm_hopper_heads";
+/// Tokens of a stored box of sums in 32 bits, as in the kernels.
+const SUM_TOKENS: usize = 32;
 
 /// What becomes of the sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,11 +162,15 @@ pub(crate) fn queue(cuda: &Cuda, p: &Product, choice: &Choice) -> Result<()> {
     let gated = matches!(p.epilogue, Epilogue::Gated(_));
     let row = if gated { p.n / 2 } else { p.n };
     let boxes = tile.stores_boxes()
-        && (!gated || p.out_type != DType::F16)
+        && match p.epilogue {
+            Epilogue::Plain => true,
+            Epilogue::Gated(_) => p.out_type != DType::F16,
+            Epilogue::Interleaved => p.out_type == DType::F32,
+        }
         && (row * p.out_type.size()).is_multiple_of(16)
         && p.out.is_multiple_of(16);
     // A kernel that stores directly is given any map.
-    let out = if boxes { out_map(p, row, tile.box_rows()).encode()? } else { x };
+    let out = if boxes { out_map(p, row).encode()? } else { x };
     let (layout, gate) = match p.epilogue {
         Epilogue::Plain => (0, 0),
         Epilogue::Gated(Activation::Silu) => (1, 0),
@@ -239,19 +245,20 @@ fn out_code(dtype: DType) -> Result<i32> {
     }
 }
 
-/// The output: a warp stores 16 channels of its tokens at once, or 8 where gate and up part; a warpgroup 32 of gates in 16 bits.
-fn out_map(p: &Product, row: usize, box_rows: usize) -> Map {
+/// The output, as the kernels store it: a warp boxes of sums in 32 bits, and a warpgroup rows of all else.
+fn out_map(p: &Product, row: usize) -> Map {
     use sys::CUtensorMapSwizzle as Swizzle;
     let size = p.out_type.size();
-    let box_cols = match p.epilogue {
-        Epilogue::Plain => 16,
-        Epilogue::Gated(_) if size == 2 => 32,
-        Epilogue::Gated(_) | Epilogue::Interleaved => 8,
+    let [box_cols, box_rows] = match (p.epilogue, size) {
+        (Epilogue::Plain, 4) => [16, SUM_TOKENS],
+        (Epilogue::Interleaved, 4) => [8, SUM_TOKENS],
+        (Epilogue::Plain | Epilogue::Interleaved, _) => [64, 32],
+        (Epilogue::Gated(_), _) => [32, 32],
     };
     let swizzle = match box_cols * size {
-        64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
         32 => Swizzle::CU_TENSOR_MAP_SWIZZLE_32B,
-        _ => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        64 => Swizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        _ => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
     };
     let dtype = if size == 4 { F32 } else { BF16 };
     Map { address: p.out, dtype, size, cols: row, rows: p.t, box_cols, box_rows, swizzle }

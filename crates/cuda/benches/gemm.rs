@@ -317,8 +317,7 @@ fn gated(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result
             cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out)?;
             let error = error(cuda, &out, &mut random, &joined)?;
             let product = &mut |_| cuda.gemm_w8a8_gated(&x, &weights[0], Activation::Silu, &mut out);
-            let us = median(cuda, asked, 1, product)?;
-            note(&mut rows, asked, name, &sizes, us, Some(error));
+            note(&mut rows, asked, name, &sizes, median(cuda, asked, 1, product)?, Some(error));
         }
     }
     close(&rows, n, k);

@@ -1,9 +1,9 @@
 //! Matrix products on the first GPU: error against sums in f64 (INT8: equality), µs, TOP/s, GB/s, and the ratio to cuBLASLt in
 //! the same run, where its library is found (INT8: sums without scales, of four bytes; FP8: one scale, to bf16; bf16 to f32).
 //! `cargo bench -p planish-cuda --bench gemm -- [int8|fp8|float] [70|75|80|89|90] [t=TOKENS] [--short] [--tiles]
-//! [--sustained]`: every tile of the sm_90a kernels beside the chosen one; each for half a second, so that the card reaches its
-//! limit of power and lowers its clock, instead of bursts of some milliseconds. Weights rotate through more memory than the
-//! second-level cache holds, so that every product reads them from memory.
+//! [--sustained]`; `--tiles`: every tile of the sm_90a kernels beside the chosen one; `--sustained`: each for half a second, so
+//! that the card reaches its limit of power and lowers its clock, instead of bursts of some milliseconds. Weights rotate
+//! through more memory than the second-level cache holds, so that every product reads them from memory.
 use planish_cuda::{Cuda, Linear, Options};
 use planish_tensor::{Activation, Backend, DType, FloatMath, HostTensor, LinearPart, Q8, Result, Tensor, q8};
 

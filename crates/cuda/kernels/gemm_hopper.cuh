@@ -8,6 +8,7 @@
 #include "activation.cuh"
 #include "dependency.cuh"
 #include "copy_engine.cuh"
+#include "floats.cuh"
 #include "gemm_hopper_wgmma.cuh"
 #include "rope_head.cuh"
 #include <cuda_bf16.h>
@@ -392,8 +393,8 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
         }
     };
     static __device__ uint32_t half_pair(float low, float high, int type) {
-        uint32_t bf16, f16;
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bf16) : "f"(high), "f"(low));
+        const uint32_t bf16 = two_bf16(low, high);
+        uint32_t f16;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(f16) : "f"(high), "f"(low));
         return type == OUT_BF16 ? bf16 : f16;
     }

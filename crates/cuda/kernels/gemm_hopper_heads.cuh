@@ -151,11 +151,6 @@ template <class Gemm> struct HeadsOf<Gemm, true> {
     }
     __device__ __forceinline__ bool is_there(int chunk, int i) const { return chunk * CHUNK + own + i < left; }
 
-    static __device__ unsigned near_bf16(float low, float high) {
-        unsigned pair;
-        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-        return pair;
-    }
     __device__ __forceinline__ void keep_queries(int chunk, const float4 (&x)[TOKENS]) const {
         const int token = first + chunk * CHUNK + own, width = h.nq * h.d, at = head * h.d + c;
         if (!h.queries) {
@@ -176,7 +171,7 @@ template <class Gemm> struct HeadsOf<Gemm, true> {
             unsigned short* to = h.queries + (size_t)token * width + at;
 #pragma unroll
             for (int i = 0; i < TOKENS; ++i) {
-                const uint2 near = make_uint2(near_bf16(x[i].x, x[i].y), near_bf16(x[i].z, x[i].w));
+                const uint2 near = make_uint2(two_bf16(x[i].x, x[i].y), two_bf16(x[i].z, x[i].w));
                 if (is_there(chunk, i)) *(uint2*)(to + i * width) = near;
             }
         }

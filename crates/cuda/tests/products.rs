@@ -17,6 +17,20 @@ fn floats(seed: u32, n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
+/// The first GPU with its own kernels and with those of older ones, one after the other, or a line that says why there is none.
+fn devices(archs: &[Option<u32>], batch_invariant: bool) -> impl Iterator<Item = Cuda> {
+    archs.iter().map_while(move |&kernels_of| {
+        let opened = Cuda::open(Options { kernels_of, batch_invariant, ..Options::default() });
+        opened.inspect_err(|error| println!("skipped: no device ({error})")).ok()
+    })
+}
+
+/// The 8-bit types that a device multiplies.
+fn kinds(cuda: &Cuda) -> impl Iterator<Item = Q8> {
+    let fp8 = cuda.arch() >= 89;
+    Q8::ALL.into_iter().filter(move |&kind| kind == Q8::Int8 || fp8)
+}
+
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
@@ -73,20 +87,12 @@ fn check(cuda: &Cuda, kind: Q8, act: Activation, [t, f, k]: [usize; 3]) -> Resul
 
 #[test]
 fn gate_and_up_meet_in_the_epilogue() {
-    for arch in [None, Some(89), Some(80), Some(75), Some(70)] {
-        let cuda = match Cuda::open(Options { kernels_of: arch, ..Options::default() }) {
-            Ok(cuda) => cuda,
-            Err(error) => return println!("skipped: no device ({error})"),
-        };
+    for cuda in devices(&[None, Some(89), Some(80), Some(75), Some(70)], false) {
         for [t, f, k] in
             [[1, 8, 64], [2, 40, 48], [3, 136, 4096], [9, 64, 130], [17, 24, 1040], [70, 200, 512], [300, 72, 96]]
         {
             for act in [Activation::Silu, Activation::GeluTanh] {
-                check(&cuda, Q8::Int8, act, [t, f, k]).unwrap();
-                if cuda.arch() >= 89 {
-                    check(&cuda, Q8::E4M3, act, [t, f, k]).unwrap();
-                    check(&cuda, Q8::E5M2, act, [t, f, k]).unwrap();
-                }
+                kinds(&cuda).try_for_each(|kind| check(&cuda, kind, act, [t, f, k])).unwrap();
             }
         }
     }
@@ -114,15 +120,11 @@ fn check_narrow(cuda: &Cuda, what: &str, [t, n]: [usize; 2], product: Product<'_
 
 #[test]
 fn results_of_sixteen_bits_are_rounded_ones() {
-    for arch in [None, Some(89), Some(80), Some(75), Some(70)] {
-        let cuda = match Cuda::open(Options { kernels_of: arch, batch_invariant: true, ..Options::default() }) {
-            Ok(cuda) => cuda,
-            Err(error) => return println!("skipped: no device ({error})"),
-        };
+    for cuda in devices(&[None, Some(89), Some(80), Some(75), Some(70)], true) {
         for [t, n, k] in
             [[1, 64, 64], [3, 130, 4096], [17, 136, 130], [64, 1000, 1104], [129, 333, 512], [700, 1024, 528]]
         {
-            for kind in [Q8::Int8, Q8::E4M3].into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
+            for kind in kinds(&cuda).filter(|&kind| kind != Q8::E5M2) {
                 let (w, x) = (cuda.load_linear(&[part(kind, n, k, 3).unwrap()]), tokens(&cuda, kind, t, k));
                 let (w, x) = (w.unwrap(), x.unwrap());
                 let product: Product<'_> = &|out| cuda.gemm_w8a8(&x, &w, out);
@@ -145,14 +147,10 @@ const GATES: [[usize; 3]; 7] = [
 
 #[test]
 fn gates_of_sixteen_bits_are_rounded_ones() {
-    for arch in [None, Some(89), Some(80)] {
-        let cuda = match Cuda::open(Options { kernels_of: arch, batch_invariant: true, ..Options::default() }) {
-            Ok(cuda) => cuda,
-            Err(error) => return println!("skipped: no device ({error})"),
-        };
+    for cuda in devices(&[None, Some(89), Some(80)], true) {
         for (i, [t, f, k]) in GATES.into_iter().enumerate() {
             let act = [Activation::Silu, Activation::GeluTanh][i % 2];
-            for kind in Q8::ALL.into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
+            for kind in kinds(&cuda) {
                 let w = cuda.load_gated(&[part(kind, f, k, 1).unwrap(), part(kind, f, k, 2).unwrap()]).unwrap();
                 let x = tokens(&cuda, kind, t, k).unwrap();
                 let product: Product<'_> = &|out| cuda.gemm_w8a8_gated(&x, &w, act, out);
@@ -187,13 +185,9 @@ fn check_codes_of_gates(cuda: &Cuda, kind: Q8, [t, f, k]: [usize; 3]) -> Result<
 
 #[test]
 fn codes_of_gates_have_one_rounding_for_any_number_of_tokens() {
-    for arch in [None, Some(89)] {
-        let cuda = match Cuda::open(Options { kernels_of: arch, batch_invariant: true, ..Options::default() }) {
-            Ok(cuda) => cuda,
-            Err(error) => return println!("skipped: no device ({error})"),
-        };
+    for cuda in devices(&[None, Some(89)], true) {
         for size in GATES {
-            Q8::ALL.into_iter().try_for_each(|kind| check_codes_of_gates(&cuda, kind, size)).unwrap();
+            kinds(&cuda).try_for_each(|kind| check_codes_of_gates(&cuda, kind, size)).unwrap();
         }
     }
 }
@@ -211,13 +205,9 @@ fn same(cuda: &Cuda, product: &dyn Fn(usize) -> Result<Vec<f32>>, n: usize, what
 
 #[test]
 fn a_token_is_the_same_in_any_company() {
-    for arch in [89, 80, 75, 70] {
-        let cuda = match Cuda::open(Options { kernels_of: Some(arch), batch_invariant: true, ..Options::default() }) {
-            Ok(cuda) => cuda,
-            Err(error) => return println!("skipped: no device ({error})"),
-        };
+    for cuda in devices(&[Some(89), Some(80), Some(75), Some(70)], true) {
         let (n, k) = (1000, 1104);
-        for kind in Q8::ALL.into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
+        for kind in kinds(&cuda) {
             let w = cuda.load_linear(&[part(kind, n, k, 3).unwrap()]).unwrap();
             let product = |t| {
                 let mut out = cuda.alloc(DType::F32, t, n)?;
@@ -280,11 +270,7 @@ fn check_added(cuda: &Cuda, kind: Q8, [t, n, k]: [usize; 3]) -> Result<bool> {
 
 #[test]
 fn products_are_added_as_they_are_stored() {
-    for arch in [None, Some(80)] {
-        let cuda = match Cuda::open(Options { kernels_of: arch, ..Options::default() }) {
-            Ok(cuda) => cuda,
-            Err(error) => return println!("skipped: no device ({error})"),
-        };
+    for cuda in devices(&[None, Some(80)], false) {
         for [t, n, k] in [
             [1, 64, 64],
             [17, 1000, 1104],
@@ -294,7 +280,7 @@ fn products_are_added_as_they_are_stored() {
             [300, 513, 96],
             [700, 1024, 528],
         ] {
-            for kind in Q8::ALL.into_iter().filter(|&kind| kind == Q8::Int8 || cuda.arch() >= 89) {
+            for kind in kinds(&cuda) {
                 let added = check_added(&cuda, kind, [t, n, k]).unwrap();
                 assert!(added == (cuda.arch() == 90) || t <= 16, "{kind:?} {t}");
             }
@@ -368,11 +354,7 @@ fn check_heads(cuda: &Cuda, kind: Q8, kv: DType, shape: &AttentionShape, [t, k]:
 #[test]
 fn heads_are_rotated_and_stored_as_products_end() {
     let shape = |nq, nkv, d: usize| AttentionShape { nq, nkv, d, scale: 0.1, window: None, softcap: None };
-    for arch in [None, Some(89)] {
-        let cuda = match Cuda::open(Options { kernels_of: arch, ..Options::default() }) {
-            Ok(cuda) => cuda,
-            Err(error) => return println!("skipped: no device ({error})"),
-        };
+    for cuda in devices(&[None, Some(89)], false) {
         for kind in [Q8::Int8, Q8::E4M3, Q8::E5M2] {
             for (i, t) in [40, 65, 128, 200, 256, 300, 512, 1000, 1100, 2100].into_iter().enumerate() {
                 let kv = [DType::BF16, DType::I8, DType::F8E4M3, DType::F32][(i + i / 4) % 4];

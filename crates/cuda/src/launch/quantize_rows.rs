@@ -9,16 +9,17 @@ use planish_tensor::{DType, Error, Grid, Q8, Q8Rows, Result, Tensor};
 
 /// Of F32, or on the usual grids of BF16.
 pub(crate) fn quantize_rows(cuda: &Cuda, x: &Tensor<Cuda>, out: &mut Q8Rows<Cuda>) -> Result<()> {
-    let narrow = x.dtype == DType::BF16 && grids::is_usual(out.grid);
-    if !narrow {
-        floats("quantize_rows", &[x])?;
-    }
     if !grids::is_usual(out.grid) {
+        floats("quantize_rows", &[x])?;
         return grids::quantize(cuda, x, out);
     }
+    let name = match x.dtype {
+        DType::BF16 => "quantize_rows_bf16",
+        _ => floats("quantize_rows", &[x]).map(|()| "quantize_rows")?,
+    };
     let codes = check(cuda, "quantize_rows", x.rows, x.cols, out)?;
     let rows = Rows { x: address(x), size: x.dtype.size(), rows: x.rows, f: x.cols, operands: 1, codes };
-    rows.quantize(cuda, "quantize_rows", if narrow { "quantize_rows_bf16" } else { "quantize_rows" }, out)
+    rows.quantize(cuda, "quantize_rows", name, out)
 }
 
 /// Blocks of a cluster that shares a row: `BLOCKS` of the kernels.

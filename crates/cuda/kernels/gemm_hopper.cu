@@ -3,7 +3,9 @@
 #include "gemm_hopper.cuh"
 
 // Names end in tokens x rows of a block, blocks of a cluster along rows, tokens and k, and blocks of a multiprocessor.
-#define KERNEL(NAME, W, X, TN, MI, WGS, CN, CT, CK, OCC)                                                               \
+#define KERNEL(NAME, W, X, TN, MI, WGS, CN, CT, CK, OCC) KERNEL_OF(NAME, W, X, TN, MI, WGS, CN, CT, CK, OCC, false)
+#define BY_TURNS(NAME, W, X, TN, CN, CT) KERNEL_OF(NAME, W, X, TN, 2, 2, CN, CT, 1, 1, true)
+#define KERNEL_OF(NAME, W, X, TN, MI, WGS, CN, CT, CK, OCC, TURNS)                                                     \
     extern "C" __global__ void __cluster_dims__(CN* CT* CK, 1, 1) __launch_bounds__(128 * (WGS + 1), OCC) NAME(        \
         const __grid_constant__ TensorMap w_map, const __grid_constant__ TensorMap x_map,                              \
         const __grid_constant__ TensorMap out_map, const float* xs, const float* ws, const float* bias, void* out,     \
@@ -11,7 +13,7 @@
         int add) {                                                                                                     \
         const GemmArguments a = {xs,        ws,     bias, out,      t,     n,     row,  steps,                         \
                                  xs_stride, layout, gate, out_type, boxes, group, add};                                \
-        Gemm<Element::W, Element::X, TN, MI, WGS, CN, CT, CK, OCC>::run(&w_map, &x_map, &out_map, a);                  \
+        Gemm<Element::W, Element::X, TN, MI, WGS, CN, CT, CK, OCC, false, TURNS>::run(&w_map, &x_map, &out_map, a);    \
     }
 #define TILES(NAME, W, X)                                                                                              \
     KERNEL(NAME##_8x128_111_2, W, X, 8, 1, 2, 1, 1, 1, 2)                                                              \
@@ -32,7 +34,9 @@
     KERNEL(NAME##_128x128_212_1, W, X, 128, 1, 2, 2, 1, 2, 1)                                                          \
     KERNEL(NAME##_128x128_221_1, W, X, 128, 1, 2, 2, 2, 1, 1)                                                          \
     KERNEL(NAME##_192x128_211_1, W, X, 192, 1, 2, 2, 1, 1, 1)                                                          \
-    KERNEL(NAME##_256x128_211_1, W, X, 256, 1, 2, 2, 1, 1, 1)
+    KERNEL(NAME##_256x128_211_1, W, X, 256, 1, 2, 2, 1, 1, 1)                                                          \
+    BY_TURNS(NAME##_128x128_121_1_turns, W, X, 128, 1, 2)                                                              \
+    BY_TURNS(NAME##_192x128_211_1_turns, W, X, 192, 2, 1)
 // What the rarer types have.
 #define FEW_TILES(NAME, W, X)                                                                                          \
     KERNEL(NAME##_16x128_111_2, W, X, 16, 1, 2, 1, 1, 1, 2)                                                            \

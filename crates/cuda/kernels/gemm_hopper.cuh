@@ -2,8 +2,9 @@
 // or that added to out.
 // The weights are wgmma's A (64 channels a warpgroup and instruction), the tokens its B (TN columns), so that one kernel
 // serves a single token and thousands. One warp keeps a ring of stages filled by TMA; the other warpgroups multiply,
-// scale and store. Blocks take tiles in turn; or the blocks of a cluster share the k of one tile and add up their sums,
-// in the order of k, through each other's shared memory. Clusters also load what they share once (multicast).
+// scale and store: all of them a tile at a time, or each every other tile by turns, one storing while the other multiplies.
+// Blocks take tiles in turn; or the blocks of a cluster share the k of one tile and add up their sums, in the order of k,
+// through each other's shared memory. Clusters also load what they share once (multicast).
 #pragma once
 #include "activation.cuh"
 #include "dependency.cuh"
@@ -58,12 +59,13 @@ constexpr int SHARED_OF_TWO = 115712; // bytes when a multiprocessor holds two
 // The largest divisor of `count` up to `most`.
 constexpr int divisor(int count, int most) { return count % most == 0 ? most : divisor(count, most - 1); }
 
-template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK, int OCC, bool HEADS = false> struct Gemm {
+template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK, int OCC, bool HEADS = false, bool TURNS = false> struct Gemm {
     using Mma = Wgmma<W, X, TN>;
     using Acc = typename Mma::Acc;
     using Part = typename Four<Acc>::Type;
     using Heads = HeadsOf<Gemm, HEADS>;
-    static constexpr int ROWS = 64 * MI * WGS, TOKENS = TN;
+    static constexpr int GROUPS = TURNS ? 1 : WGS; // warpgroups that share a tile; with TURNS each takes every other tile
+    static constexpr int ROWS = 64 * MI * GROUPS, TOKENS = TN;
     static constexpr int CLUSTER = CN * CT * CK;
     static constexpr int W_BYTES = ROWS * STEP, X_BYTES = TN * STEP, STAGE = W_BYTES + X_BYTES;
     static constexpr int ELEMENTS = W == Element::BF16 ? STEP / 2 : STEP; // of k in a step
@@ -78,18 +80,19 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
     static constexpr bool BALANCED = OCC == 1 && WGS == 2; // registers move from the producer to the consumers
     static constexpr int THREADS = 128 * (WGS + 1);
     static_assert(STAGES >= 3, "the ring is too short");
+    static_assert(!TURNS || (CK == 1 && WGS == 2 && !HEADS), "two take turns");
     static_assert(CK == 1 || MI == 1, "a shared tile is added up in pieces of one block of 64 rows");
 
     // The tiles of a cluster, and this block's share of their k.
     struct Walk {
         uint32_t tile, tiles, stride;
-        int from, to;
+        int from, to, number = 0; // number: of the tiles of this cluster
         __device__ Walk(const GemmArguments& a, uint32_t all, uint32_t part) {
             tiles = all, stride = gridDim.x / CLUSTER, tile = blockIdx.x / CLUSTER;
             from = a.steps * part / CK, to = a.steps * (part + 1) / CK;
         }
         __device__ bool done() const { return tile >= tiles; }
-        __device__ void next() { tile += stride; }
+        __device__ void next() { tile += stride, ++number; }
     };
     // Tiles of a cluster: all of one group of tokens before the next, so that the group's X stays in L2.
     struct Grid {
@@ -199,6 +202,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
     // ---- the consumers ----
     struct Lane {
         int warpgroup, warp, lane; // warp within its warpgroup
+        __device__ int part() const { return TURNS ? 0 : warpgroup; } // of the tile's rows
     };
     static __device__ void release(const Shared& s, const Peers& p, const Lane& l, int stage) {
         if (CN * CT == 1) {
@@ -209,14 +213,18 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
             barrier_arrive_at(s.empty + 8 * stage, l.lane);
         }
     }
+    // A warpgroup multiplies while the other stores: barriers 9 and 10, which one waits at and the other passes by.
+    static __device__ void turn_wait(int warpgroup) { asm volatile("bar.sync %0, 256;" ::"r"(9 + warpgroup) : "memory"); }
+    static __device__ void turn_give(int warpgroup) { asm volatile("bar.arrive %0, 256;" ::"r"(9 + warpgroup) : "memory"); }
     // Adds the products of the steps [from, to) to acc, which starts at zero.
     static __device__ void multiply(
-        Acc (&acc)[MI][TN / 2], int count, const Shared& s, const Peers& p, const Lane& l, int& stage, int& parity) {
+        Acc (&acc)[MI][TN / 2], int count, const Shared& s, const Peers& p, const Lane& l, int& stage, int& parity,
+        bool pass_on = false) {
         int last = -1;
         for (int k = 0; k < count; ++k) {
             barrier_wait(s.full + 8 * stage, parity);
             const uint32_t base = s.stages + stage * STAGE;
-            const uint64_t w = operand_descriptor(base + l.warpgroup * MI * 64 * STEP);
+            const uint64_t w = operand_descriptor(base + l.part() * MI * 64 * STEP);
             const uint64_t x = operand_descriptor(base + W_BYTES);
             wgmma_fence();
 #pragma unroll
@@ -229,6 +237,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
             last = stage;
             if (++stage == STAGES) stage = 0, parity ^= 1;
         }
+        if (TURNS && pass_on) turn_give(1 - l.warpgroup);
         wgmma_wait<0>();
         release(s, p, l, last);
     }
@@ -243,7 +252,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
         for (int i = 0; i < MI; ++i)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                const int n = n0 + (l.warpgroup * MI + i) * 64 + l.warp * 16 + l.lane / 4 + 8 * h;
+                const int n = n0 + (l.part() * MI + i) * 64 + l.warp * 16 + l.lane / 4 + 8 * h;
                 v.ws[i][h] = a.ws != nullptr && n < a.n ? a.ws[n] : 1.0f;
                 v.bias[i][h] = a.bias != nullptr && n < a.n ? a.bias[n] : 0.0f;
             }
@@ -283,7 +292,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
     static __device__ void store_eight(
         const GemmArguments& a, const Acc (&sum)[4], const Scales& v, const float* xs, const Lane& l, int i, int n0,
         int t0, int first) {
-        const int n = n0 + (l.warpgroup * MI + i) * 64 + l.warp * 16 + l.lane / 4;
+        const int n = n0 + (l.part() * MI + i) * 64 + l.warp * 16 + l.lane / 4;
         const int channel = n / 16 * 8 + l.lane / 4;
         const int low = a.layout == PLAIN ? n : channel;
         const int high = a.layout == PLAIN ? n + 8 : a.n / 2 + channel;
@@ -323,10 +332,10 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
         const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
         const Lane& l, int n0, int t0) {
         constexpr int ROW = APART ? 32 : 64, BOX = SUM_TOKENS * 64, BUFFERS = STORE_OF_GROUP / 4 / BOX;
-        static_assert(MI == 1 && TN / SUM_TOKENS % BUFFERS == 0, "a tile begins with the first buffer");
+        static_assert(MI * TN / SUM_TOKENS % BUFFERS == 0, "a tile begins with the first buffer");
         const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
         const uint32_t buffers = s.stores + (l.warpgroup * 4 + l.warp) * (STORE_OF_GROUP / 4);
-        const int quad = l.lane & 3, n = n0 + l.warpgroup * 64 + l.warp * 16;
+        const int quad = l.lane & 3;
         const bool swap = APART ? quad >> 1 : quad & 1;
         // Of this lane's two channels, for its first and its second token.
         uint32_t low[2], high[2];
@@ -337,8 +346,9 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
             high[e] = APART ? low[e] + BOX / 2 : low[e] ^ 32;
         }
 #pragma unroll
-        for (int c = 0; c < TN / SUM_TOKENS; ++c) {
-            const int offset = c % BUFFERS * BOX, t = t0 + c * SUM_TOKENS;
+        for (int box = 0; box < MI * TN / SUM_TOKENS; ++box) {
+            const int i = box % MI, c = box / MI, offset = box % BUFFERS * BOX, t = t0 + c * SUM_TOKENS;
+            const int n = n0 + (l.part() * MI + i) * 64 + l.warp * 16;
             keep_apart<APART>();
             if (l.lane == 0) store_wait_read<BUFFERS - 1>();
             __syncwarp();
@@ -349,11 +359,11 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
 #pragma unroll
                 for (int e = 0; e < 2; ++e) {
                     const bool second = e ^ swap;
-                    const Acc low_sum = second ? acc[0][first + 1] : acc[0][first];
-                    const Acc high_sum = second ? acc[0][first + 3] : acc[0][first + 2];
+                    const Acc low_sum = second ? acc[i][first + 1] : acc[i][first];
+                    const Acc high_sum = second ? acc[i][first + 3] : acc[i][first + 2];
                     const float xe = second ? x.y : x.x;
-                    box_put(low[e] + to, scale(low_sum, xe, v.ws[0][0], v.bias[0][0]));
-                    box_put(high[e] + to, scale(high_sum, xe, v.ws[0][1], v.bias[0][1]));
+                    box_put(low[e] + to, scale(low_sum, xe, v.ws[i][0], v.bias[i][0]));
+                    box_put(high[e] + to, scale(high_sum, xe, v.ws[i][1], v.bias[i][1]));
                 }
             }
             keep_apart<APART>();
@@ -376,7 +386,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
     // than memory takes at least. While one chunk is put, those before it are on their way.
     template <Form FORM, bool WIDE> struct Rows {
         static constexpr bool JOINING = FORM != FORM_SUMS;
-        static constexpr int CHUNK = 32, ROW = JOINING && !WIDE ? 64 : 128, BYTES = CHUNK * ROW, CHUNKS = TN / CHUNK;
+        static constexpr int CHUNK = 32, ROW = JOINING && !WIDE ? 64 : 128, BYTES = CHUNK * ROW, CHUNKS = MI * TN / CHUNK;
         static constexpr int BUFFERS = divisor(CHUNKS, STORE_OF_GROUP / BYTES); // a tile begins with the first of them
         static constexpr bool WHOLE = BUFFERS == CHUNKS;
         static_assert(!(WIDE && !JOINING) && BUFFERS >= 2, "one chunk is put while another is stored");
@@ -403,45 +413,44 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
         const TensorMap* map, const GemmArguments& a, const Acc (&acc)[MI][TN / 2], const Scales& v, const Shared& s,
         const Lane& l, int n0, int t0) {
         using R = Rows<FORM, WIDE>;
-        constexpr int GROUPS = R::CHUNK / 8, BYTES = R::BYTES, BUFFERS = R::BUFFERS;
+        constexpr int EIGHTS = R::CHUNK / 8, BYTES = R::BYTES, BUFFERS = R::BUFFERS;
         const bool storing = l.warp == 0 && l.lane == 0;
         const float* xs = s.xs + l.warpgroup * TN + 2 * (l.lane & 3);
         const uint32_t buffers = s.stores + l.warpgroup * STORE_OF_GROUP;
         const uint32_t place[2] = {buffers + R::place(l, 0), buffers + R::place(l, 1)}, row = buffers + R::row(l);
-        const int n = n0 + l.warpgroup * 64, column = R::JOINING ? n / 2 : n;
-        auto send = [&](int c) {
-            const int t = t0 + c * R::CHUNK;
-            if (n < a.n && t < a.t) store_box(map, column, t, buffers + c % BUFFERS * BYTES);
+        auto send = [&](int box) {
+            const int t = t0 + box / MI * R::CHUNK, n = n0 + (l.part() * MI + box % MI) * 64;
+            if (n < a.n && t < a.t) store_box(map, R::JOINING ? n / 2 : n, t, buffers + box % BUFFERS * BYTES);
         };
         if (R::WHOLE) {
             if (storing) store_wait_read<0>();
             warpgroup_sync(l.warpgroup);
         }
 #pragma unroll
-        for (int c = 0; c < R::CHUNKS; ++c) {
-            const int offset = c % BUFFERS * BYTES;
+        for (int box = 0; box < R::CHUNKS; ++box) {
+            const int i = box % MI, c = box / MI, offset = box % BUFFERS * BYTES;
             keep_apart<2 + 2 * FORM + WIDE>();
-            float y[2][2 * GROUPS]; // of the channels that are eight apart
+            float y[2][2 * EIGHTS]; // of the channels that are eight apart
 #pragma unroll
-            for (int j = 0; j < GROUPS; ++j) {
+            for (int j = 0; j < EIGHTS; ++j) {
                 const float2 x = *(const float2*)(xs + c * R::CHUNK + 8 * j);
 #pragma unroll
                 for (int e = 0; e < 4; ++e)
                     y[e >> 1][2 * j + (e & 1)] = scale(
-                        acc[0][4 * (c * GROUPS + j) + e], e & 1 ? x.y : x.x, v.ws[0][e >> 1], v.bias[0][e >> 1]);
+                        acc[i][4 * (c * EIGHTS + j) + e], e & 1 ? x.y : x.x, v.ws[i][e >> 1], v.bias[i][e >> 1]);
             }
             if (R::JOINING) {
                 activate_all(y[0], FORM == FORM_GELU);
 #pragma unroll
-                for (int i = 0; i < 2 * GROUPS; ++i) y[0][i] = __fmul_rn(y[0][i], y[1][i]);
+                for (int k = 0; k < 2 * EIGHTS; ++k) y[0][k] = __fmul_rn(y[0][k], y[1][k]);
             }
             if (WIDE) {
 #pragma unroll
-                for (int i = 0; i < 2 * GROUPS; ++i) box_put(place[i % 2] + offset + i / 2 * 8 * R::ROW, y[0][i]);
+                for (int k = 0; k < 2 * EIGHTS; ++k) box_put(place[k % 2] + offset + k / 2 * 8 * R::ROW, y[0][k]);
             } else {
                 // Matrices: blocks of eight tokens of gates, or both halves of two of them.
 #pragma unroll
-                for (int first = 0; first < GROUPS; first += R::JOINING ? 4 : 2) {
+                for (int first = 0; first < EIGHTS; first += R::JOINING ? 4 : 2) {
                     uint32_t pairs[4];
 #pragma unroll
                     for (int m = 0; m < 4; ++m) {
@@ -452,13 +461,13 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
                 }
             }
             keep_apart<2 + 2 * FORM + WIDE>();
-            if (R::WHOLE && c + 1 < R::CHUNKS) continue;
+            if (R::WHOLE && box + 1 < R::CHUNKS) continue;
             copy_engine_fence();
             // The buffer that comes next has been read when all meet.
             if (!R::WHOLE && storing) store_wait_read<BUFFERS - 2>();
             warpgroup_sync(l.warpgroup);
             if (!storing) continue;
-            for (int sent = R::WHOLE ? 0 : c; sent <= c; ++sent) send(sent);
+            for (int sent = R::WHOLE ? 0 : box; sent <= box; ++sent) send(sent);
             store_commit();
         }
     }
@@ -516,6 +525,11 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
         int stage = 0, parity = 0;
         grid_wait();
         for (Walk walk(a, grid.channels * grid.tokens, p.part); !walk.done(); walk.next()) {
+            if (TURNS && walk.number % 2 != l.warpgroup) { // the other's tile: its steps of the ring
+                stage += walk.to - walk.from;
+                parity ^= stage / STAGES & 1, stage %= STAGES;
+                continue;
+            }
             int n0, t0;
             grid.place(a, walk.tile, n0, t0);
             const bool angles = more_steps(h, n0) > 0;
@@ -523,9 +537,10 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
             const Scales v = load_scales(a, l, n0, t0);
             const Heads heads(h, a, l, s, n0, t0);
             // Warpgroups that drift apart hold more stages: the ring would be short for the one ahead.
-            if (WGS > 1) consumers_sync<WGS * 128>();
+            if (GROUPS > 1) consumers_sync<WGS * 128>();
+            if (TURNS && walk.number > 0) turn_wait(l.warpgroup);
             Acc acc[MI][TN / 2];
-            multiply(acc, walk.to - walk.from, s, p, l, stage, parity);
+            multiply(acc, walk.to - walk.from, s, p, l, stage, parity, walk.tile + walk.stride < walk.tiles);
             share_xs(v, s, l);
             if constexpr (HEADS) heads.store(acc, v, s, p, l, angles, stage, parity);
             else if (CK > 1) join(a, acc, v, s, p, l, n0, t0);
@@ -550,7 +565,7 @@ template <Element W, Element X, int TN, int MI, int WGS, int CN, int CT, int CK,
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; ++i) {
                 barrier_init(s.full + 8 * i, 1);
-                barrier_init(s.empty + 8 * i, WGS * 4 * (CN + CT - 1));
+                barrier_init(s.empty + 8 * i, GROUPS * 4 * (CN + CT - 1));
             }
             barrier_init_done();
         }

@@ -1,6 +1,6 @@
 // archs: 90a
 // The sm_90a products of queries, keys and values that rotate their heads and store them, in place of their sums: the
-// tiles of `gemm_hopper.cu` that have 128 rows and room to store by, as `Tile::stores_boxes` in `src/choose/hopper.rs` says.
+// tiles of `gemm_hopper.cu` that `Tile::takes_heads` in `src/choose/hopper.rs` names.
 #include "gemm_hopper_heads.cuh"
 
 #define KERNEL(NAME, W, X, TN, CN, CT)                                                                                 \

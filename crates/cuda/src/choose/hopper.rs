@@ -54,10 +54,16 @@ pub struct Tile {
     pub cluster: [usize; 3],
     /// Blocks that a multiprocessor holds: with two, a kernel loads its first weights while the one before it runs.
     pub resident: usize,
+    /// Each warpgroup takes every other tile, and stores it while the other multiplies.
+    pub turns: bool,
 }
 
 const fn tile(tokens: usize, rows: usize, cluster: [usize; 3], resident: usize) -> Tile {
-    Tile { tokens, rows, cluster, resident }
+    Tile { tokens, rows, cluster, resident, turns: false }
+}
+
+const fn by_turns(tokens: usize, rows: usize, cluster: [usize; 3]) -> Tile {
+    Tile { tokens, rows, cluster, resident: 1, turns: true }
 }
 
 /// Every tile, as `gemm_hopper.cu` has them.
@@ -81,13 +87,15 @@ pub const TILES: &[Tile] = &[
     tile(128, 128, [2, 2, 1], 1),
     tile(192, 128, [2, 1, 1], 1),
     tile(256, 128, [2, 1, 1], 1),
+    by_turns(128, 128, [1, 2, 1]),
+    by_turns(192, 128, [2, 1, 1]),
 ];
 
 impl Tile {
     /// Tokens x rows of a block, blocks of a cluster along rows, tokens and k, and blocks of a multiprocessor.
     pub fn name(&self) -> String {
-        let Tile { tokens, rows, cluster: [cn, ct, ck], resident } = self;
-        format!("{tokens}x{rows}_{cn}{ct}{ck}_{resident}")
+        let Tile { tokens, rows, cluster: [cn, ct, ck], resident, turns } = self;
+        format!("{tokens}x{rows}_{cn}{ct}{ck}_{resident}{}", if *turns { "_turns" } else { "" })
     }
 
     /// Warpgroups that multiply.
@@ -113,12 +121,16 @@ impl Tile {
     /// Whether there is a kernel of it, for INT8 and E4M3, that rotates and stores the heads of q, k and v: its rows are whole
     /// heads of 64 or 128 channels.
     pub(crate) const fn takes_heads(&self) -> bool {
-        self.stores_boxes() && self.rows == 128
+        self.stores_boxes() && self.rows == 128 && !self.turns
     }
 
     /// Whether types other than INT8 and E4M3 have it too.
     const fn of_every_type(&self) -> bool {
-        matches!((self.tokens, self.rows, self.cluster), (16, 128, [1, 1, 1]) | (64 | 128 | 192 | 256, 128, [2, 1, 1]))
+        !self.turns
+            && matches!(
+                (self.tokens, self.rows, self.cluster),
+                (16, 128, [1, 1, 1]) | (64 | 128 | 192 | 256, 128, [2, 1, 1])
+            )
     }
 
     /// Blocks of a cluster.
@@ -149,7 +161,7 @@ impl Choice {
 
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tile { tokens, rows, cluster: [cn, ct, ck], resident } = self.tile;
+        let Tile { tokens, rows, cluster: [cn, ct, ck], resident, .. } = self.tile;
         write!(f, "{tokens} tokens x {rows} rows, cluster {cn}x{ct}x{ck}, {resident} a multiprocessor, ")?;
         write!(f, "{} blocks, about {:.1} us", self.blocks, self.expected)
     }
@@ -172,6 +184,12 @@ pub(crate) fn element(operands: Operands) -> Option<Element> {
 pub fn choose(m: usize, n: usize, k: usize, element: Element, device: Device, invariant: bool) -> Option<Choice> {
     let choices = choices(m, n, k, element, device, invariant);
     choices.into_iter().min_by(|a, b| a.expected.total_cmp(&b.expected))
+}
+
+/// As [`choose`], for a product that rotates and stores heads.
+pub(crate) fn choose_heads(m: usize, n: usize, k: usize, element: Element, device: Device) -> Option<Choice> {
+    let choices = choices(m, n, k, element, device, true).into_iter().filter(|choice| choice.tile.takes_heads());
+    choices.min_by(|a, b| a.expected.total_cmp(&b.expected))
 }
 
 /// Every tile that can multiply a size, as [`choose`] compares them.
@@ -205,13 +223,15 @@ fn step_time(tile: &Tile, m: usize, busy: f64) -> f64 {
     let clock = if tile.rows * tile.tokens >= 128 * 256 { 2120.0 - 730.0 * busy } else { 1380.0 };
     let multiply = (tile.rows / 64 * (2 * tile.tokens).max(64 + tile.tokens)) as f64 / clock;
     // What a block asks of the cache, and what it receives with what others of its cluster ask for (bytes in a
-    // microsecond): less when many ask, when half a ring runs ahead, and when several clusters ask for the same weights.
+    // microsecond): less when many ask, when half a ring runs ahead, and when several clusters ask for the same weights;
+    // more when nobody pauses to store.
     let [cn, ct, _] = tile.cluster;
     let asked = ((tile.rows / ct + tile.tokens / cn) * STEP_BYTES) as f64;
     let received = ((tile.rows + tile.tokens) * STEP_BYTES) as f64;
     let shallow = if tile.resident == 2 { 0.92 } else { 1.0 };
+    let evenly = if tile.turns { 0.96 } else { 1.0 };
     let again = if cn > 1 && ct == 1 && m > tile.tokens { 0.95 } else { 1.0 };
-    let load = (asked / 109e3).max(received / 160e3 + asked / 3e6) * (1.0 + 0.79 * busy) / (shallow * again);
+    let load = (asked / 109e3).max(received / 160e3 + asked / 3e6) * (1.0 + 0.79 * busy) * evenly / (shallow * again);
     multiply.max(load)
 }
 
@@ -225,9 +245,11 @@ fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: 
     let rounds = if m <= 64 { (clusters as f64 / once as f64).max(1.0) } else { whole_rounds };
     let step = step_time(tile, m, (clusters.min(once) * size) as f64 / sm_count as f64);
     let finish = (tile.rows * tile.tokens) as f64 / 20e3 + if ck > 1 { 2.0 } else { 0.0 };
+    // With turns, storing shows after the last round alone, by one warpgroup.
+    let finishes = if tile.turns { 2.0 } else { rounds };
     // Blocks of a later round that begin together.
     let refill = if (ck > 1 || size == 4) && tile.resident == 1 { 2.0 * (whole_rounds - 1.0) } else { 0.0 };
-    let multiplied = rounds * (steps(k, element) as f64 / ck as f64 * step + finish) + refill;
+    let multiplied = rounds * steps(k, element) as f64 / ck as f64 * step + finishes * finish + refill;
     // Half a ring alone on its multiprocessor keeps fewer bytes on their way. The largest tile is slow where it reads all
     // weights once (measured among a layer's other kernels; not so on its own, and it is not known why).
     let bandwidth = match tile.resident {
@@ -237,18 +259,20 @@ fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: 
     };
     let moved = ((n + m) * k * element.size() + 4 * m * n) as f64 / bandwidth;
     let start = if tile.resident == 2 { 2.0 } else { 3.3 };
+    let groups = ((m + GROUP_TOKENS / 2) / GROUP_TOKENS).max(1);
     // Blocks walk over tiles, except those that share a tile's k: these add up once.
     let slots = if ck == 1 { once * tile.resident } else { clusters };
     Choice {
         tile: *tile,
         blocks: clusters.min(slots) * size,
-        group: (GROUP_TOKENS / (tile.tokens * ct)).max(1),
+        group: m.div_ceil(tile.tokens * ct).div_ceil(groups),
         expected: multiplied.max(moved) + start,
     }
 }
 
-/// Tokens whose tiles are walked before the next tile of rows. What runs at once is then about as many rows as tokens, and
-/// memory is asked for least: under the power limit that is worth more clock.
+/// Tokens, about, whose tiles are walked before the next tile of rows. What runs at once is then about as many rows as
+/// tokens, and memory is asked for least: under the power limit that is worth more clock. Groups are even: a small last one
+/// would read all weights for few tokens.
 const GROUP_TOKENS: usize = 2048;
 
 #[cfg(test)]
@@ -275,12 +299,14 @@ mod tests {
         assert_eq!(tile_of(192, 28672, 4096), "192x128_211_1");
         assert_eq!(tile_of(256, 4096, 4096), "64x128_121_1");
         assert_eq!(tile_of(256, 6144, 4096), "128x128_121_1");
-        assert_eq!(tile_of(256, 28672, 4096), "128x128_121_1");
+        assert_eq!(tile_of(256, 28672, 4096), "128x128_121_1_turns");
         assert_eq!(tile_of(256, 4096, 14336), "64x128_121_1");
-        assert_eq!(tile_of(512, 28672, 4096), "128x128_121_1");
-        assert_eq!(tile_of(512, 4096, 14336), "128x128_121_1");
+        assert_eq!(tile_of(512, 28672, 4096), "128x128_121_1_turns");
+        assert_eq!(tile_of(512, 4096, 14336), "128x128_121_1_turns");
         assert_eq!(tile_of(1024, 4096, 14336), "256x128_211_1");
-        assert_eq!(tile_of(2048, 6144, 4096), "256x128_211_1");
+        assert_eq!(tile_of(2048, 6144, 4096), "192x128_211_1_turns");
+        assert_eq!(tile_of(2048, 28672, 4096), "192x128_211_1_turns");
+        assert_eq!(tile_of(8192, 4096, 14336), "256x128_211_1");
     }
 
     #[test]

@@ -25,9 +25,9 @@ fn declared() -> Vec<String> {
         Some(rest.split([',', '(', ')']).map(str::trim).collect::<Vec<_>>())
     };
     for line in KERNELS.iter().flat_map(|text| text.lines()) {
-        for word in ["TENSOR_CORE_KERNEL", "KERNEL"] {
+        for (word, of) in [("TENSOR_CORE_KERNEL", "TENSOR_CORE_KERNEL"), ("KERNEL", "KERNEL"), ("BY_TURNS", "KERNEL")] {
             match arguments(line, word) {
-                Some(a) if a[0].starts_with("NAME##") => families.push((word, a[0].trim_start_matches("NAME##"))),
+                Some(a) if a[0].starts_with("NAME##") => families.push((of, a[0].trim_start_matches("NAME##"))),
                 Some(a) => names.push(a[0].to_owned()),
                 None => {}
             }
@@ -47,6 +47,14 @@ fn declared() -> Vec<String> {
         names.extend(members.skip(skipped).take(count).map(|name| format!("{prefix}{name}")));
     }
     names
+}
+
+#[test]
+fn every_tile_for_heads_has_a_kernel() {
+    let text = include_str!("../../kernels/gemm_hopper_heads.cu");
+    for tile in hopper::TILES.iter().filter(|tile| tile.takes_heads()) {
+        assert!(text.contains(&format!("(NAME##_{}_heads,", tile.name())), "{}", tile.name());
+    }
 }
 
 fn sizes() -> impl Iterator<Item = [usize; 3]> {
@@ -104,8 +112,8 @@ fn each_architecture_has_its_own_family() {
         ),
         (
             90,
-            ["int8_80_16x8", "s8_64x128_211_1", "s8_256x128_211_1"],
-            Some(["e4m3_e4m3_89_16x8_by_8", "e4m3_64x128_211_1", "e4m3_256x128_211_1"]),
+            ["int8_80_16x8", "s8_64x128_211_1", "s8_192x128_211_1_turns"],
+            Some(["e4m3_e4m3_89_16x8_by_8", "e4m3_64x128_211_1", "e4m3_192x128_211_1_turns"]),
         ),
     ] {
         assert_eq!([1, 64, 4096].map(|m| named(arch, Q8::Int8, m)), int8, "sm_{arch}");
@@ -150,7 +158,7 @@ fn choices_can_be_read() {
     assert_eq!(print(1, 80), Ok("int8_80_16x8: 8 tokens x 16 rows, 256 threads, 1792 blocks".into()));
     let hopper = print(2048, 90).unwrap();
     assert!(
-        hopper.starts_with("s8_256x128_211_1: 256 tokens x 128 rows, cluster 2x1x1, 1 a multiprocessor"),
+        hopper.starts_with("s8_192x128_211_1_turns: 192 tokens x 128 rows, cluster 2x1x1, 1 a multiprocessor"),
         "{hopper}"
     );
 }

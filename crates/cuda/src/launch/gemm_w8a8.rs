@@ -4,6 +4,7 @@ use super::gemm_hopper::{self, Epilogue, Product};
 use super::grids;
 use super::rope_store_kv::Heads;
 use super::{Grid, address, params};
+use crate::choose::hopper::choose_heads;
 use crate::choose::tile::Tile;
 use crate::choose::{Element, Kernel, Operands, choose, portable, portables};
 use crate::support::no_kernel;
@@ -96,8 +97,8 @@ pub(crate) fn gemm_w8a8_add(
 /// Tokens from which on heads are stored sooner by their product than by a kernel with a warp for each.
 const HEADS_FROM: usize = 256;
 
-/// The product of queries, keys and values with their heads rotated and stored, where a kernel of sm_90a that this product
-/// takes anyway does both; otherwise false, and nothing is done.
+/// The product of queries, keys and values with their heads rotated and stored, where the chip's own kernels are of sm_90a
+/// and the usual types; otherwise false, and nothing is done.
 pub(crate) fn gemm_w8a8_heads(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, heads: &Heads<'_>) -> Result<bool> {
     let plain = grids::is_usual(w.grid) && !w.interleaved && x.grid == w.grid && w.n == heads.width();
     if !plain || !heads.fill_rows() || x.codes.rows < HEADS_FROM {
@@ -105,13 +106,10 @@ pub(crate) fn gemm_w8a8_heads(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, heads: 
     }
     let t = x.codes.rows;
     require("gemm_w8a8", x.codes.cols == w.k && x.scales.rows == t && x.scales.cols == 1 && heads.tokens() == t)?;
-    match chosen(cuda, x, w)? {
-        Kernel::Hopper(element @ (Element::Int8 | Element::E4M3), choice) if choice.tile.takes_heads() => {
-            let product = gemm_hopper::w8a8(cuda, element, x, w, Epilogue::Plain, heads.qkv)?;
-            gemm_hopper::queue_heads(cuda, &product, &choice, heads).map(|()| true)
-        }
-        _ => Ok(false),
-    }
+    let Kernel::Hopper(element @ (Element::Int8 | Element::E4M3), _) = chosen(cuda, x, w)? else { return Ok(false) };
+    let Some(choice) = choose_heads(t, w.n, w.k, element, cuda.chip()) else { return Ok(false) };
+    let product = gemm_hopper::w8a8(cuda, element, x, w, Epilogue::Plain, heads.qkv)?;
+    gemm_hopper::queue_heads(cuda, &product, &choice, heads).map(|()| true)
 }
 
 fn product(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, mode: Mode, out: &mut Tensor<Cuda>) -> Result<()> {

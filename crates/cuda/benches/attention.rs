@@ -1,7 +1,7 @@
 //! Attention of the Llama-3-8B shape (32 heads, 8 of keys, 128 wide) over each type of cache: decoding of 1, 32 and 256
 //! sequences beside the rate at which the device reads, and causal prefill beside the matrix units' rate in bf16 (cuBLASLt has
 //! no attention), with the error of some tokens beside the scalar reference over the same cache.
-//! `cargo bench -p planish-cuda --bench attention -- [decode|prefill] [bf16|i8|e4m3]`; a step is recorded, so that
+//! `cargo bench -p planish-cuda --bench attention -- [decode|prefill] [bf16|i8|e4m3] [SEQUENCESxKEYS]`; a step is recorded, so that
 //! launching is not measured, and goes through layers of keys larger than the second-level cache.
 mod replay;
 
@@ -12,6 +12,9 @@ use replay::time;
 
 const SHAPE: AttentionShape = AttentionShape { nq: 32, nkv: 8, d: 128, scale: 0.088, window: None, softcap: None };
 const PAGE: usize = 64;
+/// Sequences and their keys.
+const DECODED: [(usize, usize); 5] = [(1, 640), (1, 8192), (32, 640), (256, 640), (256, 2048)];
+const PREFILLED: [(usize, usize); 3] = [(4, 2048), (16, 512), (1, 8192)];
 /// Bytes that decoding goes through before it comes back to a layer.
 const ROTATION: usize = 200 << 20;
 /// GB/s that an H200 reads, and TFLOP/s in bf16 of its data sheet.
@@ -35,17 +38,23 @@ fn main() -> Result<()> {
             continue;
         }
         if wanted(&["decode", "prefill"], "decode") {
-            for (s, keys) in [(1, 640), (1, 8192), (32, 640), (256, 640), (256, 2048)] {
+            for (s, keys) in DECODED.into_iter().filter(|&size| wanted_size(&words, &DECODED, size)) {
                 decode(&cuda, name, dtype, s, keys)?;
             }
         }
         if wanted(&["decode", "prefill"], "prefill") {
-            for (s, keys) in [(4, 2048), (16, 512), (1, 8192)] {
+            for (s, keys) in PREFILLED.into_iter().filter(|&size| wanted_size(&words, &PREFILLED, size)) {
                 prefill(&cuda, name, dtype, s, keys)?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether no size of these is asked for, or this one is.
+fn wanted_size(words: &[String], sizes: &[(usize, usize)], (s, keys): (usize, usize)) -> bool {
+    let asked = |s: usize, keys: usize| words.contains(&format!("{s}x{keys}"));
+    asked(s, keys) || !sizes.iter().any(|&(s, keys)| asked(s, keys))
 }
 
 fn random(cuda: &Cuda, rows: usize, cols: usize) -> Result<Tensor<Cuda>> {

@@ -4,6 +4,7 @@
 // ascending order, in registers or through a workspace. A key that a row does not see adds exactly nothing.
 #pragma once
 #include "dependency.cuh"
+#include "floats.cuh"
 
 constexpr int SEGMENT = 128;
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -27,26 +28,54 @@ struct Attention {
     const unsigned* query_starts; // [s + 1]
     const unsigned* kv_lens;      // [s]
     const unsigned* page_tables;  // [s, pages_per_seq]
-    float* out;                   // [t, nq d]
+    void* out;                    // [t, nq d] in f32, or bf16 if `narrow`
     float* part_o;                // [tile, nkv, slots, tile_rows, d]
     float2* part_ml;              // [tile, nkv, slots, tile_rows]
-    unsigned* counters;           // [tile, nkv] of splits done; zero between calls
+    unsigned* counters;           // [tile, nkv] of splits done; or one, of tiles taken; zero between calls
     float scale, softcap;         // softcap 0: none
     int nq, nkv, d, window;       // window 0: none
     int kv_type;                  // of the plain kernel
     int tiles, take, splits, slots, tile_rows;
+    int narrow;
+
+    __device__ __forceinline__ void put(size_t at, float x) const {
+        if (narrow) round_to(x, ((bf16*)out)[at]);
+        else ((float*)out)[at] = x;
+    }
+    // Neighbours, of every 16 channels.
+    template <int N>
+    __device__ __forceinline__ void put(size_t at, const float2 (&x)[N]) const {
+        if (narrow) {
+#pragma unroll
+            for (int i = 0; i < N; i++) *(unsigned*)((bf16*)out + at + 16 * i) = two_bf16(x[i].x, x[i].y);
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; i++) *(float2*)((float*)out + at + 16 * i) = x[i];
+        }
+    }
+    template <int N>
+    __device__ __forceinline__ void put(size_t at, const float4 (&x)[N]) const {
+        if (narrow) {
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                *(uint2*)((bf16*)out + at + 16 * i) = make_uint2(two_bf16(x[i].x, x[i].y), two_bf16(x[i].z, x[i].w));
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; i++) *(float4*)((float*)out + at + 16 * i) = x[i];
+        }
+    }
 };
 
 #define ATTENTION_PARAMETERS                                                                                          \
     const float *qkv, const unsigned short *queries, const void *k, const void *v, const float *k_scales, const float *v_scales,                     \
         const unsigned *header, const unsigned *positions, const unsigned *query_starts, const unsigned *kv_lens,     \
-        const unsigned *page_tables, float *out, float *part_o, float2 *part_ml,     \
+        const unsigned *page_tables, void *out, float *part_o, float2 *part_ml,     \
         unsigned *counters, float scale, float softcap, int nq, int nkv, int d, int window, int kv_type,              \
-        int tiles, int take, int splits, int slots, int tile_rows
+        int tiles, int take, int splits, int slots, int tile_rows, int narrow
 #define ATTENTION_ARGUMENTS                                                                                           \
     Attention {                                                                                                       \
         qkv, queries, k, v, k_scales, v_scales, header, positions, query_starts, kv_lens, page_tables, out, part_o,         \
-            part_ml, counters, scale, softcap, nq, nkv, d, window, kv_type, tiles, take, splits, slots, tile_rows \
+            part_ml, counters, scale, softcap, nq, nkv, d, window, kv_type, tiles, take, splits, slots, tile_rows, narrow \
     }
 
 // Some query rows of one sequence.
@@ -229,9 +258,9 @@ __device__ __forceinline__ void merge_slots(const Attention& a, int index, const
             }
         }
         RowOf r = row_of(a, tile, kv_head, row);
-        float* to = a.out + ((size_t)r.token * a.nq + r.head) * d + c;
+        const size_t to = ((size_t)r.token * a.nq + r.head) * d + c;
 #pragma unroll
-        for (int k = 0; k < N; k++) to[k] = finished(o[k], l);
+        for (int k = 0; k < N; k++) a.put(to + k, finished(o[k], l));
     }
 }
 

@@ -250,11 +250,10 @@ struct Each {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
             if (2 * c + e >= tile.rows) continue;
-            float* to = a.out + ((size_t)tile.token * a.nq + head * tile.rows + 2 * c + e) * D + 2 * g;
+            float2 pairs[CHUNKS];
 #pragma unroll
-            for (int i = 0; i < CHUNKS; i++) {
-                *(float2*)(to + 16 * i) = make_float2(finished(o[i][e], l[e]), finished(o[i][2 + e], l[e]));
-            }
+            for (int i = 0; i < CHUNKS; i++) pairs[i] = make_float2(finished(o[i][e], l[e]), finished(o[i][2 + e], l[e]));
+            a.put(((size_t)tile.token * a.nq + head * tile.rows + 2 * c + e) * D + 2 * g, pairs);
         }
     }
 

@@ -48,7 +48,6 @@ struct Few {
             RowOf r = row_of(a, tile, kv_head, row);
             size_t at = slot < 0 ? (size_t)r.token * a.nq + r.head : slot_of(a, index, kv_head, slot) + row;
             if (slot >= 0 && warp == 0 && lane % 4 == 0) a.part_ml[at] = make_float2(m[h], l[h]);
-            float* to = (slot < 0 ? a.out : a.part_o) + at * D;
 #pragma unroll
             for (int g = 0; g < GROUPS; g++) {
                 if (4 * g + warp >= D / 16) continue;
@@ -56,7 +55,8 @@ struct Few {
                 for (int i = 0; i < 4; i++) {
                     float x = o[g][i >> 1][2 * h + (i & 1)];
                     int channel = (4 * g + warp) * 16 + channel_of<Cache>(i >> 1, i & 1, lane % 4);
-                    to[channel] = slot < 0 ? finished(x, l[h]) : x;
+                    if (slot < 0) a.put(at * D + channel, finished(x, l[h]));
+                    else a.part_o[at * D + channel] = x;
                 }
             }
         }

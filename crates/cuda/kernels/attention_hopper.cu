@@ -16,7 +16,7 @@ struct HopperWork : HopperCopies<Cache, D> {
     __device__ __forceinline__ bool any_odd_value(int edge) const {
         barrier_wait(H::checked + edge % CHECKS * 8, edge / CHECKS & 1);
         const int* found = H::found + edge % CHECKS * 4;
-        return found[1] | found[2] | found[3];
+        return found[2] | found[3];
     }
 
     // As `settle_odd_values`, on the layout of this kernel; what is to be added to the products goes to `aside`, and rows
@@ -149,29 +149,34 @@ struct HopperWork : HopperCopies<Cache, D> {
     __device__ __forceinline__ static void write(
         const Attention& a, const Tile& tile, int kv_head, int mine, const float (&o)[N], const float (&l)[2]) {
         int group = a.nq / a.nkv, c = threadIdx.x & 3;
+        // Codes lie so that a lane has four neighbouring channels; else even lanes take four of the first eight, odd ones of the
+        // second.
+        bool odd = !Cache::CODES && (c & 1);
+        int first = Cache::CODES ? 4 * c : 8 * odd + 4 * (c >> 1);
+        // All before any is stored: stores that wait for each other take as long as some tiles' products.
+        float4 fours[2][N / 8];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            bool stored = mine + 8 * h < tile.rows;
-            int packed = tile.first + mine + 8 * h;
-            size_t token = tile.token + packed / group;
-            float* to = a.out + (token * a.nq + kv_head * group + packed % group) * D;
 #pragma unroll
-            for (int j = 0; j < N / 4; j += 2) {
+            for (int j = 0; j < N / 8; j++) {
                 float x[2][2];
 #pragma unroll
-                for (int i = 0; i < 4; i++) x[i / 2][i % 2] = finished(o[4 * (j + i / 2) + 2 * h + i % 2], l[h]);
+                for (int i = 0; i < 4; i++) x[i / 2][i % 2] = finished(o[8 * j + 4 * (i / 2) + 2 * h + i % 2], l[h]);
                 if (Cache::CODES) {
-                    float4 four = make_float4(x[0][0], x[1][0], x[0][1], x[1][1]);
-                    if (stored) *(float4*)(to + 8 * j + 4 * c) = four;
+                    fours[h][j] = make_float4(x[0][0], x[1][0], x[0][1], x[1][1]);
                 } else {
-                    // Even lanes take four channels of the first eight, odd ones of the second.
-                    bool odd = c & 1;
                     float u = __shfl_xor_sync(~0u, odd ? x[0][0] : x[1][0], 1);
                     float v = __shfl_xor_sync(~0u, odd ? x[0][1] : x[1][1], 1);
-                    float4 four = odd ? make_float4(u, v, x[1][0], x[1][1]) : make_float4(x[0][0], x[0][1], u, v);
-                    if (stored) *(float4*)(to + 8 * (j + odd) + 4 * (c >> 1)) = four;
+                    fours[h][j] = odd ? make_float4(u, v, x[1][0], x[1][1]) : make_float4(x[0][0], x[0][1], u, v);
                 }
             }
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            if (mine + 8 * h >= tile.rows) continue;
+            int packed = tile.first + mine + 8 * h;
+            size_t token = tile.token + packed / group;
+            a.put((token * a.nq + kv_head * group + packed % group) * D + first, fours[h]);
         }
     }
 
@@ -195,7 +200,8 @@ struct HopperWork : HopperCopies<Cache, D> {
                 }
             } else {
                 asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(H::BRING_REGISTERS));
-                if (threadIdx.x < 32) s.copy_boxes(a, q_map, k_map, v_map);
+                if (threadIdx.x < 32) s.copy_boxes(a, k_map, v_map);
+                else if (threadIdx.x < 64) s.copy_all_queries(a, q_map);
                 else s.check_values(a);
             }
         } else {

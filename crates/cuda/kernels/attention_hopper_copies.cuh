@@ -28,16 +28,16 @@ struct HopperCopies : Hopper<Cache, D> {
 
     // Of all tiles; at last an end without rows.
     __device__ void copy_all_queries(const Attention& a, const TensorMap* map) const {
-        int turn = 0;
-        for (int round = 0; round < H::rounds(a); round++) {
-            int flat = H::nth_of_round(round);
+        int turn = 0, next = 0;
+        for (int flat = blockIdx.x; flat < a.tiles * a.nkv; flat = __shfl_sync(~0u, next, 0)) {
             Tile tile = H::nth_tile(a, flat);
             if (tile.rows > 0) copy_queries(a, map, tile, flat % a.nkv, turn++);
+            if ((threadIdx.x & 31) == 0) next = H::take_tile(a);
         }
         copy_queries(a, map, Tile{}, 0, turn);
     }
 
-    // ---- codes: a warpgroup copies and widens keys and values, another has its first warp bring the queries
+    // ---- codes: a warpgroup copies and widens keys and values
 
     // Units are numbered on and on over a block's tiles: keys are even, values odd. This copies those of codes.
     struct Copier {
@@ -112,12 +112,12 @@ struct HopperCopies : Hopper<Cache, D> {
 
     __device__ void copy_codes(const Attention& a) const {
         Copier copier{a, *this, 0, 0, Tile{}, ~0u};
-        for (int round = 0; round < H::rounds(a); round++) {
-            int flat = H::nth_of_round(round), kv_head = flat % a.nkv;
-            copier.tile = H::nth_tile(a, flat);
-            if (copier.tile.rows == 0) continue;
-            Pages pages(a, copier.tile.seq, kv_head);
-            Run span(copier.tile, 1, 0);
+        for (int turn = 0;; turn++) {
+            Task task = H::next_task(turn);
+            if (task.tile.rows == 0) break;
+            copier.tile = task.tile;
+            Pages pages(a, task.tile.seq, task.kv_head);
+            Run span(task.tile, 1, 0);
             for (int unit = 2 * span.begin; unit < 2 * span.end; unit++) {
                 copier.issue(pages, unit / 2);
                 if (copier.issued - copier.given == RAW) {
@@ -130,19 +130,17 @@ struct HopperCopies : Hopper<Cache, D> {
         while (copier.given < copier.issued) copier.give();
     }
 
-    // ---- bf16: a warp has the copy engine bring everything, three others look at values
+    // ---- bf16: a warp has the copy engine bring keys and values, two others look at values
 
     // Units of a box of each page and 64 channels; each lane sees to the keys of a box. Where no row sees any key of a box
     // the ring keeps what it held, which the checks see to.
-    __device__ void copy_boxes(
-        const Attention& a, const TensorMap* q_map, const TensorMap* k_map, const TensorMap* v_map) const {
-        int lane = threadIdx.x & 31, unit = 0, turn = 0;
-        for (int round = 0; round < H::rounds(a); round++) {
-            int flat = H::nth_of_round(round), kv_head = flat % a.nkv;
-            Tile tile = H::nth_tile(a, flat);
-            if (tile.rows == 0) continue;
-            copy_queries(a, q_map, tile, kv_head, turn++);
-            Pages pages(a, tile.seq, kv_head);
+    __device__ void copy_boxes(const Attention& a, const TensorMap* k_map, const TensorMap* v_map) const {
+        int lane = threadIdx.x & 31, unit = 0;
+        for (int turn = 0;; turn++) {
+            Task task = H::next_task(turn);
+            const Tile& tile = task.tile;
+            if (tile.rows == 0) return;
+            Pages pages(a, tile.seq, task.kv_head);
             int keys = min(pages.page_size, SEGMENT);
             Run span(tile, 1, 0);
             for (int segment = span.begin; segment < span.end; segment++) {
@@ -161,7 +159,6 @@ struct HopperCopies : Hopper<Cache, D> {
                 }
             }
         }
-        copy_queries(a, q_map, Tile{}, 0, turn);
     }
 
     // Looks for NaN and infinities among the values of segments that not every row sees all of.
@@ -186,7 +183,7 @@ struct HopperCopies : Hopper<Cache, D> {
         barrier_wait(full + unit % STAGES * 8, unit / STAGES & 1);
         unsigned carries = 0; // a halfword's top bit is set by an exponent of ones alone
 #pragma unroll 4
-        for (int i = threadIdx.x - 32; i < SEGMENT * D / 8; i += H::CHECKING) {
+        for (int i = threadIdx.x - 64; i < SEGMENT * D / 8; i += H::CHECKING) {
             uint4 x = *(const uint4*)(values + i * 16);
             carries |= ((x.x & 0x7F807F80u) + 0x00800080u) | ((x.y & 0x7F807F80u) + 0x00800080u);
             carries |= ((x.z & 0x7F807F80u) + 0x00800080u) | ((x.w & 0x7F807F80u) + 0x00800080u);

@@ -32,14 +32,15 @@ struct Hopper {
     static constexpr int CHECKS = 4; // more than there can be values of edges in the ring
     static constexpr int SHARED = STAGES * UNIT + QS * Q + RAW * RAW_UNIT + SCALES + ENDS + INFO + 256 + 1024;
 
-    // Warps that bring codes widen them too: then queries have a warp of their own.
+    // A warp brings queries and tells of tiles, which takes longer than some tiles do: others bring keys and values.
     static constexpr int BRINGING = Cache::CODES ? 256 : 128, WORKING = 256, THREADS = BRINGING + WORKING;
     static constexpr int WORK_REGISTERS = Cache::CODES ? 208 : 232;
     static constexpr int BRING_REGISTERS = Cache::CODES ? 24 : 40, WIDEN_REGISTERS = Cache::CODES ? 72 : 0;
     static_assert(WORK_REGISTERS * WORKING + (BRING_REGISTERS + WIDEN_REGISTERS) * 128 <= 65536 / THREADS / 8 * 8 * THREADS,
                   "more than a block gets");
-    static constexpr int CHECKING = 96; // threads that look for what is not a number
-    static constexpr int Q_READERS = Cache::CODES ? WORKING : WORKING + CHECKING;
+    static constexpr int COPYING = Cache::CODES ? 128 : 32;   // threads that bring keys and values
+    static constexpr int CHECKING = Cache::CODES ? 0 : 64;     // and that look for what is not a number
+    static constexpr int Q_READERS = WORKING + COPYING + CHECKING;
 
     unsigned ring, queries, raw, scales, full, empty, q_full, q_empty, checked; // addresses in shared memory
     char* memory;
@@ -73,7 +74,7 @@ struct Hopper {
             barrier_init(q_full + i * 8, 32);
             barrier_init(q_empty + i * 8, Q_READERS);
         }
-        for (int i = 0; i < CHECKS; i++) barrier_init(checked + i * 8, CHECKING);
+        for (int i = 0; i < CHECKS && CHECKING > 0; i++) barrier_init(checked + i * 8, CHECKING);
         barrier_init_done();
         copy_engine_fence();
     }
@@ -89,16 +90,15 @@ struct Hopper {
         copy_engine_fence();
     }
 
-    // Tiles and heads are taken in rounds of one for each block; blocks change places from round to round, so that none has
-    // the same stretch of every sequence, and with it always more or less to do than others.
-    __device__ static int rounds(const Attention& a) { return (a.tiles * a.nkv + gridDim.x - 1) / gridDim.x; }
-    __device__ static int nth_of_round(int round) {
-        int blocks = gridDim.x, turn = blocks * 79 / 128;
-        return round * blocks + (blockIdx.x + round * turn) % blocks;
+    // Blocks take the next tile and head when they are ready for it: what tiles have to do differs. One thread calls; the last
+    // call of all leaves the counter at zero.
+    __device__ static int take_tile(const Attention& a) {
+        int taken = atomicAdd(a.counters, 1);
+        if (taken == a.tiles * a.nkv - 1) *a.counters = 0;
+        return gridDim.x + taken;
     }
-    // The last tiles of a sequence have the most to do. Past the end there are tiles without rows. Tiles have whole tokens.
+    // The last tiles of a sequence have the most to do, and come first. Tiles have whole tokens; there may be some without rows.
     __device__ static Tile nth_tile(const Attention& a, int flat) {
-        if (flat >= a.tiles * a.nkv) return Tile{};
         int group = a.nq / a.nkv;
         return find_tile(a, a.tiles - 1 - flat / a.nkv, ROWS / group * group, flat % a.nkv);
     }
@@ -107,6 +107,14 @@ struct Hopper {
     __device__ __forceinline__ Seen seen_by(const Attention& a, int slot, int rows) const {
         const int* its = ends + slot * ROWS;
         return {start_of(a, its[rows - 1]), its[0]};
+    }
+    // The next tile that is told of, to who asks for that alone; the last one has no rows. Its threads are among Q_READERS.
+    __device__ __forceinline__ Task next_task(int turn) const {
+        int slot = turn % QS;
+        barrier_wait(q_full + slot * 8, turn / QS & 1);
+        Task task = info[slot];
+        barrier_arrive(q_empty + slot * 8);
+        return task;
     }
     // Tells which tile it is and what its rows see. One warp calls.
     __device__ __forceinline__ void tell(const Attention& a, const Tile& tile, int kv_head, int slot) const {

@@ -112,11 +112,11 @@ struct Many {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             if (first_row + lane / 4 + 8 * h >= tile.rows) continue;
-            float* to = a.out + ((size_t)row[h].token * a.nq + row[h].head) * D;
+            const size_t to = ((size_t)row[h].token * a.nq + row[h].head) * D;
 #pragma unroll
             for (int i = 0; i < GROUPS * 4; i++) {
                 int channel = (first_group + i / 4) * 16 + channel_of<Cache>(i / 2 % 2, i % 2, c);
-                to[channel] = finished(all_o[i / 4][i / 2 % 2][2 * h + i % 2], all_l[h]);
+                a.put(to + channel, finished(all_o[i / 4][i / 2 % 2][2 * h + i % 2], all_l[h]));
             }
         }
     }

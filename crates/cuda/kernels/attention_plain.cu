@@ -53,7 +53,9 @@ struct Plain {
 #pragma unroll
             for (int j = 0; j < CHANNELS; j++) {
                 int c = lane + 32 * j;
-                if (c < a.d) (slot < 0 ? a.out : a.part_o)[at * a.d + c] = slot < 0 ? finished(o[r][j], l[r]) : o[r][j];
+                if (c >= a.d) continue;
+                if (slot < 0) a.put(at * a.d + c, finished(o[r][j], l[r]));
+                else a.part_o[at * a.d + c] = o[r][j];
             }
         }
     }

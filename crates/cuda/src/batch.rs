@@ -25,6 +25,8 @@ pub struct DeviceBatch {
     pub(crate) rows: usize,
     /// Most new tokens of a sequence.
     pub(crate) longest_query: usize,
+    /// Fewest.
+    pub(crate) shortest_query: usize,
     /// Most tokens that a sequence sees.
     pub(crate) longest_kv: usize,
 }
@@ -164,7 +166,8 @@ impl Blocks {
     pub(crate) fn upload(&self, context: &Arc<Context>, batch: &Batch) -> Result<DeviceBatch> {
         let (t, s, rows) = (batch.t(), batch.sequences(), batch.logit_rows.len());
         let words = Layout::of(t, s, rows).page_tables + batch.page_tables.len();
-        let longest_query = batch.query_starts.windows(2).map(|w| (w[1] - w[0]) as usize).max().unwrap_or(0);
+        let queries = || batch.query_starts.windows(2).map(|w| (w[1] - w[0]) as usize);
+        let [longest_query, shortest_query] = [queries().max(), queries().min()].map(|n| n.unwrap_or(0));
         let longest_kv = batch.kv_lens.iter().copied().max().unwrap_or(0) as usize;
         let numbers = [t, s, rows, batch.pages_per_seq, batch.page_size, longest_query, longest_kv, 0];
         let header = numbers.map(|n| n as u32);
@@ -184,7 +187,7 @@ impl Blocks {
         ];
         block.write(&parts)?;
         let free = self.free.clone();
-        Ok(DeviceBatch { block: Some(block), free, t, s, rows, longest_query, longest_kv })
+        Ok(DeviceBatch { block: Some(block), free, t, s, rows, longest_query, shortest_query, longest_kv })
     }
 
     /// The block that came back last, if it is large enough.

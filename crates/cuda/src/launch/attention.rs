@@ -3,6 +3,7 @@
 mod shapes;
 
 use super::gemm_w8a8::{gemm_w8a8, gemm_w8a8_heads};
+use super::quantize_rows::{quantize_rows, takes_bf16};
 use super::rope_store_kv::{self, Heads, Stored};
 use super::tensor_map::{BF16, HeadsMap, Map, U8};
 use super::{Grid, Param, address, params};
@@ -38,7 +39,7 @@ pub(crate) fn paged_attention(
     kv: &KvLayer<Cuda>,
     out: &mut Tensor<Cuda>,
 ) -> Result<()> {
-    let call = Call { cuda, qkv, shape, batch, kv, out: address(out), queries: 0 };
+    let call = Call::new(cuda, qkv, shape, batch, kv, out);
     call.check("paged_attention", out)?;
     call.attend()
 }
@@ -52,9 +53,9 @@ pub(crate) fn paged_attention_quantize(
     scratch: &mut Tensor<Cuda>,
     out: &mut Q8Rows<Cuda>,
 ) -> Result<()> {
-    // The last block of a row could quantize it, but that takes longer than a kernel of its own.
-    paged_attention(cuda, qkv, shape, batch, kv, scratch)?;
-    super::quantize_rows::quantize_rows(cuda, scratch, out)
+    let call = Call::new(cuda, qkv, shape, batch, kv, scratch);
+    call.check("paged_attention", scratch)?;
+    call.attend_quantize(Attended { scratch, out })
 }
 
 /// Where a kernel takes queries in 16 bits, the rotation leaves them so: attention would round them anyway, and half as much is
@@ -68,12 +69,11 @@ pub(crate) fn rope_attention_quantize(
     kv: &mut KvLayer<Cuda>,
     to: Attended<'_, Cuda>,
 ) -> Result<()> {
-    let call = Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries: 0 };
+    let call = Call::new(cuda, qkv, shape, batch, kv, to.scratch);
     call.check("rope_attention_quantize", to.scratch)?;
     let queries = call.queries_by_rotation()?;
     rope_store_kv::turn(cuda, qkv, rope, shape, batch, Stored { kv, queries })?;
-    Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries }.attend()?;
-    super::quantize_rows::quantize_rows(cuda, to.scratch, to.out)
+    Call { queries, ..Call::new(cuda, qkv, shape, batch, kv, to.scratch) }.attend_quantize(to)
 }
 
 /// The same from the product of q, k and v, which rotates and stores them itself where it can.
@@ -87,15 +87,14 @@ pub(crate) fn gemm_rope_attention_quantize(
     to: Attended<'_, Cuda>,
 ) -> Result<()> {
     let Projected { x, w, qkv } = from;
-    let call = Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries: 0 };
+    let call = Call::new(cuda, qkv, shape, batch, kv, to.scratch);
     call.check("rope_attention_quantize", to.scratch)?;
     let queries = call.queries_by_rotation()?;
     if !gemm_w8a8_heads(cuda, x, w, &Heads::new(qkv, rope, shape, batch, Stored { kv, queries })?)? {
         gemm_w8a8(cuda, x, w, qkv)?;
         rope_store_kv::turn(cuda, qkv, rope, shape, batch, Stored { kv, queries })?;
     }
-    Call { cuda, qkv, shape, batch, kv, out: address(to.scratch), queries }.attend()?;
-    super::quantize_rows::quantize_rows(cuda, to.scratch, to.out)
+    Call { queries, ..Call::new(cuda, qkv, shape, batch, kv, to.scratch) }.attend_quantize(to)
 }
 
 /// The operands of one call.
@@ -106,6 +105,8 @@ struct Call<'a> {
     batch: &'a DeviceBatch,
     kv: &'a KvLayer<Cuda>,
     out: u64,
+    /// Whether `out` is in bf16, not in f32.
+    narrow: bool,
     /// `[t, nq d]` in 16 bits, in place of those in `qkv`; or 0.
     queries: u64,
 }
@@ -143,7 +144,33 @@ pub(super) fn kv_type(dtype: DType) -> Result<i32> {
     }
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    fn new(
+        cuda: &'a Cuda,
+        qkv: &'a Tensor<Cuda>,
+        shape: &'a AttentionShape,
+        batch: &'a DeviceBatch,
+        kv: &'a KvLayer<Cuda>,
+        out: &Tensor<Cuda>,
+    ) -> Call<'a> {
+        Call { cuda, qkv, shape, batch, kv, out: address(out), narrow: false, queries: 0 }
+    }
+
+    /// Attends, and quantizes what that gives. (The last block of a row could do it, but that takes longer than a kernel of
+    /// its own.) Tensor cores took queries, keys and weights of values in 16 bits: so may what quantizes their sums, if
+    /// [`takes_bf16`] says so.
+    fn attend_quantize(&self, to: Attended<'_, Cuda>) -> Result<()> {
+        let wide = to.scratch.dtype;
+        let narrow = self.family() == Family::Tensor && takes_bf16(self.cuda, to.out);
+        if narrow {
+            to.scratch.dtype = DType::BF16;
+        }
+        let attended = Call { narrow, ..*self }.attend();
+        let done = attended.and_then(|()| quantize_rows(self.cuda, to.scratch, to.out));
+        to.scratch.dtype = wide;
+        done
+    }
+
     fn check(&self, operation: &str, out: &Tensor<Cuda>) -> Result<()> {
         let (shape, t) = (self.shape, self.batch.t);
         let fits = self.qkv.cols == shape.qkv_width() && out.cols == shape.nq * shape.d;
@@ -195,7 +222,7 @@ impl Call<'_> {
         match few {
             Some(few) if call.only_few() => return call.launch(few),
             // Sequences that have one token among others with many.
-            Some(few) if call.batch.s > 1 => call.launch(few)?,
+            Some(few) if call.batch.shortest_query * call.group() <= FEW => call.launch(few)?,
             _ => {}
         }
         match hopper {
@@ -298,6 +325,7 @@ impl Call<'_> {
             l.splits,
             self.slots(),
             self.tile_rows(),
+            self.narrow as i32,
         ]);
         self.cuda.launch(l.file, &l.name, grid, &parameters)
     }

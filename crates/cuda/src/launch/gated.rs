@@ -2,7 +2,7 @@
 use super::activate::name_of;
 use super::gemm_w8a8::{gemm_w8a8, gemm_w8a8_gated, joins};
 use super::grids::is_usual;
-use super::quantize_rows::{Rows, check, quantize_rows};
+use super::quantize_rows::{Rows, check, quantize_rows, takes_bf16};
 use super::rows::floats;
 use super::{Grid, address, params};
 use crate::{Cuda, Linear};
@@ -36,20 +36,12 @@ pub(crate) fn gemm_gated_quantize(
         return gated_quantize(cuda, gate_up, act, inner, out);
     }
     let wide = inner.dtype;
-    if narrows(cuda, w, out) {
+    if matches!(w.q8, Some(Q8::E4M3 | Q8::E5M2)) && takes_bf16(cuda, out) {
         inner.dtype = DType::BF16;
     }
     let done = gemm_w8a8_gated(cuda, x, w, act, inner).and_then(|()| quantize_rows(cuda, inner, out));
     inner.dtype = wide;
     done
-}
-
-/// Whether gates are rounded to bf16 on their way to codes, which spares half of what is written and read. It moves a result
-/// by far less than E4M3 and E5M2 do, and only where sums of FP8 differ from the definition's anyway: on tensor cores of
-/// sm_90. Not for INT8, where no code differs. The same for any number of tokens.
-fn narrows(cuda: &Cuda, w: &Linear, out: &Q8Rows<Cuda>) -> bool {
-    let fp8 = |q8: Option<Q8>| matches!(q8, Some(Q8::E4M3 | Q8::E5M2));
-    cuda.arch() == 90 && fp8(w.q8) && fp8(Q8::from_dtype(out.codes.dtype)) && is_usual(out.grid)
 }
 
 /// The usual gates by one kernel, the others through `scratch[t, f]`.

@@ -1,6 +1,7 @@
-//! Attention of many sequences at once gives the bits that each has in small company, by whichever kernel.
+//! Attention of many sequences at once gives the bits that each has in small company, by whichever kernel; and what its codes
+//! are made of.
 use planish_cuda::{Cuda, Options};
-use planish_tensor::{AttentionShape, Backend, Batch, DType, KvLayer, Result, Tensor};
+use planish_tensor::{AttentionShape, Backend, Batch, DType, KvLayer, Q8, Q8Rows, Result, Tensor, host::encode_f32};
 
 const PAGE: usize = 64;
 
@@ -99,4 +100,75 @@ fn many_sequences_attend_as_few_do_over_fp8() {
 #[test]
 fn many_sequences_attend_as_few_do_over_bf16() {
     check_all(DType::BF16);
+}
+
+fn read(cuda: &Cuda, rows: &Q8Rows<Cuda>) -> Result<Vec<u8>> {
+    let mut bytes = vec![0u8; rows.codes.rows * (rows.codes.cols + 4)];
+    let (codes, scales) = bytes.split_at_mut(rows.codes.rows * rows.codes.cols);
+    cuda.download(&rows.codes, codes)?;
+    cuda.download(&rows.scales, scales)?;
+    Ok(bytes)
+}
+
+/// Codes are those of the sums in f32 or, where tensor cores of sm_90 attend for FP8, of these rounded to bf16; which differ.
+fn check_codes(
+    cuda: &Cuda,
+    kind: Q8,
+    shape: &AttentionShape,
+    batch: &Batch,
+    q: &[f32],
+    kv: &KvLayer<Cuda>,
+) -> Result<()> {
+    let (t, width) = (batch.t(), shape.nq * shape.d);
+    let qkv = uploaded(cuda, t, shape.qkv_width(), &q[..t * shape.qkv_width()])?;
+    let batch = cuda.upload_batch(batch, kv.k.rows)?;
+    let (mut sums, mut scratch) = (cuda.alloc(DType::F32, t, width)?, cuda.alloc(DType::F32, t, width)?);
+    let mut found = cuda.alloc_q8(kind, t, width)?;
+    cuda.paged_attention_quantize(&qkv, shape, &batch, kv, &mut scratch, &mut found)?;
+    cuda.paged_attention(&qkv, shape, &batch, kv, &mut sums)?;
+    let mut of_sums = cuda.alloc_q8(kind, t, width)?;
+    cuda.quantize_rows(&sums, &mut of_sums)?;
+    let mut expected = read(cuda, &of_sums)?;
+    if cuda.arch() == 90 && kind != Q8::Int8 && kv.k.dtype != DType::F32 {
+        let mut bytes = vec![0u8; 4 * t * width];
+        cuda.download(&sums, &mut bytes)?;
+        let sums: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let mut rounded = cuda.alloc(DType::BF16, t, width)?;
+        cuda.upload(&encode_f32(DType::BF16, &sums)?, &mut rounded)?;
+        cuda.quantize_rows(&rounded, &mut of_sums)?;
+        let of_rounded = read(cuda, &of_sums)?;
+        assert_ne!(expected, of_rounded, "the sizes are too small to tell");
+        expected = of_rounded;
+    }
+    assert!(read(cuda, &found)? == expected, "{} {kind:?} over {} {shape:?}, {t} tokens", cuda.describe(), kv.k.dtype);
+    Ok(())
+}
+
+#[test]
+fn codes_are_of_sums_in_f32_or_in_bf16() {
+    for kernels_of in [None, Some(89)] {
+        let cuda = match Cuda::open(Options { kernels_of, ..Options::default() }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        for (dtype, d) in
+            [(DType::BF16, 128), (DType::I8, 128), (DType::F8E4M3, 64), (DType::BF16, 80), (DType::F32, 64)]
+        {
+            let shape = AttentionShape { nq: 32, nkv: 8, d, scale: 0.088, window: None, softcap: None };
+            // Prompts, some of few tokens; then one more token of each of many.
+            let lengths: Vec<usize> = [300, 2, 130, 1].into_iter().chain((20..160).map(|n| n % 23 + 1)).collect();
+            let all = Batch::fresh(&lengths, PAGE);
+            let pages = lengths.iter().map(|n| n.div_ceil(PAGE)).sum::<usize>();
+            let mut kv = KvLayer::new(&cuda, dtype, pages, shape.nkv * PAGE, d).unwrap();
+            let q = floats(5, all.t() * shape.qkv_width());
+            let mut qkv = uploaded(&cuda, all.t(), shape.qkv_width(), &q).unwrap();
+            let batch = cuda.upload_batch(&all, pages).unwrap();
+            cuda.rope_store_kv(&mut qkv, None, &shape, &batch, &mut kv).unwrap();
+            for batch in [&all, &last_tokens(&all, 0..4), &last_tokens(&all, 0..lengths.len())] {
+                for kind in Q8::ALL.into_iter().filter(|&kind| kind != Q8::E5M2) {
+                    check_codes(&cuda, kind, &shape, batch, &q, &kv).unwrap();
+                }
+            }
+        }
+    }
 }

@@ -153,7 +153,7 @@ struct HopperWork : HopperCopies<Cache, D> {
         // second.
         bool odd = !Cache::CODES && (c & 1);
         int first = Cache::CODES ? 4 * c : 8 * odd + 4 * (c >> 1);
-        // All before any is stored: stores that wait for each other take as long as some tiles' products.
+        // All before any is stored: a branch for each store made every one wait for the one before.
         float4 fours[2][N / 8];
 #pragma unroll
         for (int h = 0; h < 2; h++) {

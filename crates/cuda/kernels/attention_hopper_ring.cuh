@@ -32,7 +32,7 @@ struct Hopper {
     static constexpr int CHECKS = 4; // more than there can be values of edges in the ring
     static constexpr int SHARED = STAGES * UNIT + QS * Q + RAW * RAW_UNIT + SCALES + ENDS + INFO + 256 + 1024;
 
-    // A warp brings queries and tells of tiles, which takes longer than some tiles do: others bring keys and values.
+    // A warp brings queries and tells of tiles; others bring keys and values, and need not find tiles between their copies.
     static constexpr int BRINGING = Cache::CODES ? 256 : 128, WORKING = 256, THREADS = BRINGING + WORKING;
     static constexpr int WORK_REGISTERS = Cache::CODES ? 208 : 232;
     static constexpr int BRING_REGISTERS = Cache::CODES ? 24 : 40, WIDEN_REGISTERS = Cache::CODES ? 72 : 0;

@@ -25,7 +25,7 @@ pub struct DeviceBatch {
     pub(crate) rows: usize,
     /// Most new tokens of a sequence.
     pub(crate) longest_query: usize,
-    /// Fewest.
+    /// Fewest new tokens of a sequence.
     pub(crate) shortest_query: usize,
     /// Most tokens that a sequence sees.
     pub(crate) longest_kv: usize,

@@ -182,14 +182,18 @@ pub(crate) fn element(operands: Operands) -> Option<Element> {
 /// The tile for `out[m, n] = x[m, k] · w[n, k]ᵀ`, or nothing if the device has no such kernels. `invariant`: k is never
 /// shared among blocks, so that a token's sums do not depend on m (those of INT8 never do).
 pub fn choose(m: usize, n: usize, k: usize, element: Element, device: Device, invariant: bool) -> Option<Choice> {
-    let choices = choices(m, n, k, element, device, invariant);
-    choices.into_iter().min_by(|a, b| a.expected.total_cmp(&b.expected))
+    fastest(choices(m, n, k, element, device, invariant))
 }
 
 /// As [`choose`], for a product that rotates and stores heads.
 pub(crate) fn choose_heads(m: usize, n: usize, k: usize, element: Element, device: Device) -> Option<Choice> {
-    let choices = choices(m, n, k, element, device, true).into_iter().filter(|choice| choice.tile.takes_heads());
-    choices.min_by(|a, b| a.expected.total_cmp(&b.expected))
+    let mut choices = choices(m, n, k, element, device, true);
+    choices.retain(|choice| choice.tile.takes_heads());
+    fastest(choices)
+}
+
+fn fastest(choices: Vec<Choice>) -> Option<Choice> {
+    choices.into_iter().min_by(|a, b| a.expected.total_cmp(&b.expected))
 }
 
 /// Every tile that can multiply a size, as [`choose`] compares them.

@@ -9,10 +9,12 @@ use std::{env, fs, ptr};
 
 const NAME: &str = "libnvrtc.so.12";
 /// Two names that host headers define, which NVRTC does not read.
-const OPTIONS: [&str; 6] = [
+const OPTIONS: [&str; 7] = [
     "--gpu-architecture=sm_70",
     "--std=c++17",
     "--include-path=kernels",
+    // Lambdas that take `auto` are functions of the host otherwise.
+    "--device-as-default-execution-space",
     "--disable-warnings",
     "-DINFINITY=__builtin_bit_cast(float, 0x7f800000)",
     "-D__builtin_huge_valf()=__builtin_bit_cast(float, 0x7f800000)",

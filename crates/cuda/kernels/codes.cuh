@@ -13,14 +13,21 @@ __device__ __noinline__ unsigned fp8_quad_by_bits(float4 u, int kind) {
     return fp8_by_bits<2>(u.x) | fp8_by_bits<2>(u.y) << 8 | fp8_by_bits<2>(u.z) << 16 | fp8_by_bits<2>(u.w) << 24;
 }
 
-// Four codes of values in units of their scale, the first in the lowest byte. None may be NaN, nor may a unit exceed the
+// Four codes of values in units of their scale, the first in the lowest byte, with any sign of 0. None may be NaN, nor may a unit exceed the
 // range by more than a rounding.
 template <int KIND>
 __device__ __forceinline__ unsigned encode4(float4 u) {
     if (KIND == INT8) return int8_quad(u);
-    if (KIND == E4M3) return fp8_pair<3>(u.x, u.y) | fp8_pair<3>(u.z, u.w) << 16;
-    if (KIND == E5M2) return fp8_pair<2>(u.x, u.y) | fp8_pair<2>(u.z, u.w) << 16;
+    if (KIND == E4M3) return fp8_quad<3>(u);
+    if (KIND == E5M2) return fp8_quad<2>(u);
     return fp8_quad_by_bits(u, KIND);
+}
+
+// Four codes of values on an ordinary scale.
+template <int KIND>
+__device__ __forceinline__ unsigned codes4(Scale scale, float4 v) {
+    unsigned codes = encode4<KIND>(scale.quotients(v));
+    return KIND == INT8 ? codes : codes | signs4(v);
 }
 
 // Value of a token's largest magnitude in units of its scale.

@@ -63,11 +63,11 @@ __device__ __forceinline__ void quantized(const float* gate_up, int f, int kind,
     }
 KERNEL(0, SILU, silu)
 KERNEL(1, SILU, silu)
-KERNEL(2, SILU, silu)
+KERNEL(4, SILU, silu)
 KERNEL(8, SILU, silu)
 KERNEL(0, GELU_TANH, gelu)
 KERNEL(1, GELU_TANH, gelu)
-KERNEL(2, GELU_TANH, gelu)
+KERNEL(4, GELU_TANH, gelu)
 KERNEL(8, GELU_TANH, gelu)
 
 template <int ACT>

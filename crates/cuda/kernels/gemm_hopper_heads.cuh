@@ -242,7 +242,7 @@ template <class Gemm> struct HeadsOf<Gemm, true> {
 #pragma unroll
         for (int i = 0; i < TOKENS; ++i) {
             const float4 u = {within(units[i].x), within(units[i].y), within(units[i].z), within(units[i].w)};
-            codes[i] = h.kv_type == KV_I8 ? int8_quad(u) : fp8_pair<3>(u.x, u.y) | fp8_pair<3>(u.z, u.w) << 16;
+            codes[i] = h.kv_type == KV_I8 ? int8_quad(u) : fp8_quad<3>(u) | signs4(x[i]);
             const bool finite = most[i] < 0x7F800000u;
             if (!finite || scales[i] == 0.0f) codes[i] = 0;
             if (!finite) scales[i] = __uint_as_float(0x7FC00000u);

@@ -31,15 +31,27 @@ __device__ __forceinline__ unsigned fp8_pair(float low, float high) {
 #endif
 }
 
+template <int M>
+__device__ __forceinline__ unsigned fp8_quad(float4 u) {
+    return fp8_pair<M>(u.x, u.y) | fp8_pair<M>(u.z, u.w) << 16;
+}
+
 // By adding 1.5 * 2^23, which leaves the integer in the low bits: no unit may be outside [-128.5, 127.5).
 __device__ __forceinline__ unsigned int8_quad(float4 u) {
     auto bits = [](float v) { return __float_as_uint(__fadd_rn(v, 12582912.f)); };
     return __byte_perm(__byte_perm(bits(u.x), bits(u.y), 0x0040), __byte_perm(bits(u.z), bits(u.w), 0x0040), 0x5410);
 }
 
+// The signs of four values, where four codes have theirs.
+__device__ __forceinline__ unsigned signs4(float4 v) {
+    unsigned low = __byte_perm(__float_as_uint(v.x), __float_as_uint(v.y), 0x0073);
+    unsigned high = __byte_perm(__float_as_uint(v.z), __float_as_uint(v.w), 0x0073);
+    return __byte_perm(low, high, 0x5410) & 0x80808080u;
+}
+
 // Quotients by one scale, as division rounds them. Correcting x * (1 / scale) once gives the same bits as division
 // does, if nothing underflows on the way (units below 2^-20 have the code 0 or -0 whatever their last bits); other scales
-// are divided by. The correction loses the sign of -0.
+// are divided by. The correction loses the sign of -0, which codes of FP8 get back by `signs4`.
 struct Scale {
     float scale, inverse;
 
@@ -49,7 +61,7 @@ struct Scale {
 
     __device__ __forceinline__ float quotient(float x) const {
         float q = __fmul_rn(x, inverse);
-        return copysignf(fmaf(fmaf(-q, scale, x), inverse, q), x);
+        return fmaf(fmaf(-q, scale, x), inverse, q);
     }
 
     __device__ __forceinline__ float4 quotients(float4 v) const {

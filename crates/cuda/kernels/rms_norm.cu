@@ -22,7 +22,7 @@ __device__ __forceinline__ void norm(float* x, const float* delta, const float* 
                                      float fixed, void* out, float* scales) {
     __shared__ double sums[32];
     // Where a thread keeps few values, the weight comes while the kernel before this one ends.
-    constexpr bool EARLY = VECS == 1 || VECS == 2;
+    constexpr bool EARLY = VECS == 1 || VECS == 4;
     constexpr int KEPT = VECS ? VECS : 1;
     int chunks = (h + 3) / 4;
     auto load = [&](const float* from, int chunk) { return load4(from, 4 * chunk, width_of<VECS>(h)); };
@@ -64,7 +64,7 @@ __device__ __forceinline__ void norm(float* x, const float* delta, const float* 
     }
 KERNEL(0)
 KERNEL(1)
-KERNEL(2)
+KERNEL(4)
 KERNEL(8)
 
 // Norms inside of rows of `cols` columns, in place: a block for each of `count` neighbouring stretches of w columns, the

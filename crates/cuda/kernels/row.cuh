@@ -52,8 +52,19 @@ __device__ __forceinline__ void store_codes(unsigned char* row, int at, int cols
 // As integers, magnitudes order as they do as numbers, and infinity and NaN are larger than all others.
 __device__ __forceinline__ unsigned magnitude(float x) { return __float_as_uint(x) & 0x7fffffffu; }
 
+// The larger of two magnitudes, NaN above all.
+__device__ __forceinline__ float larger_magnitude(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    float larger;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(fabsf(a)), "f"(fabsf(b)));
+    return larger;
+#else
+    return __uint_as_float(max(magnitude(a), magnitude(b)));
+#endif
+}
+
 __device__ __forceinline__ unsigned magnitude4(float4 v) {
-    return max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w)));
+    return __float_as_uint(larger_magnitude(larger_magnitude(v.x, v.y), larger_magnitude(v.z, v.w)));
 }
 
 __device__ __forceinline__ unsigned warp_max(unsigned v) {
@@ -98,7 +109,7 @@ __device__ __forceinline__ float token_scale(unsigned largest, int kind, float f
 // Blocks of 1024 threads that share a multiprocessor at least: few turns need few registers. Some chips' have room for
 // one alone.
 #if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 700 || __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900)
-#define BLOCKS_OF(VECS) (VECS == 1 || VECS == 2 ? 2 : 1)
+#define BLOCKS_OF(VECS) (VECS == 1 ? 2 : 1)
 #else
 #define BLOCKS_OF(VECS) 1
 #endif
@@ -128,32 +139,30 @@ __device__ __forceinline__ void each_chunk(int chunks, Body body) {
     each_chunk<VECS>(chunks, blockDim.x, body);
 }
 
-template <int VECS, int KIND, class Value>
-__device__ __forceinline__ void encode_row(Value value, int cols, Scale scale, unsigned char* codes, int threads) {
-    each_chunk<VECS>((cols + 3) / 4, threads, [&](int i, int chunk) {
-        store_codes(codes, 4 * chunk, width_of<VECS>(cols), encode4<KIND>(scale.quotients(value(i, chunk))));
-    });
+// Calls `each` with what makes codes of four values on a scale: by the quickest way that its kind and the scale allow. A scale
+// of 0 or NaN gives codes 0; beyond a fixed scale's range they saturate.
+template <class Each>
+__device__ __forceinline__ void with_encoder(float by, int kind, float fixed, Each each) {
+    Scale scale(by);
+    if (fixed != 0.f || !scale.is_ordinary()) return each([&](float4 v) { return divided_codes(v, by, kind); });
+    switch (kind) {
+        case INT8: return each([&](float4 v) { return codes4<INT8>(scale, v); });
+        case E4M3: return each([&](float4 v) { return codes4<E4M3>(scale, v); });
+        case E5M2: return each([&](float4 v) { return codes4<E5M2>(scale, v); });
+        case E4M3_BITS: return each([&](float4 v) { return codes4<E4M3_BITS>(scale, v); });
+        default: return each([&](float4 v) { return codes4<E5M2_BITS>(scale, v); });
+    }
 }
 
-// Codes of a row whose chunks are `value(turn, chunk)`. A scale of 0 or NaN gives codes 0; beyond a fixed scale's range
-// they saturate.
+// Codes of a row whose chunks are `value(turn, chunk)`.
 template <int VECS, class Value>
 __device__ __forceinline__ void encode_row(Value value, int cols, float by, int kind, float fixed, unsigned char* codes,
                                            int threads) {
-    Scale scale(by);
-    if (fixed != 0.f || !scale.is_ordinary()) {
+    with_encoder(by, kind, fixed, [&](auto encode) {
         each_chunk<VECS>((cols + 3) / 4, threads, [&](int i, int chunk) {
-            store_codes(codes, 4 * chunk, width_of<VECS>(cols), divided_codes(value(i, chunk), by, kind));
+            store_codes(codes, 4 * chunk, width_of<VECS>(cols), encode(value(i, chunk)));
         });
-        return;
-    }
-    switch (kind) {
-        case INT8: return encode_row<VECS, INT8>(value, cols, scale, codes, threads);
-        case E4M3: return encode_row<VECS, E4M3>(value, cols, scale, codes, threads);
-        case E5M2: return encode_row<VECS, E5M2>(value, cols, scale, codes, threads);
-        case E4M3_BITS: return encode_row<VECS, E4M3_BITS>(value, cols, scale, codes, threads);
-        default: return encode_row<VECS, E5M2_BITS>(value, cols, scale, codes, threads);
-    }
+    });
 }
 
 // Codes and scale of a row whose chunks are `value(turn, chunk)`, all past the end 0.

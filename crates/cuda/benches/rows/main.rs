@@ -1,6 +1,7 @@
 //! Operations on rows: error beside the scalar reference, microseconds, bytes a second, and the share of what a copy inside
 //! the device moves in the same run (cuBLASLt has nothing like them). Steps are recorded, so that launching is not
-//! measured; wide ones go through buffers larger than the cache.
+//! measured; wide ones go through buffers larger than the cache. `cargo bench -p planish-cuda --bench rows -- [TOKENS…]`: of the
+//! Llama-3-8B shape for these numbers of tokens alone.
 mod op;
 
 use op::{CHECKED, Io, Op, difference, head, scalar};
@@ -25,8 +26,12 @@ fn main() -> Result<()> {
     let copy = bench.copy()?;
     let bench = Bench { copy, ..bench };
     println!("copy of 256 MiB: {copy:.0} GB/s read and written");
-    for t in [1, 16, 64, 256, 8192] {
+    let asked: Vec<usize> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    for &t in if asked.is_empty() { &[1, 16, 64, 256, 8192][..] } else { &asked } {
         bench.rows(t, 4096, 14336)?;
+    }
+    if !asked.is_empty() {
+        return Ok(());
     }
     bench.rows(8192, 8192, 28672)?;
     bench.logits(1)?;
@@ -35,6 +40,24 @@ fn main() -> Result<()> {
         bench.statistics(t, k)?;
     }
     Ok(())
+}
+
+/// Rows that are made; the device repeats them, as making and copying more would take long.
+const FEW: usize = 256;
+
+/// Which of them a row of `rows` is.
+fn few_of(row: usize, rows: usize) -> usize {
+    (row as u32).wrapping_mul(2_654_435_761) as usize % FEW.min(rows)
+}
+
+fn values(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut float = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let even = ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 3.0;
+        f32::from_bits(even.to_bits() & 0xffff_0000)
+    };
+    (0..count).map(|_| float()).collect()
 }
 
 struct Bench {
@@ -75,6 +98,7 @@ impl Bench {
         let b = &self.cuda;
         Ok(Io {
             x: self.random(t, cols * op.factor(), seed)?,
+            rounded: matches!(op, Op::QuantizeBf16(_)).then(|| self.rounded(t, cols, seed)).transpose()?,
             delta: self.random(t, cols, seed + 100)?,
             out: b.alloc(DType::F32, t, cols)?,
             codes: b.alloc_q8(op.kind().unwrap_or(Q8::Int8), t, cols)?,
@@ -102,6 +126,7 @@ impl Bench {
         let found = op.result(b, io)?;
         let mut reference = Io {
             x: scalar(&x, cols * op.factor())?,
+            rounded: None,
             delta: scalar(&delta, cols)?,
             out: Scalar.alloc(DType::F32, rows, cols)?,
             codes: Scalar.alloc_q8(op.kind().unwrap_or(Q8::Int8), rows, cols)?,
@@ -115,21 +140,24 @@ impl Bench {
         (0..SETS).map(|set| self.random(rows, cols, set as u64 + 1)).collect()
     }
 
+    /// Random values that bf16 has, too.
     fn random(&self, rows: usize, cols: usize, seed: u64) -> Result<Tensor<Cuda>> {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut float = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 3.0
-        };
-        // A few rows, which the device repeats: making and copying more would take long.
-        let few = rows.min(256);
-        let values: Vec<f32> = (0..few * cols).map(|_| float()).collect();
+        let few = FEW.min(rows);
         let mut table = self.cuda.alloc(DType::F32, few, cols)?;
-        self.cuda.upload(bytemuck::cast_slice(&values), &mut table)?;
+        self.cuda.upload(bytemuck::cast_slice(&values(few * cols, seed)), &mut table)?;
         let mut batch = Batch::fresh(&[rows], 16);
-        batch.tokens = (0..rows as u32).map(|i| i.wrapping_mul(2_654_435_761) % few as u32).collect();
+        batch.tokens = (0..rows).map(|row| few_of(row, rows) as u32).collect();
         let mut tensor = self.cuda.alloc(DType::F32, rows, cols)?;
         self.cuda.embed(&table, &self.cuda.upload_batch(&batch, rows.div_ceil(16))?, 1.0, &mut tensor)?;
+        Ok(tensor)
+    }
+
+    /// The same in bf16.
+    fn rounded(&self, rows: usize, cols: usize, seed: u64) -> Result<Tensor<Cuda>> {
+        let table: Vec<u16> = values(FEW.min(rows) * cols, seed).iter().map(|v| (v.to_bits() >> 16) as u16).collect();
+        let all: Vec<u16> = (0..rows).flat_map(|row| &table[few_of(row, rows) * cols..][..cols]).copied().collect();
+        let mut tensor = self.cuda.alloc(DType::BF16, rows, cols)?;
+        self.cuda.upload(bytemuck::cast_slice(&all), &mut tensor)?;
         Ok(tensor)
     }
 
@@ -146,12 +174,16 @@ impl Bench {
         for op in [Op::Quantize(Q8::Int8), Op::Quantize(Q8::E4M3), Op::Norm, Op::Add] {
             self.measure(op, t, h)?;
         }
-        self.measure(Op::NormQuantize(Q8::Int8), t, h)?;
-        self.measure(Op::NormQuantize(Q8::E4M3), t, h)?;
+        for kind in [Q8::Int8, Q8::E4M3] {
+            self.measure(Op::AddNormQuantize(kind), t, h)?;
+            self.measure(Op::NormQuantize(kind), t, h)?;
+        }
+        self.measure(Op::QuantizeBf16(Q8::E4M3), t, h)?;
         self.embed(t, h)?;
         for op in [Op::Gated, Op::Quantize(Q8::Int8), Op::GatedQuantize(Q8::Int8), Op::GatedQuantize(Q8::E4M3)] {
             self.measure(op, t, f)?;
         }
+        self.measure(Op::QuantizeBf16(Q8::E4M3), t, f)?;
         Ok(())
     }
 

@@ -10,8 +10,12 @@ const EPS: f32 = 1e-5;
 #[derive(Clone, Copy, Debug)]
 pub enum Op {
     Quantize(Q8),
+    /// Of numbers that were rounded to bf16.
+    QuantizeBf16(Q8),
     Norm,
     Add,
+    /// With what is added first, and without.
+    AddNormQuantize(Q8),
     NormQuantize(Q8),
     Gated,
     GatedQuantize(Q8),
@@ -22,6 +26,8 @@ pub enum Op {
 pub struct Io<B: Backend> {
     /// `[t, cols]`, or `[t, 2 cols]` of gate and up.
     pub x: Tensor<B>,
+    /// `x` in bf16, where an operation reads that.
+    pub rounded: Option<Tensor<B>>,
     /// `[t, cols]`.
     pub delta: Tensor<B>,
     /// `[t, cols]`.
@@ -34,9 +40,11 @@ impl Op {
     pub fn name(self) -> String {
         match self {
             Op::Quantize(kind) => format!("quantize_rows {}", kind.dtype()),
+            Op::QuantizeBf16(kind) => format!("quantize_rows bf16 {}", kind.dtype()),
             Op::Norm => "rms_norm".into(),
             Op::Add => "add".into(),
-            Op::NormQuantize(kind) => format!("add_rms_norm_quantize {}", kind.dtype()),
+            Op::AddNormQuantize(kind) => format!("add_rms_norm_quantize {}", kind.dtype()),
+            Op::NormQuantize(kind) => format!("rms_norm_quantize {}", kind.dtype()),
             Op::Gated => "gated".into(),
             Op::GatedQuantize(kind) => format!("gated_quantize {}", kind.dtype()),
             Op::LogSoftmax => "log_softmax".into(),
@@ -46,10 +54,11 @@ impl Op {
     /// Bytes read and written for each element of the result.
     pub const fn bytes(self) -> usize {
         match self {
-            Op::Quantize(_) => 5,
+            Op::QuantizeBf16(_) => 3,
+            Op::Quantize(_) | Op::NormQuantize(_) => 5,
             Op::Norm | Op::LogSoftmax => 8,
             Op::Add | Op::Gated => 12,
-            Op::NormQuantize(_) => 13,
+            Op::AddNormQuantize(_) => 13,
             Op::GatedQuantize(_) => 9,
         }
     }
@@ -57,7 +66,8 @@ impl Op {
     /// The type of codes that it makes.
     pub const fn kind(self) -> Option<Q8> {
         match self {
-            Op::Quantize(kind) | Op::NormQuantize(kind) | Op::GatedQuantize(kind) => Some(kind),
+            Op::Quantize(kind) | Op::QuantizeBf16(kind) | Op::GatedQuantize(kind) => Some(kind),
+            Op::AddNormQuantize(kind) | Op::NormQuantize(kind) => Some(kind),
             Op::Norm | Op::Add | Op::Gated | Op::LogSoftmax => None,
         }
     }
@@ -68,12 +78,14 @@ impl Op {
     }
 
     pub fn run<B: Backend>(self, b: &B, weight: &Tensor<B>, io: &mut Io<B>) -> Result<()> {
-        let Io { x, delta, out, codes } = io;
+        let Io { x, rounded, delta, out, codes } = io;
         match self {
             Op::Quantize(_) => b.quantize_rows(x, codes),
+            Op::QuantizeBf16(_) => b.quantize_rows(rounded.as_ref().unwrap_or(x), codes),
             Op::Norm => b.rms_norm(x, weight, EPS, out),
             Op::Add => b.add(x, delta),
-            Op::NormQuantize(_) => b.add_rms_norm_quantize(x, Some(delta), weight, EPS, out, codes),
+            Op::AddNormQuantize(_) => b.add_rms_norm_quantize(x, Some(delta), weight, EPS, out, codes),
+            Op::NormQuantize(_) => b.add_rms_norm_quantize(x, None, weight, EPS, out, codes),
             Op::Gated => b.gated(x, Activation::Silu, out),
             Op::GatedQuantize(_) => b.gated_quantize(x, Activation::Silu, out, codes),
             Op::LogSoftmax => b.log_softmax(x),

@@ -50,7 +50,12 @@ enum Way {
     Stream(usize),
     /// A row for a block.
     Alone,
+    /// A row for a block of this many threads, each with so many times eight neighbours in bf16.
+    Packed(usize, usize),
 }
+
+/// Eights of neighbours that a thread keeps where rows are many: with few, what a thread does once takes longer than they do.
+const EIGHTS: usize = 4;
 
 /// Rows to be quantized: `operands` vectors of `f` columns each, one after the other, of `size` bytes an element.
 pub(crate) struct Rows {
@@ -73,18 +78,32 @@ pub(crate) struct Codes {
 
 impl Rows {
     fn way(&self, arch: Arch, multiprocessors: usize, shared_bytes: usize) -> Way {
-        let chunks = self.f / 4;
-        let (part, turns) = (chunks.div_ceil(CLUSTER), chunks.div_ceil(STREAMING));
-        if arch < 90 || !self.f.is_multiple_of(4) {
-            return Way::Alone;
-        }
-        if self.f >= 8192 && part <= 1024 && CLUSTER * self.rows <= multiprocessors {
+        let part = (self.f / 4).div_ceil(CLUSTER);
+        let clusters = arch >= 90 && self.f.is_multiple_of(4) && self.f >= 8192;
+        if clusters && part <= 1024 && CLUSTER * self.rows <= multiprocessors {
             return Way::Spread(part);
         }
-        // Copies are of 16 bytes.
-        let copied = (self.f * self.size).is_multiple_of(16);
-        let fits = copied && self.piece_bytes(4 * STREAMING) + FIXED_BYTES <= shared_bytes;
-        match self.f >= 8192 && turns <= MOST_TURNS && fits {
+        match self.size {
+            2 => self.packed(multiprocessors),
+            _ if clusters => self.streamed(shared_bytes),
+            _ => Way::Alone,
+        }
+    }
+
+    fn packed(&self, multiprocessors: usize) -> Way {
+        let eights = self.f / 8;
+        let turns = if self.rows <= multiprocessors && eights <= 1024 { 1 } else { EIGHTS };
+        let threads = eights.div_ceil(turns).next_multiple_of(32).max(32);
+        match self.f.is_multiple_of(8) && threads <= 1024 {
+            true => Way::Packed(turns, threads),
+            false => Way::Alone,
+        }
+    }
+
+    fn streamed(&self, shared_bytes: usize) -> Way {
+        let chunks = self.f / 4;
+        let turns = chunks.div_ceil(STREAMING);
+        match turns <= MOST_TURNS && self.piece_bytes(4 * STREAMING) + FIXED_BYTES <= shared_bytes {
             true => Way::Stream(4 * chunks.div_ceil(turns).next_multiple_of(32)),
             false => Way::Alone,
         }
@@ -115,8 +134,14 @@ impl Rows {
                     params![x, rows, f, width, kind, fixed, codes, scales],
                 )
             }
+            Way::Packed(turns, threads) => {
+                let kernel = format!("{name}_packed_{turns}");
+                cuda.launch(file, &kernel, Blocks::of(rows, threads), params![x, f, kind, fixed, codes, scales])
+            }
             Way::Alone => {
-                let (suffix, grid) = spread(rows, f);
+                // Numbers in bf16 whose width is no multiple of 8 are rare: nothing is kept of them.
+                let (turns, grid) = spread(rows, f);
+                let suffix = if self.size == 2 { 0 } else { turns };
                 cuda.launch(file, &format!("{name}_{suffix}"), grid, params![x, f, kind, fixed, codes, scales])
             }
         }
@@ -161,9 +186,9 @@ pub(crate) fn spread(rows: usize, cols: usize) -> (usize, Blocks) {
     let chunks = cols.div_ceil(4);
     let turns = match chunks {
         _ if !cols.is_multiple_of(4) => 0,
-        0..=512 => 1,
-        513..=2048 => 2,
-        2049..=8192 => 8,
+        0..=256 => 1,
+        257..=4096 => 4,
+        4097..=8192 => 8,
         _ => 0,
     };
     let threads = chunks.div_ceil(turns.max(1)).next_multiple_of(32).clamp(32, 1024);
@@ -181,8 +206,8 @@ mod tests {
             assert!(grid.blocks == [3, 1, 1] && grid.threads % 32 == 0 && grid.threads <= 1024);
             assert!(turns == 0 || (cols % 4 == 0 && 4 * turns * grid.threads >= cols));
         }
-        assert_eq!(spread(1, 4096), (2, Blocks::of(1, 512)));
-        assert_eq!(spread(1, 14336), (8, Blocks::of(1, 448)));
+        assert_eq!(spread(1, 4096), (4, Blocks::of(1, 256)));
+        assert_eq!(spread(1, 14336), (4, Blocks::of(1, 896)));
         assert_eq!(spread(1, 65536), (0, Blocks::of(1, 1024)));
     }
 
@@ -197,12 +222,21 @@ mod tests {
         assert_eq!(way(8192, 4096, 90), Way::Alone);
         assert_eq!(way(8192, 14336, 89), Way::Alone);
         assert_eq!(way(1, 14335, 90), Way::Alone);
-        assert_eq!(Rows { size: 2, ..of(1, 8192, 14336) }.way(90, 132, 227 << 10), Way::Stream(3584));
-        assert_eq!(Rows { size: 2, ..of(1, 8192, 14340) }.way(90, 132, 227 << 10), Way::Alone);
-        assert_eq!(Rows { size: 2, ..of(1, 1, 14340) }.way(90, 132, 227 << 10), Way::Spread(449));
+        let narrow = |rows, f, arch| Rows { size: 2, ..of(1, rows, f) }.way(arch, 132, 227 << 10);
+        assert_eq!(narrow(8192, 14336, 90), Way::Packed(4, 448));
+        assert_eq!(narrow(8192, 4096, 90), Way::Packed(4, 128));
+        assert_eq!(narrow(132, 4096, 90), Way::Packed(1, 512));
+        assert_eq!(narrow(132, 4096, 80), Way::Packed(1, 512));
+        assert_eq!(narrow(8192, 14340, 90), Way::Alone);
+        assert_eq!(narrow(8192, 40000, 90), Way::Alone);
+        assert_eq!(narrow(1, 14340, 90), Way::Spread(449));
         // Chips whose blocks have less memory: pieces of one operand fit, of two not.
         assert_eq!(of(2, 8192, 14336).way(120, 170, 99 << 10), Way::Alone);
         assert_eq!(of(1, 8192, 14336).way(120, 170, 99 << 10), Way::Stream(3584));
+        for f in 1..=70_000 {
+            let Way::Packed(turns, threads) = narrow(200, f, 90) else { continue };
+            assert!(threads.is_multiple_of(32) && threads <= 1024 && 8 * turns * threads >= f, "{f}");
+        }
         for f in (8192..=65536).step_by(4) {
             let Way::Stream(width) = way(8192, f, 90) else { continue };
             assert!(width.is_multiple_of(128) && width / 4 <= STREAMING && width * MOST_TURNS >= f, "{f}");

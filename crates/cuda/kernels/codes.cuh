@@ -13,8 +13,8 @@ __device__ __noinline__ unsigned fp8_quad_by_bits(float4 u, int kind) {
     return fp8_by_bits<2>(u.x) | fp8_by_bits<2>(u.y) << 8 | fp8_by_bits<2>(u.z) << 16 | fp8_by_bits<2>(u.w) << 24;
 }
 
-// Four codes of values in units of their scale, the first in the lowest byte, with any sign of 0. None may be NaN, nor may a unit exceed the
-// range by more than a rounding.
+// Four codes of values in units of their scale, the first in the lowest byte, with any sign of 0. None may be NaN, nor may
+// a unit exceed the range by more than a rounding.
 template <int KIND>
 __device__ __forceinline__ unsigned encode4(float4 u) {
     if (KIND == INT8) return int8_quad(u);

@@ -248,7 +248,12 @@ fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: 
     // Where the memory is the limit, blocks that have nothing to do cost nothing.
     let rounds = if m <= 64 { (clusters as f64 / once as f64).max(1.0) } else { whole_rounds };
     let step = step_time(tile, m, (clusters.min(once) * size) as f64 / sm_count as f64);
-    let finish = (tile.rows * tile.tokens) as f64 / 20e3 + if ck > 1 { 1.0 } else { 0.0 };
+    let join = match size {
+        _ if ck == 1 => 0.0,
+        2 => 1.0,
+        _ => 2.0,
+    };
+    let finish = (tile.rows * tile.tokens) as f64 / 20e3 + join;
     // With turns, storing shows after the last round alone, by one warpgroup.
     let finishes = if tile.turns { 2.0 } else { rounds };
     // Blocks of a later round that begin together.

@@ -3,6 +3,7 @@
 // q may go to a place of its own, rounded to 16 bits as attention would: what is in qkv then stays as it was.
 #include "dependency.cuh"
 #include "rope_head.cuh"
+#include "rope_pairs.cuh"
 
 __device__ __forceinline__ unsigned char encode_i8(float units) {
     return (unsigned char)(signed char)(int)rintf(fminf(fmaxf(units, -128.0f), 127.0f));
@@ -194,22 +195,33 @@ __device__ __forceinline__ void one_head(const HeadArguments& a, int token, int 
     if (stores) store_vector(a, x, head, a.slots[token]);
 }
 
-#define ROPE(NAME, N, PASSES)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(128) NAME(                                                           \
+template <int N, int PASSES> __device__ __forceinline__ void each_head(const HeadArguments& a) {
+    grid_wait();
+    grid_release();
+    int warps = blockDim.x >> 5, first = blockIdx.y * warps + (threadIdx.x >> 5);
+    int heads = a.k ? a.nq + 2 * a.nkv : a.nq; // without a cache q alone is rounded
+    for (int head = first; head < heads; head += gridDim.y * warps) one_head<N, PASSES>(a, blockIdx.x, head);
+}
+
+constexpr int THREADS = 128;
+
+// Kernels of one signature; the body sees HeadArguments `a`.
+#define ROPE(NAME, BODY)                                                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS) NAME(                                                       \
         float* qkv, unsigned short* queries, const float* cos_sin, const unsigned* header, const unsigned* positions, \
         const unsigned* slots, void* k, void* v, float* k_scales, float* v_scales, int nq, int nkv, int d, int half,  \
         int interleaved, int kv_type, float k_fixed, float v_fixed) {                                                 \
         const HeadArguments a = {qkv,      queries, cos_sin, header, positions, slots,       k,       v,       k_scales, \
                                  v_scales, nq,      nkv,     d,      half,      interleaved, kv_type, k_fixed, v_fixed}; \
-        grid_wait();                                                                                                  \
-        grid_release();                                                                                               \
-        int warps = blockDim.x >> 5, first = blockIdx.y * warps + (threadIdx.x >> 5);                                 \
-        int heads = k ? nq + 2 * nkv : nq; /* without a cache q alone is rounded */                                   \
-        for (int head = first; head < heads; head += gridDim.y * warps) one_head<N, PASSES>(a, blockIdx.x, head);     \
+        BODY(a);                                                                                                      \
     }
 
 // d is a multiple of 4, and so is half unless pairs are neighbours.
-ROPE(rope_store_kv_128, 4, 1)
-ROPE(rope_store_kv_256, 4, 2)
+ROPE(rope_store_kv_128, (each_head<4, 1>))
+ROPE(rope_store_kv_256, (each_head<4, 2>))
 // Any d up to 256.
-ROPE(rope_store_kv_any, 1, 8)
+ROPE(rope_store_kv_any, (each_head<1, 8>))
+// Heads of this width that rotate whole in pairs (i, i + d / 2): see rope_pairs.cuh.
+ROPE(rope_store_kv_pairs_64, (heads_of_token<8, 3>))
+ROPE(rope_store_kv_pairs_128, (heads_of_token<16, 3>))
+ROPE(rope_store_kv_pairs_256, (heads_of_token<32, 3>))

@@ -114,8 +114,16 @@ __device__ __forceinline__ float token_scale(unsigned largest, int kind, float f
 #define BLOCKS_OF(VECS) 1
 #endif
 
-// Passes over the turns of this thread, one of `threads`: `body(turn, chunk)`, a chunk being four columns.
-template <int VECS, class Body>
+// The same of blocks of 512.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+#define BLOCKS_OF_512 2
+#else
+#define BLOCKS_OF_512 3
+#endif
+
+// Passes over the turns of this thread, one of `threads`: `body(turn, chunk)`, a chunk being four columns. FILLED: it has a
+// chunk in each turn. (Where it must ask, the compiler puts into each answer what all have in common, divisions too.)
+template <int VECS, bool FILLED = false, class Body>
 __device__ __forceinline__ void each_chunk(int chunks, int threads, Body body) {
     if (VECS == 0) {
         for (int chunk = threadIdx.x; chunk < chunks; chunk += threads) body(0, chunk);
@@ -123,7 +131,7 @@ __device__ __forceinline__ void each_chunk(int chunks, int threads, Body body) {
 #pragma unroll
         for (int i = 0; i < VECS; i++) {
             int chunk = threadIdx.x + i * threads;
-            if (chunk < chunks) body(i, chunk);
+            if (FILLED || chunk < chunks) body(i, chunk);
         }
     }
 }
@@ -134,9 +142,9 @@ __device__ __forceinline__ int width_of(int cols) {
     return VECS ? 4 : cols;
 }
 
-template <int VECS, class Body>
+template <int VECS, bool FILLED = false, class Body>
 __device__ __forceinline__ void each_chunk(int chunks, Body body) {
-    each_chunk<VECS>(chunks, blockDim.x, body);
+    each_chunk<VECS, FILLED>(chunks, blockDim.x, body);
 }
 
 // Calls `each` with what makes codes of four values on a scale: by the quickest way that its kind and the scale allow. A scale

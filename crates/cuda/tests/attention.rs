@@ -1,7 +1,10 @@
 //! Attention of many sequences at once gives the bits that each has in small company, by whichever kernel; and what its codes
 //! are made of.
+use planish_cpu::Scalar;
 use planish_cuda::{Cuda, Options};
-use planish_tensor::{AttentionShape, Backend, Batch, DType, KvLayer, Q8, Q8Rows, Result, Tensor, host::encode_f32};
+use planish_tensor::{
+    AttentionShape, Backend, Batch, DType, KvLayer, Q8, Q8Rows, Result, RopeTable, Tensor, host::encode_f32,
+};
 
 const PAGE: usize = 64;
 
@@ -15,9 +18,9 @@ fn floats(seed: u32, n: usize) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-fn uploaded(cuda: &Cuda, rows: usize, cols: usize, values: &[f32]) -> Result<Tensor<Cuda>> {
-    let mut tensor = cuda.alloc(DType::F32, rows, cols)?;
-    cuda.upload(bytemuck::cast_slice(values), &mut tensor)?;
+fn uploaded<B: Backend>(b: &B, rows: usize, cols: usize, values: &[f32]) -> Result<Tensor<B>> {
+    let mut tensor = b.alloc(DType::F32, rows, cols)?;
+    b.upload(bytemuck::cast_slice(values), &mut tensor)?;
     Ok(tensor)
 }
 
@@ -167,6 +170,97 @@ fn codes_are_of_sums_in_f32_or_in_bf16() {
             for batch in [&all, &last_tokens(&all, 0..4), &last_tokens(&all, 0..lengths.len())] {
                 for kind in Q8::ALL.into_iter().filter(|&kind| kind != Q8::E5M2) {
                     check_codes(&cuda, kind, &shape, batch, &q, &kv).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// What a tensor holds, any NaN as the same number.
+fn numbers<B: Backend>(b: &B, tensor: &Tensor<B>) -> Result<Vec<u32>> {
+    let mut bytes = vec![0u8; tensor.rows * tensor.cols * tensor.dtype.size()];
+    b.download(tensor, &mut bytes)?;
+    let float = |v: u32| if f32::from_bits(v).is_nan() { u32::MAX } else { v };
+    Ok(match tensor.dtype {
+        DType::F32 => bytes.chunks_exact(4).map(|b| float(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
+        DType::BF16 => bytes.chunks_exact(2).map(|b| float(u32::from_le_bytes([0, 0, b[0], b[1]]))).collect(),
+        _ => bytes.into_iter().map(u32::from).collect(),
+    })
+}
+
+/// Rotates and stores; q, k and v as they are left, then the tensors of the cache.
+fn rotated<B: Backend>(
+    b: &B,
+    dtype: DType,
+    fixed: Option<[f32; 2]>,
+    shape: &AttentionShape,
+    qkv: &[f32],
+    angles: &[f32],
+) -> Result<Vec<Vec<u32>>> {
+    let (t, width) = (qkv.len() / shape.qkv_width(), shape.qkv_width());
+    let pages = t.div_ceil(PAGE);
+    let mut qkv = uploaded(b, t, width, qkv)?;
+    let cos_sin = uploaded(b, t, shape.d, angles)?;
+    let mut kv = KvLayer::new(b, dtype, pages, shape.nkv * PAGE, shape.d)?;
+    kv.fixed = fixed;
+    let batch = b.upload_batch(&Batch::fresh(&[t], PAGE), pages)?;
+    let rope = RopeTable { cos_sin, half: shape.d / 2, interleaved: false };
+    b.rope_store_kv(&mut qkv, Some(&rope), shape, &batch, &mut kv)?;
+    let mut all = vec![numbers(b, &qkv)?];
+    for tensor in kv.tensors_mut() {
+        all.push(numbers(b, tensor)?);
+    }
+    Ok(all)
+}
+
+/// Numbers beyond every range, vectors of zeros and of the least numbers, and negative zeros among usual ones.
+fn heads_with_extremes(t: usize, shape: &AttentionShape) -> Vec<f32> {
+    let (width, d) = (shape.qkv_width(), shape.d);
+    let mut qkv = floats(21, t * width);
+    for (row, values) in qkv.chunks_exact_mut(width).enumerate() {
+        let head = |h: usize| h * d..(h + 1) * d;
+        let (key, value) = (shape.nq + row % shape.nkv, shape.nq + shape.nkv + row % shape.nkv);
+        match row % 9 {
+            0 => values[head(key)].fill(0.0),
+            1 => values[head(value)].iter_mut().for_each(|v| *v *= 1e-43),
+            2 => values[key * d + row % d] = f32::NAN,
+            3 => values[value * d + row % d] = f32::INFINITY,
+            4 => values[(row % shape.nq) * d + row % d] = 1e6,
+            5 => values[head(value)].fill(-0.0),
+            6 => values[head(key)].iter_mut().for_each(|v| *v *= 1e30),
+            _ => {}
+        }
+    }
+    qkv
+}
+
+#[test]
+fn heads_that_rotate_whole_follow_the_definition() {
+    for kernels_of in [None, Some(89), Some(75)] {
+        let cuda = match Cuda::open(Options { kernels_of, ..Options::default() }) {
+            Ok(cuda) => cuda,
+            Err(error) => return println!("skipped: no device ({error})"),
+        };
+        for (nq, nkv, d) in [(8, 4, 64), (4, 2, 64), (6, 2, 128), (3, 1, 128), (2, 1, 256)] {
+            let shape = AttentionShape { nq, nkv, d, scale: 0.1, window: None, softcap: None };
+            for t in [1, 37, 1060] {
+                let qkv = heads_with_extremes(t, &shape);
+                let angles: Vec<f32> = floats(8, t * d).iter().map(|a| (3.0 * a).sin()).collect();
+                for (dtype, fixed) in [
+                    (DType::F32, None),
+                    (DType::BF16, None),
+                    (DType::I8, None),
+                    (DType::F8E4M3, None),
+                    (DType::I8, Some([0.004, 0.5])),
+                    (DType::F8E4M3, Some([0.001, 0.25])),
+                ] {
+                    let expected = rotated(&Scalar, dtype, fixed, &shape, &qkv, &angles).unwrap();
+                    let found = rotated(&cuda, dtype, fixed, &shape, &qkv, &angles).unwrap();
+                    for (part, (e, f)) in expected.iter().zip(&found).enumerate() {
+                        let differing = e.iter().zip(f).filter(|(e, f)| e != f).count();
+                        let what = format!("{dtype} {fixed:?} {nq}/{nkv} heads of {d}, {t} tokens, part {part}");
+                        assert!(differing == 0 && e.len() == f.len(), "{}: {what}: {differing}", cuda.describe());
+                    }
                 }
             }
         }

@@ -200,6 +200,47 @@ fn norms_of_any_width() {
     }
 }
 
+/// Codes of many rows, by other kernels than those of a few, and by those of any width: they are those of the norm itself, and
+/// of rows in bf16 those of the same numbers in f32.
+#[test]
+fn rows_by_the_thousand() {
+    let mut random = Random(12);
+    const ROWS: usize = 1100;
+    for cuda in devices(&[None, Some(75)]) {
+        for h in [512, 1024, 1040, 4096, 5120] {
+            let (mut x, delta) = (random.floats(ROWS * h), random.floats(ROWS * h));
+            let weight = random.floats(h);
+            x[3 * h + 5] = f32::NAN;
+            x[1030 * h + h - 1] = f32::INFINITY;
+            x[1099 * h..].fill(0.0);
+            for delta in [None, Some(&delta)] {
+                let delta = delta.map(|d| put(&cuda, h, d));
+                let (mut normed, weight) = (poisoned(&cuda, ROWS, h), put(&cuda, h, &weight));
+                let mut sums = put(&cuda, h, &x);
+                cuda.add_rms_norm(&mut sums, delta.as_ref(), &weight, 1e-5, &mut normed).unwrap();
+                let normed = floats(&cuda, &normed);
+                for kind in Q8::ALL {
+                    let (mut x, mut scratch) = (put(&cuda, h, &x), poisoned(&cuda, ROWS, h));
+                    let mut out = cuda.alloc_q8(kind, ROWS, h).unwrap();
+                    cuda.add_rms_norm_quantize(&mut x, delta.as_ref(), &weight, 1e-5, &mut scratch, &mut out).unwrap();
+                    assert!(read_q8(&cuda, &out) == quantized(&Scalar, kind, &normed, h), "{kind:?}, h = {h}");
+                    assert_eq!(bits(&floats(&cuda, &x)), bits(&floats(&cuda, &sums)), "{kind:?}, h = {h}");
+                }
+            }
+            let rounded = encode_f32(DType::BF16, &x).unwrap();
+            let again: Vec<f32> =
+                rounded.chunks_exact(2).map(|b| f32::from_bits(u32::from_le_bytes([0, 0, b[0], b[1]]))).collect();
+            let mut rows = cuda.alloc(DType::BF16, ROWS, h).unwrap();
+            cuda.upload(&rounded, &mut rows).unwrap();
+            for kind in Q8::ALL {
+                let mut out = cuda.alloc_q8(kind, ROWS, h).unwrap();
+                cuda.quantize_rows(&rows, &mut out).unwrap();
+                assert!(read_q8(&cuda, &out) == quantized(&Scalar, kind, &again, h), "bf16 {kind:?}, h = {h}");
+            }
+        }
+    }
+}
+
 #[test]
 fn gates_of_any_width() {
     let mut random = Random(3);

@@ -144,7 +144,7 @@ impl<B: Backend> Device<B> {
         })
     }
 
-    /// Queues the step, from a recording if the back end keeps one of its like.
+    /// Queues the step, from a recording if there is one of its like.
     fn forward(&mut self, batch: &Batch) -> Result<()> {
         let Device { backend, decoder, kv, ws, recordings, .. } = self;
         let on_device = backend.upload_batch(batch, kv.pages)?;
@@ -160,7 +160,7 @@ impl<B: Backend> Device<B> {
                 other => planish_tensor::Error::Device(other.to_string()),
             })
         };
-        recordings.run(key, || backend.record(&mut queue))?;
+        recordings.run(key, &mut queue, |queue| backend.record(queue))?;
         Ok(())
     }
 

@@ -260,10 +260,10 @@ fn place(tile: &Tile, m: usize, n: usize, k: usize, element: Element, sm_count: 
     let refill = if (ck > 1 || size == 4) && tile.resident == 1 { 2.0 * (whole_rounds - 1.0) } else { 0.0 };
     let multiplied = rounds * steps(k, element) as f64 / ck as f64 * step + finishes * finish + refill;
     // Half a ring alone on its multiprocessor keeps fewer bytes on their way. The largest tile is slow where it reads all
-    // weights once (measured among a layer's other kernels; not so on its own, and it is not known why).
+    // weights of 8 bits once (measured among a layer's other kernels; not so on its own, and it is not known why).
     let bandwidth = match tile.resident {
         2 if clusters * size <= sm_count => 3.45e6,
-        1 if tile.tokens >= 256 && m <= tile.tokens => 2.15e6,
+        1 if tile.tokens >= 256 && m <= tile.tokens && element != Element::Bf16 => 2.15e6,
         _ => 4.1e6,
     };
     let moved = ((n + m) * k * element.size() + 4 * m * n) as f64 / bandwidth;

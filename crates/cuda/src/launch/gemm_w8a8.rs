@@ -94,14 +94,11 @@ pub(crate) fn gemm_w8a8_add(
     gemm_w8a8(cuda, x, w, out).map(|()| false)
 }
 
-/// Tokens from which on heads are stored sooner by their product than by a kernel with a warp for each.
-const HEADS_FROM: usize = 256;
-
 /// The product of queries, keys and values with their heads rotated and stored, where the chip's own kernels are of sm_90a
 /// and the usual types; otherwise false, and nothing is done.
 pub(crate) fn gemm_w8a8_heads(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, heads: &Heads<'_>) -> Result<bool> {
     let plain = grids::is_usual(w.grid) && !w.interleaved && x.grid == w.grid && w.n == heads.width();
-    if !plain || !heads.fill_rows() || x.codes.rows < HEADS_FROM {
+    if !plain || !heads.fill_rows() || !heads.tokens_suit_product() {
         return Ok(false);
     }
     let t = x.codes.rows;

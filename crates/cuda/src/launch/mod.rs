@@ -33,6 +33,8 @@ pub(crate) enum Param<'a> {
     I32(i32),
     /// `float`.
     F32(f32),
+    /// `double`.
+    F64(f64),
     /// A tensor map, passed by value.
     Map(&'a sys::CUtensorMap),
 }
@@ -46,6 +48,12 @@ impl From<u64> for Param<'_> {
 impl From<f32> for Param<'_> {
     fn from(value: f32) -> Self {
         Param::F32(value)
+    }
+}
+
+impl From<f64> for Param<'_> {
+    fn from(value: f64) -> Self {
+        Param::F64(value)
     }
 }
 
@@ -75,6 +83,7 @@ impl Param<'_> {
             Param::Ptr(p) => std::ptr::from_ref(p).cast_mut().cast(),
             Param::I32(i) => std::ptr::from_ref(i).cast_mut().cast(),
             Param::F32(f) => std::ptr::from_ref(f).cast_mut().cast(),
+            Param::F64(f) => std::ptr::from_ref(f).cast_mut().cast(),
             Param::Map(m) => std::ptr::from_ref(*m).cast_mut().cast(),
         }
     }

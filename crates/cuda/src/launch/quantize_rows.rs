@@ -57,6 +57,9 @@ enum Way {
 /// Eights of neighbours that a thread keeps where rows are many: with few, what a thread does once takes longer than they do.
 const EIGHTS: usize = 4;
 
+/// Most threads of a block that a row fills, each with all its turns.
+pub(super) const FILLED_THREADS: usize = 512;
+
 /// Rows to be quantized: `operands` vectors of `f` columns each, one after the other, of `size` bytes an element.
 pub(crate) struct Rows {
     pub x: u64,
@@ -135,7 +138,8 @@ impl Rows {
                 )
             }
             Way::Packed(turns, threads) => {
-                let kernel = format!("{name}_packed_{turns}");
+                let filled = turns == EIGHTS && f == 8 * turns * threads && threads <= FILLED_THREADS;
+                let kernel = format!("{name}_{}_{turns}", if filled { "filled" } else { "packed" });
                 cuda.launch(file, &kernel, Blocks::of(rows, threads), params![x, f, kind, fixed, codes, scales])
             }
             Way::Alone => {

@@ -1,5 +1,5 @@
 //! Sums of hidden states, their norms and the norms' codes: `kernels/rms_norm.cu`.
-use super::quantize_rows::{Codes, check, spread};
+use super::quantize_rows::{Codes, FILLED_THREADS, check, spread};
 use super::rows::floats;
 use super::{Grid, address, params};
 use crate::Cuda;
@@ -8,6 +8,15 @@ use planish_tensor::{Q8Rows, Result, Tensor};
 
 /// No codes (`enum Kind` of `codes.cuh`): the norm itself.
 const PLAIN: Codes = Codes { kind: 0, fixed: 0.0 };
+
+/// Columns of a thread whose block is filled by a row; rows from which on many blocks share a multiprocessor.
+const COLUMNS: usize = 16;
+const MANY: usize = 1024;
+
+/// Whether a row gives each thread of whole warps its columns.
+fn fills_blocks(cols: usize) -> bool {
+    cols.is_multiple_of(32 * COLUMNS) && cols / COLUMNS <= FILLED_THREADS
+}
 
 /// What a norm reads: with a delta, x changes.
 struct Input<'a> {
@@ -23,14 +32,17 @@ impl Input<'_> {
         let delta_fits = delta.is_none_or(|d| d.rows == x.rows && d.cols == x.cols);
         require("rms_norm", delta_fits && weight.rows == 1 && weight.cols == x.cols)?;
         floats("rms_norm", &[x, delta.unwrap_or(x), weight])?;
-        let (suffix, grid) = spread(x.rows, x.cols);
         let delta = delta.map_or(0, address);
-        cuda.launch(
-            "rms_norm",
-            &format!("norm_{suffix}"),
-            grid,
-            params![address(x), delta, address(weight), eps, x.cols, codes.kind, codes.fixed, out, scales],
-        )
+        let (x_at, weight) = (address(x), address(weight));
+        if codes != PLAIN && fills_blocks(x.cols) {
+            let kernel = if x.rows >= MANY { "norm_filled_many" } else { "norm_filled_few" };
+            let per_column = 1.0 / x.cols as f64;
+            let params = params![x_at, delta, weight, eps, x.cols, per_column, codes.kind, codes.fixed, out, scales];
+            return cuda.launch("rms_norm", kernel, Grid::of(x.rows, x.cols / COLUMNS), params);
+        }
+        let (suffix, grid) = spread(x.rows, x.cols);
+        let params = params![x_at, delta, weight, eps, x.cols, codes.kind, codes.fixed, out, scales];
+        cuda.launch("rms_norm", &format!("norm_{suffix}"), grid, params)
     }
 
     fn plain(&self, cuda: &Cuda, out: &mut Tensor<Cuda>) -> Result<()> {

@@ -1,5 +1,5 @@
-//! `rope_store_kv`: q and k rotated in place, k and v stored; a warp takes one or a few heads of a token. The same with q
-//! in 16 bits for attention. `clear_pages`. Arguments of every kernel: [`Heads::params`].
+//! `rope_store_kv`: q and k rotated in place, k and v stored; a warp takes one or a few heads of a token, or some at once whose
+//! pairs its lanes have. The same with q in 16 bits for attention. `clear_pages`. Arguments of every kernel: [`Heads::params`].
 use super::attention::kv_type;
 use super::{Grid, Param, address, params};
 use crate::{Cuda, DeviceBatch};
@@ -12,6 +12,12 @@ const WARPS: usize = 4;
 const HEADS: usize = 4;
 /// Tokens from which on that is so.
 const MANY: usize = 1024;
+/// Channels of q, k and v that a warp takes at a time where its lanes have pairs, and times that one of many tokens has.
+const CHANNELS: usize = 256;
+const TURNS: usize = 3;
+/// Tokens from which on products store heads themselves; and up to which, over a cache of codes.
+const PRODUCT_FROM: usize = 256;
+const PRODUCT_TO: usize = 8192;
 /// The widest head.
 const WIDEST: usize = 256;
 
@@ -89,8 +95,14 @@ impl<'a> Heads<'a> {
     /// pairs `(i, i + d / 2)`.
     pub(super) fn fill_rows(&self) -> bool {
         let AttentionShape { nq, nkv, d, .. } = *self.shape;
-        let rotates = self.rope.is_some_and(|(_, half, interleaved)| 2 * half == d && !interleaved);
-        matches!(d, 64 | 128) && rotates && (nq * d).is_multiple_of(128) && (nkv * d).is_multiple_of(128)
+        matches!(d, 64 | 128) && self.rotate_whole() && (nq * d).is_multiple_of(128) && (nkv * d).is_multiple_of(128)
+    }
+
+    /// Whether their product stores them sooner than a kernel after it: not a few, and not so many that a prompt of codes
+    /// draws all the power there is, where what a product does besides multiplying costs most.
+    pub(super) fn tokens_suit_product(&self) -> bool {
+        let codes = matches!(self.kv_type, 2 | 3);
+        self.batch.t >= PRODUCT_FROM && !(codes && self.batch.t > PRODUCT_TO)
     }
 
     /// Columns of `qkv`.
@@ -133,12 +145,34 @@ impl<'a> Heads<'a> {
         ]
     }
 
+    /// Whether heads rotate whole, in pairs `(i, i + d / 2)`.
+    fn rotate_whole(&self) -> bool {
+        self.rope.is_some_and(|(_, half, interleaved)| 2 * half == self.shape.d && !interleaved)
+    }
+
+    /// Whether there is a kernel whose lanes have pairs, and its warps as many whole heads of one role as they have channels.
+    fn are_pairs(&self) -> bool {
+        let AttentionShape { nq, nkv, d, .. } = *self.shape;
+        let filled = (nq * d).is_multiple_of(CHANNELS) && (nkv * d).is_multiple_of(CHANNELS);
+        matches!(d, 64 | 128 | 256) && self.rotate_whole() && filled
+    }
+
+    /// By the kernels whose lanes have pairs.
+    fn queue_pairs(&self, cuda: &Cuda) -> Result<()> {
+        let (d, t) = (self.shape.d, self.batch.t);
+        let turns_of_block = if t >= MANY { WARPS * TURNS } else { WARPS };
+        let turns = self.width() / CHANNELS;
+        let grid = Grid { blocks: [t, turns.div_ceil(turns_of_block), 1], ..Grid::of(t, 32 * WARPS) };
+        cuda.launch("rope_store_kv", &format!("rope_store_kv_pairs_{d}"), grid, &self.params())
+    }
+
     fn queue(&self, cuda: &Cuda) -> Result<()> {
         let (d, t) = (self.shape.d, self.batch.t);
         let kernel = match self.in_fours() {
             _ if d > WIDEST => {
                 return Err(Error::unsupported(format!("rope_store_kv: heads of {d} channels, at most {WIDEST}")));
             }
+            true if self.are_pairs() => return self.queue_pairs(cuda),
             true if d <= 128 => "rope_store_kv_128",
             true => "rope_store_kv_256",
             false => "rope_store_kv_any",

@@ -67,10 +67,9 @@ KERNEL(1)
 KERNEL(4)
 KERNEL(8)
 
-// Codes of norms of rows that give each thread of their block four chunks.
-// EARLY: the weight comes while the kernel before this one ends; otherwise late, in fewer registers, so that more blocks share
-// a multiprocessor.
-template <bool EARLY>
+// Codes of norms of rows that give each thread of their block four chunks. Of MANY rows the weight comes late, in fewer
+// registers, so that more blocks share a multiprocessor; of few, without a delta, while the kernel before this one ends.
+template <bool MANY>
 __device__ __forceinline__ void norm_filled(float* x, const float* delta, const float* weight, float eps, int h, double per_column,
                                             int kind, float fixed, unsigned char* codes, float* scales) {
     __shared__ double sums[32];
@@ -79,23 +78,21 @@ __device__ __forceinline__ void norm_filled(float* x, const float* delta, const 
     auto load_weights = [&] {
         each_chunk<4, true>(0, [&](int i, int at) { weights[i] = reinterpret_cast<const float4*>(weight)[at]; });
     };
-    if (EARLY) load_weights();
+    if (!MANY) load_weights();
     grid_wait();
     grid_release();
     const size_t row = blockIdx.x;
     float4* from = reinterpret_cast<float4*>(x + row * h);
     each_chunk<4, true>(0, [&](int i, int at) { kept[i] = from[at]; });
-    if (delta) {
+    if (MANY && delta) {
         const float4* more = reinterpret_cast<const float4*>(delta + row * h);
-        float4 added[4];
-        each_chunk<4, true>(0, [&](int i, int at) { added[i] = more[at]; });
-        each_chunk<4, true>(0, [&](int i, int at) { from[at] = kept[i] = sum4(kept[i], added[i]); });
+        each_chunk<4, true>(0, [&](int i, int at) { from[at] = kept[i] = sum4(kept[i], more[at]); });
     }
     double sum = 0.0;
     each_chunk<4, true>(0, [&](int i, int) { sum += squares(kept[i]); });
     const float mean = __double2float_rn(block_sum(sum, sums) * per_column);
     const float factor = __fdiv_rn(1.f, __fsqrt_rn(__fadd_rn(mean, eps)));
-    if (!EARLY) load_weights();
+    if (MANY) load_weights();
     unsigned most = 0;
     each_chunk<4, true>(0, [&](int i, int) {
         kept[i] = scaled4(kept[i], factor, weights[i]);
@@ -104,17 +101,19 @@ __device__ __forceinline__ void norm_filled(float* x, const float* delta, const 
     const float scale = token_scale(block_max(most, largest), kind, fixed);
     if (threadIdx.x == 0) scales[row] = scale;
     unsigned* to = reinterpret_cast<unsigned*>(codes + row * h);
-    with_encoder(scale, kind, fixed, [&](auto encode) { each_chunk<4, true>(0, [&](int i, int at) { to[at] = encode(kept[i]); }); });
+    with_encoder(scale, kind, fixed, [&](auto encode) {
+        each_chunk<4, true>(0, [&](int i, int at) { to[at] = encode(kept[i]); });
+    });
 }
 
-#define FILLED(NAME, EARLY, BLOCKS)                                                                                   \
+#define FILLED(NAME, MANY, BLOCKS)                                                                                    \
     extern "C" __global__ void __launch_bounds__(512, BLOCKS) NAME(                                                   \
         float* x, const float* delta, const float* weight, float eps, int h, double per_column, int kind, float fixed, \
         unsigned char* codes, float* scales) {                                                                        \
-        norm_filled<EARLY>(x, delta, weight, eps, h, per_column, kind, fixed, codes, scales);                         \
+        norm_filled<MANY>(x, delta, weight, eps, h, per_column, kind, fixed, codes, scales);                          \
     }
-FILLED(norm_filled_few, true, 1)
-FILLED(norm_filled_many, false, BLOCKS_OF_512)
+FILLED(norm_filled_few, false, 1)
+FILLED(norm_filled_many, true, BLOCKS_OF_512)
 
 // Norms inside of rows of `cols` columns, in place: a block for each of `count` neighbouring stretches of w columns, the
 // first of which begins at column `first`.

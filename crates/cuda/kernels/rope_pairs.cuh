@@ -1,6 +1,6 @@
-// The rotation and storing of heads of 64, 128 or 256 channels that rotate whole, in pairs (i, i + d / 2). A lane has four
-// pairs: four neighbours of each half of a head. LANES of them, d / 8, have a head of a token. What the reference divides is
-// multiplied by the inverse and corrected, and codes are made by the chip's conversions, to the same bits.
+// The rotation and storing of heads of 128 channels that rotate whole, in pairs (i, i + d / 2). A lane has four pairs: four
+// neighbours of each half of a head; sixteen lanes have a head of a token. What the reference divides is multiplied by the
+// inverse and corrected, and codes are made by the chip's conversions, to the same bits.
 #pragma once
 #include "dependency.cuh"
 #include "floats.cuh"
@@ -62,12 +62,13 @@ __device__ __forceinline__ void store_places(float4 x, bool within, unsigned sho
 }
 
 // Heads of a token, HEADS of one role by a warp at a time. The roles' numbers of heads are multiples of HEADS.
-template <int LANES> struct PairsOfToken {
-    static constexpr int D = 8 * LANES, HALF = D / 2, HEADS = 32 / LANES;
+struct PairsOfToken {
+    static constexpr int D = 128, HALF = D / 2, LANES = D / 8, HEADS = 32 / LANES;
     const HeadArguments& a;
-    int token, c;            // the first of this lane's channels
-    unsigned vector, page_size; // of the cache: of the first key head
-    Pairs angles;            // cosines, sines
+    int token, c;       // the first of this lane's channels
+    unsigned page_size;
+    unsigned vector;    // of the cache: of the first key head, or the first value head
+    Pairs angles;       // cosines, sines
 
     __device__ __forceinline__ PairsOfToken(const HeadArguments& arguments, int token)
         : a(arguments), token(token), c(threadIdx.x % LANES * 4), page_size(a.header[4]) {
@@ -96,14 +97,12 @@ template <int LANES> struct PairsOfToken {
             const bool within = x.most() < 0x477FF000u; // 65520, which rounds to infinity
             store_places(x.low, within, row, c), store_places(x.high, within, row, HALF + c);
         } else {
-            *(uint2*)(row + c) = make_uint2(two_bf16(x.low.x, x.low.y), two_bf16(x.low.z, x.low.w));
-            *(uint2*)(row + HALF + c) = make_uint2(two_bf16(x.high.x, x.high.y), two_bf16(x.high.z, x.high.w));
+            store_bf16(x, row);
         }
     }
-    // As bf16 whose NaN keep what they were.
     __device__ __forceinline__ void store_bf16(const Pairs& x, unsigned short* row) const {
-        *(uint2*)(row + c) = make_uint2(bf16_pair(x.low.x, x.low.y), bf16_pair(x.low.z, x.low.w));
-        *(uint2*)(row + HALF + c) = make_uint2(bf16_pair(x.high.x, x.high.y), bf16_pair(x.high.z, x.high.w));
+        *(uint2*)(row + c) = make_uint2(two_bf16(x.low.x, x.low.y), two_bf16(x.low.z, x.low.w));
+        *(uint2*)(row + HALF + c) = make_uint2(two_bf16(x.high.x, x.high.y), two_bf16(x.high.z, x.high.w));
     }
     // `head`: of the keys, and then of the values.
     __device__ __forceinline__ void keep_vector(const Pairs& x, int head) const {
@@ -138,13 +137,12 @@ template <int LANES> struct PairsOfToken {
 };
 
 // A block for a token, or some for one with fewer heads each. Heads of AT_ONCE turns are asked for before the first is kept.
-template <int LANES, int AT_ONCE> __device__ __forceinline__ void heads_of_token(const HeadArguments& a) {
-    using Heads = PairsOfToken<LANES>;
-    // Attention, which follows, asks for older keys before it waits: the sooner it is there, the better.
-    grid_release();
+template <int AT_ONCE> __device__ __forceinline__ void heads_of_token(const HeadArguments& a) {
+    using Heads = PairsOfToken;
     grid_wait();
+    grid_release();
     const int warps = blockDim.x / 32, step = gridDim.y * warps * Heads::HEADS, heads = a.nq + 2 * a.nkv;
-    const int warp_head = (blockIdx.y * warps + threadIdx.x / 32) * Heads::HEADS, within = threadIdx.x % 32 / LANES;
+    const int warp_head = (blockIdx.y * warps + threadIdx.x / 32) * Heads::HEADS, within = threadIdx.x % 32 / Heads::LANES;
     const Heads of(a, blockIdx.x);
     for (int first = warp_head; first < heads; first += AT_ONCE * step) {
         Pairs x[AT_ONCE];

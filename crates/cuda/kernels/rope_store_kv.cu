@@ -221,7 +221,5 @@ ROPE(rope_store_kv_128, (each_head<4, 1>))
 ROPE(rope_store_kv_256, (each_head<4, 2>))
 // Any d up to 256.
 ROPE(rope_store_kv_any, (each_head<1, 8>))
-// Heads of this width that rotate whole in pairs (i, i + d / 2): see rope_pairs.cuh.
-ROPE(rope_store_kv_pairs_64, (heads_of_token<8, 3>))
-ROPE(rope_store_kv_pairs_128, (heads_of_token<16, 3>))
-ROPE(rope_store_kv_pairs_256, (heads_of_token<32, 3>))
+// Heads of 128 channels that rotate whole in pairs (i, i + d / 2), an even number of each role.
+ROPE(rope_store_kv_pairs, heads_of_token<3>)

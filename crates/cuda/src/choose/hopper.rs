@@ -319,6 +319,13 @@ mod tests {
     }
 
     #[test]
+    fn output_projections_in_bf16_read_their_weights_once() {
+        let tile = |m| choose(m, 128_256, 4096, Element::Bf16, H200, true).expect("a tile").tile.name();
+        assert_eq!([64, 128, 192, 256].map(tile), ["64x128_211_1", "128x128_211_1", "192x128_211_1", "256x128_211_1"]);
+        assert_eq!(tile(193), "256x128_211_1");
+    }
+
+    #[test]
     fn every_size_has_a_tile() {
         for m in (1..130).chain([256, 300, 8192]) {
             for (n, k) in [(1, 16), (8, 128), (333, 144), (4096, 4096), (28672, 4096), (128_256, 4096)] {

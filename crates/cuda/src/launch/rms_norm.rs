@@ -34,8 +34,9 @@ impl Input<'_> {
         floats("rms_norm", &[x, delta.unwrap_or(x), weight])?;
         let delta = delta.map_or(0, address);
         let (x_at, weight) = (address(x), address(weight));
-        if codes != PLAIN && fills_blocks(x.cols) {
-            let kernel = if x.rows >= MANY { "norm_filled_many" } else { "norm_filled_few" };
+        let many = x.rows >= MANY;
+        if codes != PLAIN && fills_blocks(x.cols) && (many || delta == 0) {
+            let kernel = if many { "norm_filled_many" } else { "norm_filled_few" };
             let per_column = 1.0 / x.cols as f64;
             let params = params![x_at, delta, weight, eps, x.cols, per_column, codes.kind, codes.fixed, out, scales];
             return cuda.launch("rms_norm", kernel, Grid::of(x.rows, x.cols / COLUMNS), params);

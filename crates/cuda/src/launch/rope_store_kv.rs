@@ -153,17 +153,16 @@ impl<'a> Heads<'a> {
     /// Whether there is a kernel whose lanes have pairs, and its warps as many whole heads of one role as they have channels.
     fn are_pairs(&self) -> bool {
         let AttentionShape { nq, nkv, d, .. } = *self.shape;
-        let filled = (nq * d).is_multiple_of(CHANNELS) && (nkv * d).is_multiple_of(CHANNELS);
-        matches!(d, 64 | 128 | 256) && self.rotate_whole() && filled
+        d == 128 && self.rotate_whole() && (nq * d).is_multiple_of(CHANNELS) && (nkv * d).is_multiple_of(CHANNELS)
     }
 
     /// By the kernels whose lanes have pairs.
     fn queue_pairs(&self, cuda: &Cuda) -> Result<()> {
-        let (d, t) = (self.shape.d, self.batch.t);
+        let t = self.batch.t;
         let turns_of_block = if t >= MANY { WARPS * TURNS } else { WARPS };
         let turns = self.width() / CHANNELS;
         let grid = Grid { blocks: [t, turns.div_ceil(turns_of_block), 1], ..Grid::of(t, 32 * WARPS) };
-        cuda.launch("rope_store_kv", &format!("rope_store_kv_pairs_{d}"), grid, &self.params())
+        cuda.launch("rope_store_kv", "rope_store_kv_pairs", grid, &self.params())
     }
 
     fn queue(&self, cuda: &Cuda) -> Result<()> {

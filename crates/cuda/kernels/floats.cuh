@@ -46,3 +46,15 @@ __device__ __forceinline__ u32 two_bf16(float low, float high) {
     return (u32)b.bits << 16 | a.bits;
 #endif
 }
+__device__ __forceinline__ u32 two_f16(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    u32 pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    f16 a, b;
+    round_to(low, a);
+    round_to(high, b);
+    return (u32)b.bits << 16 | a.bits;
+#endif
+}

@@ -7,19 +7,6 @@
 #include "quotients.cuh"
 #include "rope_head.cuh"
 
-__device__ __forceinline__ unsigned two_f16(float low, float high) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    unsigned pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-#else
-    f16 a, b;
-    round_to(low, a);
-    round_to(high, b);
-    return (unsigned)b.bits << 16 | a.bits;
-#endif
-}
-
 // Four neighbours of the first half of a head, and those that they rotate with.
 struct Pairs {
     float4 low, high;
@@ -138,12 +125,11 @@ struct PairsOfToken {
 
 // A block for a token, or some for one with fewer heads each. Heads of AT_ONCE turns are asked for before the first is kept.
 template <int AT_ONCE> __device__ __forceinline__ void heads_of_token(const HeadArguments& a) {
-    using Heads = PairsOfToken;
     grid_wait();
     grid_release();
-    const int warps = blockDim.x / 32, step = gridDim.y * warps * Heads::HEADS, heads = a.nq + 2 * a.nkv;
-    const int warp_head = (blockIdx.y * warps + threadIdx.x / 32) * Heads::HEADS, within = threadIdx.x % 32 / Heads::LANES;
-    const Heads of(a, blockIdx.x);
+    const int warps = blockDim.x / 32, step = gridDim.y * warps * PairsOfToken::HEADS, heads = a.nq + 2 * a.nkv;
+    const int warp_head = (blockIdx.y * warps + threadIdx.x / 32) * PairsOfToken::HEADS, within = threadIdx.x % 32 / PairsOfToken::LANES;
+    const PairsOfToken of(a, blockIdx.x);
     for (int first = warp_head; first < heads; first += AT_ONCE * step) {
         Pairs x[AT_ONCE];
 #pragma unroll

@@ -98,7 +98,7 @@ pub(crate) fn gemm_w8a8_add(
 /// and the usual types; otherwise false, and nothing is done.
 pub(crate) fn gemm_w8a8_heads(cuda: &Cuda, x: &Q8Rows<Cuda>, w: &Linear, heads: &Heads<'_>) -> Result<bool> {
     let plain = grids::is_usual(w.grid) && !w.interleaved && x.grid == w.grid && w.n == heads.width();
-    if !plain || !heads.fill_rows() || !heads.tokens_suit_product() {
+    if !plain || !heads.fill_rows() || !heads.suit_product() {
         return Ok(false);
     }
     let t = x.codes.rows;

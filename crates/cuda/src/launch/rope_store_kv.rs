@@ -18,6 +18,13 @@ const TURNS: usize = 3;
 /// Tokens from which on products store heads themselves; and up to which, over a cache of codes.
 const PRODUCT_FROM: usize = 256;
 const PRODUCT_TO: usize = 8192;
+/// Whether the product of so many tokens stores heads sooner than a kernel after it: not a few, and not so many that a prompt
+/// over codes draws all the power there is, where what a product does besides multiplying costs most. But only the kernel that
+/// has pairs is as quick as that.
+const fn product_stores(tokens: usize, codes: bool, pairs: bool) -> bool {
+    tokens >= PRODUCT_FROM && !(codes && pairs && tokens > PRODUCT_TO)
+}
+
 /// The widest head.
 const WIDEST: usize = 256;
 
@@ -98,11 +105,10 @@ impl<'a> Heads<'a> {
         matches!(d, 64 | 128) && self.rotate_whole() && (nq * d).is_multiple_of(128) && (nkv * d).is_multiple_of(128)
     }
 
-    /// Whether their product stores them sooner than a kernel after it: not a few, and not so many that a prompt of codes
-    /// draws all the power there is, where what a product does besides multiplying costs most.
-    pub(super) fn tokens_suit_product(&self) -> bool {
-        let codes = matches!(self.kv_type, 2 | 3);
-        self.batch.t >= PRODUCT_FROM && !(codes && self.batch.t > PRODUCT_TO)
+    /// Whether their product stores them sooner than a kernel after it.
+    pub(super) fn suit_product(&self) -> bool {
+        // INT8 and E4M3 of `KvType`.
+        product_stores(self.batch.t, matches!(self.kv_type, 2 | 3), self.are_pairs())
     }
 
     /// Columns of `qkv`.
@@ -216,4 +222,18 @@ pub(crate) fn clear_pages(_: &Cuda, kv: &mut KvLayer<Cuda>, pages: &[u32]) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_store_heads_of_some_tokens() {
+        let stores = |codes, pairs| [1, 255, 256, 8192, 8193, 33_792].map(|t| product_stores(t, codes, pairs));
+        assert_eq!(stores(true, true), [false, false, true, true, false, false]);
+        for (codes, pairs) in [(false, true), (true, false), (false, false)] {
+            assert_eq!(stores(codes, pairs), [false, false, true, true, true, true]);
+        }
+    }
 }

@@ -255,8 +255,8 @@ fn w8a8(cuda: &Cuda, asked: &Asked, kind: Q8, (n, k): (usize, usize)) -> Result<
                 _ => (sum * scales, size * scales),
             }
         };
-        // In bf16 as cuBLASLt stores FP8 products, too.
-        let narrow = (kind != Q8::Int8).then_some((kernels[0], DType::BF16));
+        // In bf16 too, which cuBLASLt stores FP8 products in.
+        let narrow = Some((kernels[0], DType::BF16));
         for (kernel, dtype) in kernels.into_iter().map(|kernel| (kernel, DType::F32)).chain(narrow) {
             let mut out = poisoned(cuda, dtype, t, n)?;
             cuda.gemm_w8a8_by(kernel, &x, &weights[0], &mut out)?;
